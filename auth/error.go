@@ -1,0 +1,116 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// What went wrong, for [errors.Is]. Every failure of this module is an [*Error] around one of
+// these, or around the error of the caller's own context.
+var (
+	// ErrCredentials: the product refused the client's or the user's credentials.
+	ErrCredentials = errors.New("credentials refused")
+	// ErrConsentRequired: a person has to log in before there can be a token.
+	ErrConsentRequired = errors.New("consent required")
+	// ErrRateLimited: a limit, the product's or the configured one, leaves no room in time.
+	ErrRateLimited = errors.New("rate limited")
+	// ErrUnavailable: the product cannot be reached or cannot answer; later it may.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrProtocol: the answer made no sense.
+	ErrProtocol = errors.New("unexpected answer")
+	// ErrStore: the token store failed.
+	ErrStore = errors.New("token store failed")
+	// ErrConflict: the record changed since it was loaded.
+	ErrConflict = errors.New("record changed meanwhile")
+	// ErrInsecure: we refused to send.
+	ErrInsecure = errors.New("refused to send")
+)
+
+// advice says what to do about each of them.
+var advice = []struct {
+	is  error
+	say string
+}{
+	{ErrCredentials, "check the client id, the secret and the account in the product"},
+	{ErrRateLimited, "send less, or try again later"},
+	{ErrUnavailable, "try again later; if it lasts, check the URL, the network and the product"},
+	{ErrProtocol, "check the URL and the settings against the product's version"},
+	{ErrStore, "check token_store"},
+	{ErrInsecure, "check base_url, allowed_origins, allow_http and tls_config"},
+}
+
+// Error is a failure of one connector. Its message names the connector, what happened and what to
+// do, and holds no secret, token, code or query string.
+type Error struct {
+	// Connector is the connector's name, "" outside a configuration.
+	Connector string
+	// Provider is the adapter's name, such as "beyondtrust".
+	Provider string
+	// Op is what failed: "exchange", "token", "request", "revoke", "login", "store".
+	Op string
+	// Code is the product's own error code, such as "invalid_client" (RFC 6749 section 5.2), or "".
+	Code string
+	// Status is the HTTP status of the answer, 0 if there was none.
+	Status int
+	// RetryAfter is how long to wait before another try, 0 if nobody said.
+	RetryAfter time.Duration
+	// Err is the cause. It wraps one of the sentinels, or a context's error.
+	Err error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	for _, s := range []string{e.name(), e.Op} {
+		if s != "" {
+			b.WriteString(s + ": ")
+		}
+	}
+	if e.Err != nil {
+		b.WriteString(e.Err.Error())
+	}
+	switch {
+	case e.Status != 0 && e.Code != "":
+		fmt.Fprintf(&b, " (HTTP %d, %s)", e.Status, e.Code)
+	case e.Status != 0:
+		fmt.Fprintf(&b, " (HTTP %d)", e.Status)
+	case e.Code != "":
+		fmt.Fprintf(&b, " (%s)", e.Code)
+	}
+	if e.RetryAfter > 0 {
+		fmt.Fprintf(&b, "; retry after %s", e.RetryAfter.Round(time.Second))
+	}
+	if errors.Is(e.Err, ErrConsentRequired) {
+		if e.Connector != "" {
+			return b.String() + "; run: itsmauth login " + e.Connector
+		}
+		return b.String() + "; a person must log in"
+	}
+	for _, a := range advice {
+		if errors.Is(e.Err, a.is) {
+			return b.String() + "; " + a.say
+		}
+	}
+	return b.String()
+}
+
+func (e *Error) name() string {
+	if e.Connector != "" {
+		return e.Connector
+	}
+	return e.Provider
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether a time limit was the cause; [net/url.Error] asks for it.
+func (e *Error) Timeout() bool {
+	var t net.Error
+	return errors.Is(e.Err, context.DeadlineExceeded) || errors.As(e.Err, &t) && t.Timeout()
+}
+
+// Temporary is there because [net.Error] asks for it; it says the same as Timeout.
+func (e *Error) Temporary() bool { return e.Timeout() }

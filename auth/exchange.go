@@ -1,0 +1,388 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+const (
+	// storeTimeout bounds one read or write of the store.
+	storeTimeout = 10 * time.Second
+	// lockTimeout bounds the wait for the store's lock: longer than its holder can need.
+	lockTimeout = 2*exchangeTimeout + storeTimeout
+)
+
+// held is a record under the store's lock.
+type held struct {
+	tokenRecord
+	version uint64
+	unlock  func()
+}
+
+// obtain is the exchange protocol: look, lock, load, adopt, mark, exchange, save, publish, unlock.
+// It publishes what it gets; its error counts only if it published nothing.
+func (c *core) obtain(ctx context.Context, f *flight) error {
+	// A look without the lock: after a restart, or when another process was first, that is all.
+	r, version, err := c.load(ctx)
+	f.version = version
+	if err == nil && c.adopt(f, r, version) {
+		return nil
+	}
+	if f.held != nil && !c.released(f.held, version, err) {
+		return f.held
+	}
+	if f.kind == idling && (err != nil || !c.due(r)) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.idle.Reset(time.Hour)
+		c.scheduleIdle(r)
+		return errNotDue
+	}
+
+	h, err := c.lock(ctx)
+	if err != nil {
+		if c.atStake(f.last) {
+			return &Error{Op: "store", Err: err}
+		}
+		c.logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
+		return c.exchange(ctx, f, nil, time.Time{})
+	}
+	defer h.unlock()
+	defer func() { f.version = h.version }()
+	if c.adopt(f, h.tokenRecord, h.version) {
+		return nil
+	}
+	interrupted, err := c.awaitPending(ctx, h)
+	if err != nil {
+		return err
+	}
+	if c.adopt(f, h.tokenRecord, h.version) {
+		return nil
+	}
+	return c.exchange(ctx, f, h, interrupted)
+}
+
+// released reports whether what is in the store, or a changed secret, ends the memory of a failure.
+func (c *core) released(held error, version uint64, err error) bool {
+	if held == errNotDue || err != nil {
+		return false
+	}
+	c.mu.Lock()
+	news := version != c.failure.version
+	c.mu.Unlock()
+	return news || errors.Is(held, ErrStore) || c.secretsChanged()
+}
+
+// atStake reports whether an exchange beside the store could cost somebody a login.
+func (c *core) atStake(last *snapshot) bool {
+	return !c.refresh.Expendable && (c.needsPerson() || last != nil && last.record.RefreshToken != "")
+}
+
+func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	rec, err := c.opts.Store.Load(ctx, c.key)
+	if err != nil {
+		return tokenRecord{}, 0, storeError(err)
+	}
+	t, err := decodeRecord(rec)
+	return t, rec.Version, err
+}
+
+func (c *core) lock(ctx context.Context) (*held, error) {
+	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	unlock, err := c.opts.Store.Lock(lctx, c.key)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	h := &held{unlock: unlock}
+	if h.tokenRecord, h.version, err = c.load(ctx); err != nil {
+		unlock()
+		return nil, err
+	}
+	return h, nil
+}
+
+// save stores t over h's record.
+func (c *core) save(ctx context.Context, h *held, t tokenRecord) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := c.opts.Store.Save(ctx, c.key, c.encode(t, h.version)); err != nil {
+		return storeError(err)
+	}
+	h.tokenRecord, h.version = t, h.version+1
+	return nil
+}
+
+func storeError(err error) error {
+	if errors.Is(err, ErrStore) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrStore, err)
+}
+
+// adopt publishes the stored token if it is usable and newer than the one to be replaced.
+func (c *core) adopt(f *flight, r tokenRecord, version uint64) bool {
+	if r.AccessToken == "" || r.Refused != nil {
+		return false
+	}
+	if l := f.last; l != nil && (r.AccessToken == l.record.AccessToken ||
+		version <= l.version.Load() && !r.Obtained.After(l.record.Obtained)) {
+		return false
+	}
+	snap := c.snapshot(r, version)
+	if !snap.valid() || f.kind != foreground && time.Now().UnixNano() >= snap.stale {
+		return false
+	}
+	if f.kind == idling && c.due(r) {
+		return false
+	}
+	f.forced = false // somebody else's exchange, not ours
+	c.publish(f, r, version)
+	return true
+}
+
+// awaitPending gives whoever was about to spend the refresh token, and is gone, the time that its
+// exchange may take. It returns when that exchange began.
+func (c *core) awaitPending(ctx context.Context, h *held) (interrupted time.Time, err error) {
+	for h.Pending != nil && h.Pending.Owner != c.owner && !h.Pending.Since.Equal(interrupted) {
+		interrupted = h.Pending.Since
+		select {
+		case <-time.After(min(time.Until(interrupted.Add(exchangeTimeout)), exchangeTimeout)):
+		case <-c.closing:
+			return interrupted, &Error{Op: "token", Err: ErrClosed}
+		case <-ctx.Done():
+			return interrupted, &Error{Op: "token", Err: context.Cause(ctx)}
+		}
+		if h.tokenRecord, h.version, err = c.load(ctx); err != nil {
+			return interrupted, &Error{Op: "store", Err: err}
+		}
+	}
+	return interrupted, nil
+}
+
+// exchange obtains a token, saves it in h and publishes it. A nil h is a store that failed.
+func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted time.Time) error {
+	prev, err := c.previous(f.last, h)
+	if err != nil {
+		return err
+	}
+	spends := prev.RefreshToken != "" && !c.refresh.Expendable
+	if spends {
+		marked := prev
+		marked.Pending = &pending{Owner: c.owner, Since: time.Now().Round(0)}
+		if err := c.save(ctx, h, marked); err != nil {
+			return &Error{Op: "store", Err: fmt.Errorf("%w; nothing was spent", err)}
+		}
+	}
+	tok, start, err := c.try(ctx, prev.token(), spends)
+	if err != nil {
+		if spends && errors.Is(err, ErrConsentRequired) {
+			return c.refuse(ctx, h, prev, interrupted, err)
+		}
+		return err
+	}
+	r := received(tok, prev, start)
+	if h == nil {
+		var version uint64
+		if f.last != nil {
+			version = f.last.version.Load()
+		}
+		c.publish(f, r, version)
+		return nil
+	}
+	return c.keep(ctx, f, h, prev, r)
+}
+
+// previous is what the next exchange starts from: the stored record, or ours if the store lost it,
+// or the refresh token that the settings give.
+func (c *core) previous(last *snapshot, h *held) (tokenRecord, error) {
+	var prev tokenRecord
+	switch {
+	case h == nil:
+		return prev, nil
+	case last != nil && h.version < last.version.Load():
+		prev = last.record
+	default:
+		prev = h.tokenRecord
+	}
+	prev.Pending = nil
+	if !c.refresh.Token.IsZero() && (prev.RefreshToken == "" || prev.Refused != nil) {
+		seed, err := c.refresh.Token.Value()
+		if err != nil {
+			return prev, &Error{Op: "exchange", Err: fmt.Errorf("reading refresh_token: %w", err)}
+		}
+		if print := digest(seed); seed != "" && print != prev.Seed {
+			return tokenRecord{RefreshToken: seed, Seed: print, Refreshed: time.Now().Round(0)}, nil
+		}
+	}
+	if prev.Refused != nil {
+		return prev, &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *prev.Refused)}
+	}
+	return prev, nil
+}
+
+// token is what a provider is given to replace.
+func (r tokenRecord) token() *oauth2.Token {
+	if r.AccessToken == "" && r.RefreshToken == "" {
+		return nil
+	}
+	return &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)}
+}
+
+// try makes the exchange within its own deadline: again if nothing is spent by that and the product
+// was only unavailable, and once more if a secret changed while it was refused.
+func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (tok *oauth2.Token, start time.Time, err error) {
+	const tries = 3
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)
+	secrets, changed := c.secrets(), false
+	for n := 1; ; n++ {
+		start = time.Now()
+		tok, err = c.provider.Exchange(ctx, prev)
+		if err == nil && (tok == nil || tok.AccessToken == "") {
+			err = fmt.Errorf("%w: no access token", ErrProtocol)
+		}
+		if err == nil {
+			return tok, start, nil
+		}
+		e := explain(ctx, err)
+		switch {
+		case errors.Is(e, ErrCredentials) && !changed:
+			now := c.secrets()
+			if changed = now != secrets; !changed {
+				return nil, start, c.remember(e, secrets)
+			}
+			secrets = now
+		case errors.Is(e, ErrUnavailable) && !spends && n < tries && !errors.Is(e, ErrInsecure):
+			wait := max(e.RetryAfter, less(250*time.Millisecond<<n))
+			if end, _ := ctx.Deadline(); time.Until(end) <= wait {
+				return nil, start, e
+			}
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return nil, start, e
+			case <-c.closing:
+				return nil, start, e
+			}
+		default:
+			return nil, start, c.remember(e, secrets)
+		}
+	}
+}
+
+// explain makes an [*Error] of whatever a provider returned, without the URL and the body that
+// other packages put into theirs.
+func explain(ctx context.Context, err error) *Error {
+	e := &Error{Op: "exchange", Err: err}
+	var ours *Error
+	var ue *url.Error
+	var re *oauth2.RetrieveError
+	switch {
+	case errors.As(err, &ours):
+		*e = *ours
+		if e.Op == "" {
+			e.Op = "exchange"
+		}
+	case errors.As(err, &re):
+		e.Err = ErrProtocol
+		if re.Response != nil {
+			switch e.Status = re.Response.StatusCode; {
+			case e.Status == 429:
+				e.Err = ErrRateLimited
+			case e.Status >= 500:
+				e.Err = ErrUnavailable
+			case e.Status >= 400:
+				e.Err = ErrCredentials
+			}
+		}
+	case errors.As(err, &ue):
+		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, ue.Err)
+	}
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && !errors.Is(e.Err, ErrUnavailable) {
+		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, exchangeTimeout, context.DeadlineExceeded)
+	}
+	return e
+}
+
+// refuse keeps in the record that the refresh token was refused, for other processes and for the
+// next start.
+func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupted time.Time, err error) error {
+	why := &refused{Since: time.Now().Round(0), Interrupted: interrupted}
+	prev.Refused = why
+	if serr := c.save(ctx, h, prev); serr != nil {
+		c.logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", serr)
+	}
+	var e Error
+	if as := (*Error)(nil); errors.As(err, &as) {
+		e = *as
+	}
+	e.Op, e.Err = "exchange", fmt.Errorf("%w: %w", ErrConsentRequired, *why)
+	return &e
+}
+
+// keep saves r and publishes it. A rotated refresh token is saved however long that takes, with the
+// lock held, until Close.
+func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
+	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
+	var snap *snapshot
+	publish := func() {
+		if snap == nil {
+			snap = c.publish(f, r, h.version)
+		}
+		snap.version.Store(h.version)
+	}
+	for n, wait := 0, 50*time.Millisecond; ; n++ {
+		err := c.save(ctx, h, r)
+		if err == nil {
+			publish()
+			return nil
+		}
+		if errors.Is(err, ErrConflict) && n < 10 {
+			stored, version, lerr := c.load(ctx)
+			if lerr == nil && (stored.RefreshToken == "" || stored.RefreshToken != prev.RefreshToken) &&
+				snap == nil && c.adopt(f, stored, version) {
+				return nil // somebody else's is there, and theirs is used
+			}
+			if lerr == nil {
+				h.version = version
+				continue
+			}
+			err = lerr
+		}
+		publish() // callers need not wait for the store
+		if !rotated {
+			c.logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
+			return nil
+		}
+		if n == 0 {
+			c.logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-c.closing:
+			if err = c.save(ctx, h, r); err != nil {
+				c.unsaved(err)
+			}
+			return nil
+		case <-ctx.Done():
+			c.unsaved(err)
+			return nil
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+func (c *core) unsaved(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = &Error{Op: "store", Err: fmt.Errorf("%w: the rotated refresh token is lost with this process", err)}
+}

@@ -1,0 +1,121 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"time"
+)
+
+// failure is the memory of the last exchange that failed. It stops exchanges, not looks at the
+// store.
+type failure struct {
+	err     error
+	until   time.Time // nobody who waits starts an exchange before
+	waits   int       // failures in a row while somebody waited
+	quiet   int       // failures in a row in the background
+	secrets string    // fingerprint of the secrets that were refused
+	looked  time.Time // when the secrets were last compared
+	version uint64    // of the record that was there
+}
+
+// maxRetryAfter bounds what is believed of Retry-After: a wrong one must not stop us for days.
+const maxRetryAfter = time.Hour
+
+// refusedFor is how long refused credentials are not tried again: accounts get locked.
+const refusedFor = time.Minute
+
+// forever outlives the process.
+const forever = 100 * 365 * 24 * time.Hour
+
+// holds returns the remembered error while it stops exchanges, else nil.
+func (m *failure) holds() error {
+	if m.err != nil && time.Now().Before(m.until) {
+		return m.err
+	}
+	return nil
+}
+
+// backoff is first, doubling with each failure up to most.
+func backoff(n int, first, most time.Duration) time.Duration {
+	return min(first<<min(n-1, 16), most)
+}
+
+// remember notes with which secrets err was met.
+func (c *core) remember(err error, secrets string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure.secrets = secrets
+	return err
+}
+
+// failed takes note that f failed. c.mu is held.
+func (c *core) failed(f *flight) {
+	if f.err == f.held || f.err == errNotDue {
+		c.next.Store(f.next)
+		return
+	}
+	now := time.Now()
+	m := &c.failure
+	m.err, m.version = f.err, f.version
+	var e *Error
+	var after time.Duration
+	if errors.As(f.err, &e) {
+		after = min(e.RetryAfter, maxRetryAfter)
+	}
+	switch {
+	case errors.Is(f.err, ErrConsentRequired):
+		after = forever
+	case errors.Is(f.err, ErrCredentials):
+		after = max(after, refusedFor)
+	}
+	var wait time.Duration
+	if c.current.Load().valid() {
+		m.quiet++
+		wait = max(less(backoff(m.quiet, time.Second, time.Minute)), after)
+		m.until = now.Add(after)
+		c.logger.Warn("background exchange failed; the current token stays",
+			"connector", c.opts.Connector, "error", f.err, "next_try", wait)
+	} else {
+		m.waits++
+		wait = max(backoff(m.waits, time.Second, 30*time.Second), after)
+		m.until = now.Add(wait)
+		c.logger.Warn("exchange failed", "connector", c.opts.Connector, "error", f.err, "next_try", wait)
+	}
+	c.next.Store(now.Add(wait).UnixNano())
+	if f.kind == idling {
+		c.idle.Reset(max(wait, idleLook))
+	}
+}
+
+// secretsChanged reports whether a secret differs from the ones that were refused. It looks once a
+// second at most.
+func (c *core) secretsChanged() bool {
+	c.mu.Lock()
+	refused := c.failure.secrets
+	skip := refused == "" || time.Since(c.failure.looked) < time.Second
+	if !skip {
+		c.failure.looked = time.Now()
+	}
+	c.mu.Unlock()
+	return !skip && c.secrets() != refused
+}
+
+// secrets is a fingerprint of the settings' secrets as they are now.
+func (c *core) secrets() string {
+	var b strings.Builder
+	for _, s := range append([]Secret{c.refresh.Token}, c.opts.Secrets...) {
+		v, err := s.Value()
+		if err != nil {
+			v = "unreadable"
+		}
+		b.WriteString(digest(v))
+	}
+	return digest(b.String())
+}
+
+func digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,95 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// Redeem exchanges an authorization code (RFC 6749 section 4.1.3) and saves what it gives, as the
+// new beginning of the chain. What it began it finishes, also when ctx ends meanwhile. Its error
+// is an [*Error].
+func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
+	flow := s.CodeFlow()
+	if flow == nil {
+		return s.named(&Error{Op: "login", Err: errors.New("this grant needs no login")})
+	}
+	return s.detached(ctx, "login", func(ctx context.Context) error {
+		h, err := s.lock(ctx)
+		if err != nil {
+			return &Error{Op: "store", Err: err}
+		}
+		defer h.unlock()
+		ectx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+		defer cancel()
+		start := time.Now()
+		tok, err := flow.Redeem(context.WithValue(ectx, oauth2.HTTPClient, s.opts.Client), code, verifier)
+		if err == nil && (tok == nil || tok.AccessToken == "") {
+			err = &Error{Op: "login", Err: fmt.Errorf("%w: no access token", ErrProtocol)}
+		}
+		if err != nil {
+			return explain(ectx, err)
+		}
+		f := &flight{answered: make(chan struct{})}
+		return s.keep(ctx, f, h, tokenRecord{}, received(tok, tokenRecord{}, start))
+	})
+}
+
+// Revoke tells the product to forget the tokens (RFC 7009), if it can be told, and then forgets
+// them here, also if the product could not be reached. Its error is an [*Error].
+func (s *Session) Revoke(ctx context.Context) error {
+	return s.detached(ctx, "revoke", func(ctx context.Context) error {
+		h, err := s.lock(ctx)
+		if err != nil {
+			return &Error{Op: "store", Err: err}
+		}
+		defer h.unlock()
+		var rerr error
+		if r, ok := s.provider.(Revoker); ok && h.token() != nil {
+			rctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+			defer cancel()
+			rerr = r.Revoke(context.WithValue(rctx, oauth2.HTTPClient, s.opts.Client), h.token())
+			if rerr != nil {
+				rerr = explain(rctx, rerr)
+			}
+		}
+		dctx, cancel := bounded(ctx)
+		defer cancel()
+		if err := s.opts.Store.Delete(dctx, s.key, h.version); err != nil {
+			return &Error{Op: "store", Err: storeError(err)}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.last, s.failure = nil, failure{}
+		s.current.Store(nil)
+		return rerr
+	})
+}
+
+// detached runs f to its end, for Close to wait for, and waits for it as long as ctx lasts.
+func (s *Session) detached(ctx context.Context, op string, f func(context.Context) error) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return s.named(&Error{Op: op, Err: ErrClosed})
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		defer s.running.Done()
+		done <- f(s.life)
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return s.named(err)
+		}
+		return nil
+	case <-ctx.Done():
+		return s.named(&Error{Op: op, Err: context.Cause(ctx)})
+	}
+}

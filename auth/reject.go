@@ -1,0 +1,145 @@
+package auth
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// forced counts the exchanges that refused tokens force, and slows them down: a product that
+// refuses everything, or other processes that make tokens of the same account, must not turn each
+// call into an exchange.
+type forced struct {
+	fails  int       // in a row
+	until  time.Time // none before
+	spent  int       // of the row of forcedRow
+	refill time.Time // when the row was last given one back
+}
+
+const (
+	forcedRow   = 3
+	forcedEvery = 5 * time.Second
+)
+
+// fail notes that a forced exchange came to nothing.
+func (f *forced) fail() {
+	f.fails++
+	f.until = time.Now().Add(backoff(f.fails, time.Second, time.Minute))
+}
+
+// allow takes one of the row, if there is one.
+func (f *forced) allow() bool {
+	now := time.Now()
+	if f.spent == 0 {
+		f.refill = now
+	}
+	back := min(int(now.Sub(f.refill)/forcedEvery), f.spent)
+	f.spent -= back
+	f.refill = f.refill.Add(time.Duration(back) * forcedEvery)
+	if f.spent >= forcedRow {
+		return false
+	}
+	f.spent++
+	return true
+}
+
+// Rejected implements [Authenticator]. It is false also for a response that does refuse tok while
+// another exchange would do no good: forced exchanges that fail back off from 1 s to 60 s, and come
+// at most three in a row, then one every 5 s. The caller then gets the product's own response.
+func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
+	var body []byte
+	if resp.StatusCode >= 400 {
+		body = peek(resp)
+	}
+	if s.provider.Rejects(resp, body) {
+		return s.drop(tok, true)
+	}
+	if accepts(resp.StatusCode) {
+		if snap := s.current.Load(); snap != nil && snap.public == tok && !snap.accepted.Load() {
+			snap.accepted.Store(true)
+		}
+	}
+	return false
+}
+
+// accepts reports whether a status shows that the token was good. Those that a gateway answers
+// before it looks at the token show nothing.
+func accepts(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired,
+		http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return status < 500
+}
+
+// Invalidate sees to it that tok is not used again, as if a response had refused it. A later token
+// stays. Exchanges that it forces come at most three in a row, then one every 5 s.
+func (s *Session) Invalidate(tok *oauth2.Token) { s.drop(tok, false) }
+
+// drop gives up tok if it is the current one, and reports whether there is reason to try again.
+func (s *Session) drop(tok *oauth2.Token, refused bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := s.current.Load()
+	if tok == nil || snap == nil || snap.record.AccessToken != tok.AccessToken {
+		return true
+	}
+	if refused && snap.forced {
+		snap.forced = false // counted once
+		if snap.accepted.Load() {
+			s.forced.fails = 0
+		} else {
+			s.forced.fail()
+		}
+	}
+	if time.Now().Before(s.forced.until) {
+		s.look()
+		return false
+	}
+	if !s.forced.allow() {
+		s.logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
+			"connector", s.opts.Connector)
+		s.look()
+		return false
+	}
+	s.current.Store(nil)
+	return true
+}
+
+// look starts a look at the store for a token that another process obtained. c.mu is held.
+func (c *core) look() {
+	if c.flight == nil && !c.closed {
+		c.start(looking)
+	}
+}
+
+// maxPeek is how much of a refusing response a provider gets to see.
+const maxPeek = 64 << 10
+
+// peek reads the beginning of resp's body and makes the body whole again.
+func peek(resp *http.Response) []byte {
+	if resp.Body == nil || resp.Body == http.NoBody {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxPeek))
+	rest := io.Reader(resp.Body)
+	if err != nil {
+		rest = broken{err}
+	}
+	resp.Body = &peeked{io.MultiReader(bytes.NewReader(b), rest), resp.Body}
+	return b
+}
+
+type peeked struct {
+	io.Reader
+	io.Closer
+}
+
+// broken is the rest of a body that could not be read.
+type broken struct{ err error }
+
+func (b broken) Read([]byte) (int, error) { return 0, b.err }

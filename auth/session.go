@@ -1,0 +1,276 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// Options shape a [Session]. The zero value of each field is its default.
+type Options struct {
+	// Connector names the connector in errors and logs.
+	Connector string
+	// Provider is the adapter's name, part of the identity.
+	Provider string
+	// Account is a label that separates identities: two consents of one client, for example.
+	Account string
+	// Store keeps the token beyond this process. nil keeps it in memory.
+	Store Store
+	// Secrets are the settings' secrets. When the product refuses the credentials, Session waits
+	// for one of them to change.
+	Secrets []Secret
+	// EarlyRefresh (5 min) is how long before its expiry a token is replaced in the background,
+	// at most a fifth of its lifetime; less up to a fifth of itself at random.
+	EarlyRefresh time.Duration
+	// Client sends the exchanges. nil is a client without redirects.
+	Client *http.Client
+	// Logger gets what goes wrong in the background. nil is silence.
+	Logger *slog.Logger
+}
+
+// exchangeTimeout is an exchange's own deadline, whatever that of the caller who began it.
+const exchangeTimeout = 30 * time.Second
+
+// ErrClosed is returned for a token that only a closed [Session] could have obtained.
+var ErrClosed = errors.New("session is closed")
+
+// A Session keeps one token of a [Provider] fresh: it is the managed [Authenticator].
+//
+// Token returns a fresh token without a lock. Shortly before it expires one background exchange
+// replaces it; an expired or refused one makes callers wait for one exchange, each on its own
+// ctx. Failures are remembered, so that a failing product is not hammered.
+type Session struct {
+	*core
+	connector string
+}
+
+// core is what the views of a Session share.
+type core struct {
+	provider Provider
+	opts     Options
+	refresh  Refresh
+	key      string
+	owner    string        // tells our pending marks from others'
+	early    time.Duration // the early window, if the lifetime allows
+	logger   *slog.Logger
+
+	current atomic.Pointer[snapshot] // nil: none, or dropped
+	next    atomic.Int64             // no background exchange before this wall-clock time, in ns
+
+	life    context.Context // ends when Close stops waiting
+	kill    context.CancelFunc
+	closing chan struct{}
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	last    *snapshot // the newest known, dropped or not
+	flight  *flight   // the one exchange, or nil
+	failure failure
+	forced  forced
+	idle    *time.Timer // keeps an unused consent alive
+	lost    error       // a rotated refresh token that Close could not save
+}
+
+// New makes the Session of p; nil opts are the defaults. It starts nothing: the first Token does.
+func New(p Provider, opts *Options) *Session {
+	c := &core{provider: p, owner: rand.Text(), closing: make(chan struct{})}
+	if opts != nil {
+		c.opts = *opts
+	}
+	if c.opts.Store == nil {
+		c.opts.Store = new(Memory)
+	}
+	if c.opts.Client == nil {
+		c.opts.Client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	}
+	if c.logger = c.opts.Logger; c.logger == nil {
+		c.logger = slog.New(slog.DiscardHandler)
+	}
+	if c.early = c.opts.EarlyRefresh; c.early <= 0 {
+		c.early = 5 * time.Minute
+	}
+	if r, ok := p.(Refresher); ok {
+		c.refresh = r.Refresh()
+	}
+	c.key = identity(p, &c.opts)
+	c.life, c.kill = context.WithCancel(context.Background())
+	if c.needsPerson() {
+		c.idle = time.AfterFunc(idleLook, c.keepAlive)
+	}
+	return &Session{c, c.opts.Connector}
+}
+
+// identity names the record: what tells two credentials apart, without showing it.
+func identity(p Provider, o *Options) string {
+	id := []string{o.Provider, o.Account}
+	if i, ok := p.(Identifier); ok {
+		id = append(id, i.Identity()...)
+	} else {
+		id = append(id, "connector", o.Connector)
+	}
+	b, _ := json.Marshal(id) // strings always marshal
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// For is the same Session seen by another connector, whose name its errors carry.
+func (s *Session) For(connector string) *Session { return &Session{s.core, connector} }
+
+// Key names the session's record in its [Store]. Two sessions of one Key have the same identity.
+func (s *Session) Key() string { return s.key }
+
+// CodeFlow is the provider's authorization-code flow, or nil if it needs no person.
+func (s *Session) CodeFlow() *CodeFlow {
+	if c, ok := s.provider.(Consenter); ok {
+		return c.CodeFlow()
+	}
+	return nil
+}
+
+// Traffic is the product's own limits, or the zero Traffic.
+func (s *Session) Traffic() Traffic {
+	if t, ok := s.provider.(Shaped); ok {
+		return t.Traffic()
+	}
+	return Traffic{}
+}
+
+// Token implements [Authenticator]. Its error is an [*Error]; after Close, one that wraps
+// [ErrClosed] where an exchange would be needed.
+func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
+	if snap := s.current.Load(); snap != nil {
+		now := time.Now().UnixNano()
+		if now < snap.stale {
+			return snap.public, nil
+		}
+		if now < snap.expires {
+			if now >= s.next.Load() {
+				s.startBackground()
+			}
+			return snap.public, nil
+		}
+	}
+	snap, err := s.wait(ctx)
+	if err != nil {
+		return nil, s.named(err)
+	}
+	return snap.public, nil
+}
+
+// wait is Token for those who have to: it joins the one exchange, or begins it.
+func (s *Session) wait(ctx context.Context) (*snapshot, error) {
+	for {
+		s.mu.Lock()
+		if snap := s.current.Load(); snap.valid() {
+			s.mu.Unlock()
+			return snap, nil
+		}
+		f, err := s.join()
+		s.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-f.answered:
+		case <-ctx.Done():
+			return nil, &Error{Op: "token", Err: context.Cause(ctx)}
+		}
+		if f.err != nil {
+			if errors.Is(f.err, errNotDue) {
+				continue // it was not meant to obtain anything
+			}
+			return nil, f.err
+		}
+		// The token of this very exchange is the newest there is, however short its life.
+		if cur := s.current.Load(); cur == f.snap || cur.valid() {
+			return cur, nil
+		}
+		select { // refused already, and its save may still be under way
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, &Error{Op: "token", Err: context.Cause(ctx)}
+		}
+	}
+}
+
+// Header implements [Authenticator].
+func (s *Session) Header(tok *oauth2.Token) http.Header {
+	if snap := s.current.Load(); snap != nil && snap.public == tok {
+		return snap.header
+	}
+	return s.provider.Header(tok)
+}
+
+// Close waits for a running exchange and its save, or until ctx ends. A token that is still valid
+// may be used on; there will be no other.
+func (s *Session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+		if s.idle != nil {
+			s.idle.Stop()
+		}
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.running.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = &Error{Op: "close", Err: context.Cause(ctx)}
+		s.kill()
+		select {
+		case <-done:
+		case <-time.After(time.Second): // a provider that does not heed its ctx
+		}
+	}
+	s.kill()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost != nil {
+		err = s.lost
+	}
+	if err != nil {
+		return s.named(err)
+	}
+	return nil
+}
+
+// needsPerson reports whether a lost refresh token means that somebody has to log in again.
+func (c *core) needsPerson() bool {
+	f, ok := c.provider.(Consenter)
+	return !c.refresh.Token.IsZero() || ok && f.CodeFlow() != nil
+}
+
+// named gives err this view's name.
+func (s *Session) named(err error) error {
+	e := Error{Op: "exchange", Err: err}
+	var as *Error
+	if errors.As(err, &as) {
+		e = *as
+	}
+	e.Connector = s.connector
+	if s.opts.Provider != "" {
+		e.Provider = s.opts.Provider
+	}
+	return &e
+}
+
+// less takes up to a fifth off d, at random, so that processes do not act in step.
+func less(d time.Duration) time.Duration {
+	return d - time.Duration(mathrand.Int64N(int64(d)/5+1))
+}

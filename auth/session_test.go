@@ -1,0 +1,747 @@
+package auth_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// product is a Provider whose tokens are numbered.
+type product struct {
+	mu       sync.Mutex
+	made     int
+	lifetime time.Duration
+	delay    time.Duration
+	refresh  bool                      // hand out refresh tokens
+	fail     func(n int) error         // n counts calls from 1
+	answer   func(n int) *oauth2.Token // instead of the numbered one
+	calls    atomic.Int64
+	running  atomic.Int64
+	prevs    []*oauth2.Token
+}
+
+func (p *product) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	if p.running.Add(1) > 1 {
+		panic("two exchanges at once")
+	}
+	defer p.running.Add(-1)
+	n := int(p.calls.Add(1))
+	select {
+	case <-time.After(p.delay):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.prevs = append(p.prevs, prev)
+	if p.fail != nil {
+		if err := p.fail(n); err != nil {
+			return nil, err
+		}
+	}
+	if p.answer != nil {
+		return p.answer(n), nil
+	}
+	p.made++
+	tok := &oauth2.Token{AccessToken: fmt.Sprintf("T%d", p.made), ExpiresIn: int64(p.lifetime / time.Second)}
+	if p.refresh {
+		tok.RefreshToken = fmt.Sprintf("R%d", p.made)
+	}
+	return tok, nil
+}
+
+func (p *product) Header(tok *oauth2.Token) http.Header {
+	return http.Header{"Authorization": {"Bearer " + tok.AccessToken}}
+}
+
+func (p *product) Rejects(resp *http.Response, body []byte) bool {
+	return resp.StatusCode == 401 && strings.Contains(string(body), "token")
+}
+
+func (p *product) setFail(f func(int) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fail = f
+}
+
+func newSession(t *testing.T, p auth.Provider, o *auth.Options) *auth.Session {
+	t.Helper()
+	s := auth.New(p, o)
+	t.Cleanup(func() { s.Close(context.Background()) })
+	return s
+}
+
+// get returns the access token, or fails.
+func get(t *testing.T, s *auth.Session) string {
+	t.Helper()
+	tok, err := s.Token(t.Context())
+	if err != nil {
+		t.Fatalf("Token: %v", err)
+	}
+	return tok.AccessToken
+}
+
+func response(status int, body string) *http.Response {
+	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+}
+
+func TestLifecycle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, delay: 200 * time.Millisecond}
+		s := newSession(t, p, nil)
+		if got := get(t, s); got != "T1" {
+			t.Fatalf("first token %s", got)
+		}
+		time.Sleep(54 * time.Minute)
+		if got := get(t, s); got != "T1" || p.calls.Load() != 1 {
+			t.Fatalf("fresh: %s after %d exchanges", got, p.calls.Load())
+		}
+		time.Sleep(5 * time.Minute) // stale
+		start := time.Now()
+		if got := get(t, s); got != "T1" || time.Since(start) != 0 {
+			t.Fatalf("stale: %s after %s", got, time.Since(start))
+		}
+		time.Sleep(time.Second)
+		if got := get(t, s); got != "T2" || p.calls.Load() != 2 {
+			t.Fatalf("refreshed: %s after %d exchanges", got, p.calls.Load())
+		}
+		time.Sleep(2 * time.Hour) // expired
+		start = time.Now()
+		if got := get(t, s); got != "T3" || time.Since(start) != p.delay {
+			t.Fatalf("expired: %s after %s", got, time.Since(start))
+		}
+	})
+}
+
+func TestOneExchangeForAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, delay: time.Second}
+		s := newSession(t, p, nil)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if tok, err := s.Token(t.Context()); err != nil || tok.AccessToken != "T1" {
+					t.Errorf("%v, %v", tok, err)
+				}
+			})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		_, err := s.Token(ctx)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 50*time.Millisecond {
+			t.Errorf("own deadline: %v after %s", err, time.Since(start))
+		}
+		wg.Wait()
+		if n := p.calls.Load(); n != 1 {
+			t.Errorf("%d exchanges", n)
+		}
+	})
+}
+
+// The exchange goes on for the others when the caller who began it leaves.
+func TestLeaderLeaves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, delay: time.Second}
+		s := newSession(t, p, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { time.Sleep(100 * time.Millisecond); cancel() }()
+		if _, err := s.Token(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if got := get(t, s); got != "T1" || p.calls.Load() != 1 {
+			t.Errorf("%s after %d exchanges", got, p.calls.Load())
+		}
+	})
+}
+
+func TestLifetimes(t *testing.T) {
+	t.Parallel()
+	jwt := "e30.eyJpYXQiOjEwMDAsImV4cCI6MTYwMH0.x" // exp - iat = 600
+	for name, test := range map[string]struct {
+		tok  oauth2.Token
+		want time.Duration
+	}{
+		"expires_in":  {oauth2.Token{AccessToken: jwt, ExpiresIn: 60}, time.Minute},
+		"expiry":      {oauth2.Token{AccessToken: jwt, Expiry: time.Date(2000, 1, 1, 0, 2, 0, 0, time.UTC)}, 2 * time.Minute},
+		"jwt":         {oauth2.Token{AccessToken: jwt}, 10 * time.Minute},
+		"absurd":      {oauth2.Token{AccessToken: "x", ExpiresIn: 1 << 60}, time.Hour},
+		"negative":    {oauth2.Token{AccessToken: "x", ExpiresIn: -1}, time.Hour},
+		"none at all": {oauth2.Token{AccessToken: "x"}, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				s := newSession(t, &product{answer: func(int) *oauth2.Token { return &test.tok }}, nil)
+				tok, err := s.Token(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := tok.Expiry.Sub(start); got != test.want {
+					t.Errorf("lifetime %s, want %s", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+func TestTokenIsWithoutRefreshToken(t *testing.T) {
+	t.Parallel()
+	s := newSession(t, &product{lifetime: time.Hour, refresh: true}, nil)
+	tok, err := s.Token(t.Context())
+	if err != nil || tok.RefreshToken != "" {
+		t.Errorf("%q, %v", tok.RefreshToken, err)
+	}
+}
+
+func TestRejected(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, nil)
+		old, _ := s.Token(t.Context())
+		if s.Rejected(response(401, "wrong password"), old) || s.Rejected(response(200, ""), old) {
+			t.Error("a response about the request drops the token")
+		}
+		resp := response(401, "token refused")
+		if !s.Rejected(resp, old) {
+			t.Error("a refused token stays")
+		}
+		if b, _ := io.ReadAll(resp.Body); string(b) != "token refused" {
+			t.Errorf("body is now %q", b)
+		}
+		if got := get(t, s); got != "T2" {
+			t.Errorf("next token %s", got)
+		}
+		if !s.Rejected(response(401, "token"), old) || get(t, s) != "T2" {
+			t.Error("a late refusal of the old token drops the new one")
+		}
+	})
+}
+
+// A product that refuses every token makes a handful of exchanges a minute.
+func TestEndlessRefusal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, nil)
+		for range 600 {
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Rejected(response(401, "token"), tok) {
+				if tok, err = s.Token(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.Rejected(response(401, "token"), tok)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.calls.Load(); n < 4 || n > 8 {
+			t.Errorf("%d exchanges in a minute", n)
+		}
+	})
+}
+
+// Tokens that work for a moment and are then killed elsewhere: three exchanges, then one in 5 s.
+func TestKilledElsewhere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, nil)
+		for range 600 {
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Rejected(response(200, ""), tok)
+			s.Rejected(response(401, "token"), tok)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.calls.Load(); n < 12 || n > 16 {
+			t.Errorf("%d exchanges in a minute, want 1 + 3 + one in 5 s", n)
+		}
+	})
+}
+
+// A server that hands out the same token again does not end in a loop.
+func TestSameTokenAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{answer: func(int) *oauth2.Token { return &oauth2.Token{AccessToken: "same", ExpiresIn: 3600} }}
+		s := newSession(t, p, nil)
+		for range 50 {
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Rejected(response(401, "token"), tok)
+		}
+		if n := p.calls.Load(); n != 2 {
+			t.Errorf("%d exchanges, want 2", n)
+		}
+	})
+}
+
+func unavailable(int) error { return &auth.Error{Op: "exchange", Err: auth.ErrUnavailable} }
+
+func TestFailureIsRemembered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, fail: func(int) error { return auth.ErrProtocol }}
+		s := newSession(t, p, nil)
+		var at []time.Duration
+		start := time.Now()
+		for range 700 {
+			before := p.calls.Load()
+			if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrProtocol) {
+				t.Fatal(err)
+			}
+			if p.calls.Load() > before {
+				at = append(at, time.Since(start).Round(100*time.Millisecond))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		want := []time.Duration{0, 1e9, 3e9, 7e9, 15e9, 31e9, 61e9}
+		if fmt.Sprint(at) != fmt.Sprint(want) {
+			t.Errorf("exchanges at %v, want %v", at, want)
+		}
+	})
+}
+
+func TestUnavailableIsTriedThrice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, fail: func(n int) error {
+			if n < 3 {
+				return unavailable(n)
+			}
+			return nil
+		}}
+		s := newSession(t, p, nil)
+		if got := get(t, s); got != "T1" || p.calls.Load() != 3 {
+			t.Errorf("%s after %d", got, p.calls.Load())
+		}
+	})
+}
+
+func TestBackgroundFailureKeepsToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, nil)
+		get(t, s)
+		p.setFail(func(int) error { return auth.ErrProtocol })
+		time.Sleep(56 * time.Minute)
+		for range 200 { // of 200 s
+			if got := get(t, s); got != "T1" {
+				t.Fatal(got)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := p.calls.Load(); n < 6 || n > 12 {
+			t.Errorf("%d exchanges", n)
+		}
+		time.Sleep(time.Minute) // expired: a waiting caller tries at once
+		before := p.calls.Load()
+		if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrProtocol) || p.calls.Load() != before+1 {
+			t.Errorf("%v after %d", err, p.calls.Load()-before)
+		}
+		p.setFail(nil)
+		time.Sleep(time.Second)
+		if got := get(t, s); got != "T2" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestRefusedCredentials(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var secret atomic.Value
+		secret.Store("wrong")
+		p := &product{lifetime: time.Hour}
+		p.fail = func(int) error {
+			if secret.Load() == "right" {
+				return nil
+			}
+			return &auth.Error{Op: "exchange", Code: "invalid_client", Status: 401, Err: auth.ErrCredentials}
+		}
+		s := newSession(t, p, &auth.Options{Secrets: []auth.Secret{auth.SecretFunc(func() (string, error) { return secret.Load().(string), nil })}})
+		for range 59 {
+			if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrCredentials) {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := p.calls.Load(); n != 1 {
+			t.Errorf("%d exchanges within a minute", n)
+		}
+		secret.Store("right")
+		time.Sleep(time.Second)
+		if got := get(t, s); got != "T1" {
+			t.Error(got)
+		}
+	})
+}
+
+// A secret that changes while it is refused is tried at once.
+func TestSecretChangesMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		p := &product{lifetime: time.Hour, fail: func(n int) error {
+			if n == 1 {
+				return auth.ErrCredentials
+			}
+			return nil
+		}}
+		s := newSession(t, p, &auth.Options{Secrets: []auth.Secret{auth.SecretFunc(func() (string, error) { return fmt.Sprint(reads.Add(1)), nil })}})
+		if got := get(t, s); got != "T1" || p.calls.Load() != 2 {
+			t.Errorf("%s after %d", got, p.calls.Load())
+		}
+	})
+}
+
+func TestRestartAdopts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := &product{lifetime: time.Hour, refresh: true}
+		get(t, newSession(t, p, &auth.Options{Store: &store}))
+		time.Sleep(30 * time.Minute)
+		s := newSession(t, p, &auth.Options{Store: &store})
+		if got := get(t, s); got != "T1" || p.calls.Load() != 1 {
+			t.Fatalf("%s after %d", got, p.calls.Load())
+		}
+		time.Sleep(31 * time.Minute)
+		if got := get(t, s); got != "T2" || p.prevs[1].RefreshToken != "R1" {
+			t.Errorf("%s from %v", got, p.prevs[1])
+		}
+	})
+}
+
+// Of two sessions of one identity, the second adopts what the first obtained after a refusal.
+func TestSharedStoreAfterRevocation(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := &product{lifetime: time.Hour}
+		a := newSession(t, p, &auth.Options{Store: &store})
+		b := newSession(t, p, &auth.Options{Store: &store})
+		ta, _ := a.Token(t.Context())
+		tb, _ := b.Token(t.Context())
+		a.Rejected(response(401, "token"), ta)
+		b.Rejected(response(401, "token"), tb)
+		if get(t, a) != "T2" || get(t, b) != "T2" || p.calls.Load() != 2 {
+			t.Errorf("%d exchanges", p.calls.Load())
+		}
+	})
+}
+
+// broken is a Store that fails where told.
+type brokenStore struct {
+	auth.Memory
+	load, save atomic.Bool
+	saves      atomic.Int64
+}
+
+func (b *brokenStore) Load(ctx context.Context, key string) (auth.Record, error) {
+	if b.load.Load() {
+		return auth.Record{}, auth.ErrStore
+	}
+	return b.Memory.Load(ctx, key)
+}
+
+func (b *brokenStore) Save(ctx context.Context, key string, r auth.Record) error {
+	b.saves.Add(1)
+	if b.save.Load() {
+		return errors.New("disk full")
+	}
+	return b.Memory.Save(ctx, key, r)
+}
+
+func TestNothingIsSpentWithoutStore(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"load", "save"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var store brokenStore
+				p := &product{lifetime: time.Hour, refresh: true}
+				s := newSession(t, p, &auth.Options{Store: &store})
+				get(t, s)
+				(map[string]*atomic.Bool{"load": &store.load, "save": &store.save})[name].Store(true)
+				time.Sleep(2 * time.Hour)
+				if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrStore) || p.calls.Load() != 1 {
+					t.Errorf("%v after %d exchanges", err, p.calls.Load())
+				}
+				store.load.Store(false)
+				store.save.Store(false)
+				time.Sleep(time.Second)
+				if got := get(t, s); got != "T2" {
+					t.Error(got)
+				}
+			})
+		})
+	}
+}
+
+func TestStoreFailsWithNothingAtStake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		store.load.Store(true)
+		s := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Store: &store})
+		if got := get(t, s); got != "T1" {
+			t.Error(got)
+		}
+	})
+}
+
+// A rotated refresh token is saved however long that takes; callers do not wait for it, Close does.
+func TestSaveIsRepeated(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{lifetime: time.Hour, refresh: true}
+		s := auth.New(p, &auth.Options{Store: &store})
+		p.answer = func(int) *oauth2.Token {
+			store.save.Store(true)
+			return &oauth2.Token{AccessToken: "A", RefreshToken: "R", ExpiresIn: 3600}
+		}
+		if got := get(t, s); got != "A" {
+			t.Fatal(got)
+		}
+		time.Sleep(time.Minute)
+		store.save.Store(false)
+		time.Sleep(10 * time.Second)
+		if r, _ := store.Load(t.Context(), s.Key()); r.Version == 0 || !strings.Contains(string(r.Data), `"R"`) {
+			t.Errorf("not saved: version %d", r.Version)
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCloseTellsWhatIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{answer: func(int) *oauth2.Token {
+			store.save.Store(true)
+			return &oauth2.Token{AccessToken: "A", RefreshToken: "R", ExpiresIn: 3600}
+		}}
+		s := auth.New(p, &auth.Options{Store: &store})
+		get(t, s)
+		if err := s.Close(t.Context()); !errors.Is(err, auth.ErrStore) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCloseWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, delay: 10 * time.Second}
+		s := auth.New(p, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Token(ctx)
+		synctest.Wait()
+		cancel()
+		start := time.Now()
+		if err := s.Close(t.Context()); err != nil || time.Since(start) != p.delay {
+			t.Errorf("%v after %s", err, time.Since(start))
+		}
+		if got := get(t, s); got != "T1" {
+			t.Error(got)
+		}
+		time.Sleep(2 * time.Hour)
+		if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+// Somebody else's pending mark: wait until their exchange must be over, try once, and say so.
+func TestInterruptedExchange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := &product{lifetime: time.Hour, refresh: true}
+		dying := auth.New(p, &auth.Options{Store: &store, Connector: "remedy"})
+		get(t, dying)
+		time.Sleep(2 * time.Hour)
+		p.delay = time.Hour // until it is killed
+		ctx, kill := context.WithTimeout(t.Context(), time.Second)
+		defer kill()
+		dying.Token(ctx)
+		dying.Close(ctx)
+		marked := time.Now().Add(-time.Second)
+
+		p.delay = 0
+		p.setFail(func(int) error {
+			return &auth.Error{Op: "exchange", Code: "invalid_grant", Err: auth.ErrConsentRequired}
+		})
+		s := newSession(t, p, &auth.Options{Store: &store, Connector: "remedy"})
+		_, err := s.Token(t.Context())
+		if !errors.Is(err, auth.ErrConsentRequired) || !strings.Contains(fmt.Sprint(err), "interrupted at "+marked.Format(time.RFC3339)) ||
+			!strings.Contains(fmt.Sprint(err), "itsmauth login remedy") {
+			t.Error(err)
+		}
+		if got := time.Since(marked); got < 30*time.Second {
+			t.Errorf("tried %s after the mark", got)
+		}
+		// It is in the record: nobody tries again.
+		calls := p.calls.Load()
+		other := newSession(t, p, &auth.Options{Store: &store, Connector: "remedy"})
+		if _, err := other.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) || p.calls.Load() != calls {
+			t.Errorf("%v after %d exchanges", err, p.calls.Load()-calls)
+		}
+		if st, err := other.Status(t.Context()); err != nil || st.State != auth.StateConsentRequired {
+			t.Errorf("%+v %v", st, err)
+		}
+	})
+}
+
+// consenting is a product that a person must allow.
+type consenting struct{ *product }
+
+func (c consenting) CodeFlow() *auth.CodeFlow {
+	return &auth.CodeFlow{
+		Redeem: func(ctx context.Context, code, verifier string) (*oauth2.Token, error) {
+			return &oauth2.Token{AccessToken: "A-" + code, RefreshToken: "R-" + code, ExpiresIn: 3600}, nil
+		},
+	}
+}
+
+func (c consenting) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	if prev == nil || prev.RefreshToken == "" {
+		return nil, &auth.Error{Op: "exchange", Err: auth.ErrConsentRequired}
+	}
+	return c.product.Exchange(ctx, prev)
+}
+
+func (c consenting) Refresh() auth.Refresh { return auth.Refresh{Lifetime: 10 * 24 * time.Hour} }
+
+func TestLoginElsewhereEndsRefusal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := consenting{&product{lifetime: time.Hour, refresh: true}}
+		service := newSession(t, p, &auth.Options{Store: &store})
+		if _, err := service.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+			t.Fatal(err)
+		}
+		if st, _ := service.Status(t.Context()); st.State != auth.StateConsentRequired {
+			t.Error(st.State)
+		}
+		cli := newSession(t, p, &auth.Options{Store: &store})
+		if err := cli.Redeem(t.Context(), "code", ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour) // the access token of the login is over, its refresh token is not
+		if got := get(t, service); got != "T1" || p.prevs[0].RefreshToken != "R-code" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestIdleConsentIsKeptAlive(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := consenting{&product{lifetime: time.Hour, refresh: true}}
+		s := newSession(t, p, nil)
+		if err := s.Redeem(t.Context(), "code", ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30*24*time.Hour + time.Hour)
+		if n := p.calls.Load(); n != 6 {
+			t.Errorf("%d exchanges in 30 days at half of 10 days", n)
+		}
+		if st, _ := s.Status(t.Context()); !st.ConsentExpiry.After(time.Now()) {
+			t.Error(st)
+		}
+	})
+}
+
+func TestRevokeForgets(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := consenting{&product{lifetime: time.Hour, refresh: true}}
+		s := newSession(t, p, &auth.Options{Store: &store})
+		if err := s.Redeem(t.Context(), "code", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Revoke(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+			t.Error(err)
+		}
+		if r, _ := store.Load(t.Context(), s.Key()); r.Version != 0 {
+			t.Error("the record is still there")
+		}
+	})
+}
+
+func TestViews(t *testing.T) {
+	t.Parallel()
+	s := newSession(t, &product{fail: func(int) error { return auth.ErrProtocol }}, &auth.Options{Connector: "a", Provider: "p"})
+	_, err := s.For("b").Token(t.Context())
+	var e *auth.Error
+	if !errors.As(err, &e) || e.Connector != "b" || e.Provider != "p" || !strings.HasPrefix(err.Error(), "b: exchange: ") {
+		t.Error(err)
+	}
+	if _, err := s.Token(t.Context()); !errors.As(err, &e) || e.Connector != "a" {
+		t.Error(err)
+	}
+}
+
+func TestFreshTokenAllocatesNothing(t *testing.T) {
+	s := newSession(t, &product{lifetime: time.Hour}, nil)
+	ctx := t.Context()
+	get(t, s)
+	if n := testing.AllocsPerRun(1000, func() {
+		tok, _ := s.Token(ctx)
+		s.Header(tok)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestTokenSourceGivesCopies(t *testing.T) {
+	t.Parallel()
+	s := newSession(t, &product{lifetime: time.Hour}, nil)
+	src := auth.TokenSource(t.Context(), s)
+	tok, err := src.Token()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok.AccessToken = "changed"
+	if again, _ := src.Token(); again.AccessToken != "T1" {
+		t.Error("the session's own token was changed")
+	}
+	back := newSession(t, auth.FromTokenSource(src), nil)
+	if got := get(t, back); got != "T1" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,155 @@
+package auth
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/internal/jwt"
+)
+
+// snapshot is one token as callers see it. Only its atomics change.
+type snapshot struct {
+	record   tokenRecord
+	version  atomic.Uint64 // of the record in the store, or of the one it should have replaced
+	public   *oauth2.Token
+	header   http.Header
+	stale    int64 // wall clock, ns
+	expires  int64
+	forced   bool // obtained because the one before was refused
+	accepted atomic.Bool
+}
+
+// valid reports whether the token may be sent now.
+func (s *snapshot) valid() bool { return s != nil && time.Now().UnixNano() < s.expires }
+
+// snapshot makes what is published of r.
+func (c *core) snapshot(r tokenRecord, version uint64) *snapshot {
+	expires := r.Obtained.Add(r.Lifetime)
+	s := &snapshot{
+		record:  r,
+		public:  &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, Expiry: expires},
+		stale:   expires.Add(-less(min(c.early, r.Lifetime/5))).UnixNano(),
+		expires: expires.UnixNano(),
+	}
+	s.version.Store(version)
+	s.header = c.provider.Header(s.public)
+	return s
+}
+
+// recordFormat is the version of tokenRecord's JSON; a higher one is not understood.
+const recordFormat = 1
+
+// tokenRecord is what Session keeps in [Record.Data].
+type tokenRecord struct {
+	Format       int           `json:"format"`
+	AccessToken  string        `json:"access_token,omitempty"`
+	TokenType    string        `json:"token_type,omitempty"`
+	RefreshToken string        `json:"refresh_token,omitempty"`
+	Obtained     time.Time     `json:"obtained,omitzero"`  // when the exchange began
+	Lifetime     time.Duration `json:"lifetime,omitempty"` // of the access token
+	Refreshed    time.Time     `json:"refreshed,omitzero"` // when RefreshToken came
+	Seed         string        `json:"seed,omitempty"`     // fingerprint of the token that began the chain
+	Pending      *pending      `json:"pending,omitempty"`  // RefreshToken may have been spent
+	Refused      *refused      `json:"refused,omitempty"`  // RefreshToken was refused: consent required
+}
+
+// pending marks a refresh token that somebody is about to spend.
+type pending struct {
+	Owner string    `json:"owner"`
+	Since time.Time `json:"since"`
+}
+
+// refused says since when consent is required, and, if an exchange was interrupted, when.
+type refused struct {
+	Since       time.Time `json:"since"`
+	Interrupted time.Time `json:"interrupted,omitzero"`
+}
+
+func (r refused) Error() string {
+	if r.Interrupted.IsZero() {
+		return fmt.Sprintf("the refresh token was refused at %s", r.Since.Format(time.RFC3339))
+	}
+	return fmt.Sprintf("an exchange was interrupted at %s before the new refresh token was saved, and the old one is refused",
+		r.Interrupted.Format(time.RFC3339))
+}
+
+// decodeRecord reads what encode wrote; an absent record is the zero tokenRecord.
+func decodeRecord(r Record) (tokenRecord, error) {
+	if r.Version == 0 {
+		return tokenRecord{}, nil
+	}
+	var t tokenRecord
+	if err := json.Unmarshal(r.Data, &t); err != nil || t.Format == 0 {
+		return t, fmt.Errorf("%w: the record is not one of ours (damaged, or encrypted with no encryption_keys given)", ErrStore)
+	}
+	if t.Format > recordFormat {
+		return t, fmt.Errorf("%w: the record has format %d, newer than this program's %d", ErrStore, t.Format, recordFormat)
+	}
+	return t, nil
+}
+
+// encode makes the record that Save stores over version.
+func (c *core) encode(t tokenRecord, version uint64) Record {
+	t.Format = recordFormat
+	b, _ := json.Marshal(t) // strings and times: cannot fail
+	expires := t.Obtained.Add(t.Lifetime)
+	if t.RefreshToken != "" {
+		// Zero where the refresh token's end is unknown: it may live for ever.
+		expires = c.consentExpiry(t)
+	}
+	return Record{Version: version, Expires: expires, Data: b}
+}
+
+// consentExpiry is when t's refresh token ends: as it says itself, else as the provider knows, else
+// zero.
+func (c *core) consentExpiry(t tokenRecord) time.Time {
+	if t.RefreshToken == "" {
+		return time.Time{}
+	}
+	if at, ok := jwt.Expiry(t.RefreshToken); ok {
+		return at
+	}
+	if c.refresh.Lifetime > 0 && !t.Refreshed.IsZero() {
+		return t.Refreshed.Add(c.refresh.Lifetime)
+	}
+	return time.Time{}
+}
+
+// maxLifetime bounds what is believed of a token's lifetime.
+const maxLifetime = 10 * 365 * 24 * time.Hour
+
+// received makes the record of an answered exchange. An answer without a refresh token leaves the
+// old one in force (RFC 6749 section 6).
+func received(tok *oauth2.Token, prev tokenRecord, start time.Time) tokenRecord {
+	r := tokenRecord{
+		AccessToken:  tok.AccessToken,
+		TokenType:    tok.TokenType,
+		RefreshToken: tok.RefreshToken,
+		Obtained:     start.Round(0),
+		Lifetime:     lifetime(tok, start),
+		Refreshed:    start.Round(0),
+		Seed:         prev.Seed,
+	}
+	if r.RefreshToken == "" || r.RefreshToken == prev.RefreshToken {
+		r.RefreshToken, r.Refreshed = prev.RefreshToken, prev.Refreshed
+	}
+	return r
+}
+
+func lifetime(tok *oauth2.Token, start time.Time) time.Duration {
+	if tok.ExpiresIn > 0 && tok.ExpiresIn <= int64(maxLifetime/time.Second) {
+		return time.Duration(tok.ExpiresIn) * time.Second
+	}
+	if d := tok.Expiry.Sub(start); !tok.Expiry.IsZero() && d > 0 && d <= maxLifetime {
+		return d
+	}
+	if d, ok := jwt.Lifetime(tok.AccessToken); ok && d > 0 && d <= maxLifetime {
+		return d
+	}
+	return time.Hour
+}

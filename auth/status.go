@@ -1,0 +1,86 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// State is where a session's token is in its life.
+type State string
+
+// The states that [Session.Status] tells.
+const (
+	StateNone            State = "none"             // there is no token yet
+	StateFresh           State = "fresh"            // valid
+	StateStale           State = "stale"            // valid, and to be replaced in the background
+	StateExpired         State = "expired"          // the next call waits for an exchange
+	StateConsentRequired State = "consent_required" // a person has to log in
+)
+
+// Status is what is known of a session without an exchange.
+type Status struct {
+	State State
+	// Expiry is the access token's end; zero if there is none.
+	Expiry time.Time
+	// ConsentExpiry is the refresh token's end; zero if there is none, or it is unknown.
+	ConsentExpiry time.Time
+	// Failure is how the last exchange of this process failed, or nil.
+	Failure error
+	// NextTry is when there will be another exchange after Failure, at the earliest; zero if only
+	// a login helps.
+	NextTry time.Time
+}
+
+// Status looks at memory and at the store. It makes no exchange. Its error is an [*Error] around
+// [ErrStore].
+func (s *Session) Status(ctx context.Context) (Status, error) {
+	r, version, err := s.load(ctx)
+	if err != nil {
+		return Status{}, s.named(&Error{Op: "store", Err: err})
+	}
+	s.mu.Lock()
+	snap := s.last
+	dropped := snap != nil && s.current.Load() == nil
+	var st Status
+	if err := s.failure.err; err != nil {
+		st.Failure = s.named(err)
+		if !errors.Is(err, ErrConsentRequired) {
+			st.NextTry = s.failure.until
+		}
+	}
+	s.mu.Unlock()
+	if snap == nil || version > snap.version.Load() {
+		snap, dropped = s.snapshot(r, version), false
+	}
+	r = snap.record
+	st.ConsentExpiry = s.consentExpiry(r)
+	if r.AccessToken != "" {
+		st.Expiry = r.Obtained.Add(r.Lifetime)
+	}
+	now := time.Now()
+	switch {
+	case r.AccessToken != "" && !dropped && r.Refused == nil && now.UnixNano() < snap.stale:
+		st.State = StateFresh
+	case r.AccessToken != "" && !dropped && r.Refused == nil && snap.valid():
+		st.State = StateStale
+	case s.unconsented(r, now):
+		st.State = StateConsentRequired
+	case r.AccessToken == "" && r.RefreshToken == "":
+		st.State = StateNone
+	default:
+		st.State = StateExpired
+	}
+	return st, nil
+}
+
+// unconsented reports whether only a person can make r useful again.
+func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
+	if s.CodeFlow() == nil {
+		return r.Refused != nil
+	}
+	ends := s.consentExpiry(r)
+	return r.Refused != nil ||
+		r.RefreshToken == "" && s.refresh.Token.IsZero() ||
+		!ends.IsZero() && now.After(ends)
+}

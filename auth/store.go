@@ -1,0 +1,108 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// A Store keeps one [Record] for each credential, for this process or for many. Its errors wrap
+// [ErrStore], or [ErrConflict] where said. It is safe for concurrent use. A Store that is also an
+// [io.Closer] is closed by whoever opened it.
+type Store interface {
+	// Load returns the record at key. An absent one has Version 0 and no error.
+	Load(ctx context.Context, key string) (Record, error)
+	// Save stores r with Version r.Version+1 iff the stored Version is r.Version (0: absent),
+	// else it returns ErrConflict.
+	Save(ctx context.Context, key string, r Record) error
+	// Delete removes the record iff its Version is version, else it returns ErrConflict. Deleting
+	// an absent record with version 0 does nothing.
+	Delete(ctx context.Context, key string, version uint64) error
+	// Lock waits until nobody else holds key's lock, or ctx ends. unlock may be called more than
+	// once.
+	Lock(ctx context.Context, key string) (unlock func(), err error)
+}
+
+// A Record is what a [Store] keeps.
+type Record struct {
+	// Version counts the saves; 0 is the absent record.
+	Version uint64
+	// Expires is when the record is of no more use and may be removed; zero is never.
+	Expires time.Time
+	// Data is the session's own, tokens included. Printed, it shows [redacted].
+	Data []byte
+}
+
+// Format shows the record without its data.
+func (r Record) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "{version %d, expires %s, data %s}", r.Version, r.Expires.Format(time.RFC3339), redacted)
+}
+
+// LogValue shows the record without its data.
+func (r Record) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
+// Memory is the [Store] of one process: what it holds is gone with the process. The zero value is
+// ready for use.
+type Memory struct {
+	mu      sync.Mutex
+	records map[string]Record
+	locks   map[string]chan struct{}
+}
+
+// Load implements [Store].
+func (m *Memory) Load(_ context.Context, key string) (Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.records[key]
+	r.Data = append([]byte(nil), r.Data...)
+	return r, nil
+}
+
+// Save implements [Store].
+func (m *Memory) Save(_ context.Context, key string, r Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.records[key].Version != r.Version {
+		return ErrConflict
+	}
+	if m.records == nil {
+		m.records = make(map[string]Record)
+	}
+	r.Version++
+	r.Data = append([]byte(nil), r.Data...)
+	m.records[key] = r
+	return nil
+}
+
+// Delete implements [Store].
+func (m *Memory) Delete(_ context.Context, key string, version uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.records[key].Version != version {
+		return ErrConflict
+	}
+	delete(m.records, key)
+	return nil
+}
+
+// Lock implements [Store].
+func (m *Memory) Lock(ctx context.Context, key string) (func(), error) {
+	m.mu.Lock()
+	if m.locks == nil {
+		m.locks = make(map[string]chan struct{})
+	}
+	lock, ok := m.locks[key]
+	if !ok {
+		lock = make(chan struct{}, 1)
+		m.locks[key] = lock
+	}
+	m.mu.Unlock()
+	select {
+	case lock <- struct{}{}:
+		return sync.OnceFunc(func() { <-lock }), nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: waiting for the lock: %w", ErrStore, ctx.Err())
+	}
+}
