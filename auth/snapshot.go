@@ -83,9 +83,12 @@ func decodeRecord(r Record) (tokenRecord, error) {
 	if r.Version == 0 {
 		return tokenRecord{}, nil
 	}
+	if sealed(r.Data) {
+		return tokenRecord{}, fmt.Errorf("%w: the record is encrypted; set token_store.encryption_keys", ErrStore)
+	}
 	var t tokenRecord
 	if err := json.Unmarshal(r.Data, &t); err != nil || t.Format == 0 {
-		return t, fmt.Errorf("%w: the record is not one of ours (damaged, or encrypted with no encryption_keys given)", ErrStore)
+		return t, fmt.Errorf("%w: the record is damaged, or not one of ours", ErrStore)
 	}
 	if t.Format > recordFormat {
 		return t, fmt.Errorf("%w: the record has format %d, newer than this program's %d", ErrStore, t.Format, recordFormat)

@@ -1,0 +1,131 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+const keySize = 32
+
+// A Key encrypts records, see [Encrypt]. However it is printed or marshalled, it shows [redacted]
+// and nothing else. Keys come from [ParseKey]; the zero Key encrypts nothing.
+type Key struct{ secret }
+
+// secret is embedded for its silence; an exported field would let anybody make a Key of any size.
+type secret = Secret
+
+// NewKey makes a random key, in the form that [ParseKey] reads.
+func NewKey() string {
+	b := make([]byte, keySize)
+	rand.Read(b)
+	return base64.StdEncoding.EncodeToString(b)
+}
+
+// ParseKey reads a key: base64 (RFC 4648 section 4) of 32 bytes. Its error does not show s.
+func ParseKey(s string) (Key, error) {
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) != keySize {
+		return Key{}, errors.New("an encryption key must be base64 of 32 bytes; `itsmauth keygen` makes one")
+	}
+	return Key{SecretString(string(b))}, nil
+}
+
+// sealMark begins the data of each encrypted record. After it come 8 bytes that name the key, the
+// nonce and the ciphertext.
+const sealMark = "\x00itsmauth sealed 1\x00"
+
+// sealed reports whether data was written through [Encrypt].
+func sealed(data []byte) bool { return bytes.HasPrefix(data, []byte(sealMark)) }
+
+// Encrypt keeps records in s encrypted with AES-256-GCM, bound to their key and version, so that
+// none passes for another. The first key encrypts and all of them decrypt: to rotate, put a new
+// key first and drop the old one once every record has been saved again.
+//
+// Load fails with [ErrStore] for a record that is not encrypted, that none of the keys opens, or
+// that was changed or copied from elsewhere. Without keys, or with a zero Key, only absent records
+// can be loaded. The result is an [io.Closer], which closes s if that is one.
+func Encrypt(s Store, keys ...Key) Store {
+	e := &encrypted{Store: s}
+	for _, k := range keys {
+		raw, _ := k.Value()
+		block, err := aes.NewCipher([]byte(raw))
+		if err != nil {
+			return &encrypted{Store: s}
+		}
+		gcm, err := cipher.NewGCMWithRandomNonce(block)
+		if err != nil {
+			return &encrypted{Store: s}
+		}
+		id := sha256.Sum256([]byte("itsmauth key id\x00" + raw))
+		e.ciphers = append(e.ciphers, recordCipher{gcm, append([]byte(sealMark), id[:8]...)})
+	}
+	return e
+}
+
+type encrypted struct {
+	Store
+	ciphers []recordCipher
+}
+
+type recordCipher struct {
+	cipher.AEAD
+	header []byte // sealMark and what names the key
+}
+
+func (e *encrypted) Load(ctx context.Context, key string) (Record, error) {
+	r, err := e.Store.Load(ctx, key)
+	if err != nil || r.Version == 0 {
+		return r, err
+	}
+	if r.Data, err = e.open(r.Data, additional(key, r.Version)); err != nil {
+		return Record{}, fmt.Errorf("%w: record %q %w", ErrStore, key, err)
+	}
+	return r, nil
+}
+
+func (e *encrypted) Save(ctx context.Context, key string, r Record) error {
+	if len(e.ciphers) == 0 {
+		return fmt.Errorf("%w: record %q was not saved: there is no encryption key", ErrStore, key)
+	}
+	first := e.ciphers[0]
+	r.Data = first.Seal(bytes.Clone(first.header), nil, r.Data, additional(key, r.Version+1))
+	return e.Store.Save(ctx, key, r)
+}
+
+func (e *encrypted) Close() error {
+	if c, ok := e.Store.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+func (e *encrypted) open(data, additional []byte) ([]byte, error) {
+	if !sealed(data) {
+		return nil, errors.New("is not encrypted, though encryption_keys is set; remove it to start anew")
+	}
+	for _, c := range e.ciphers {
+		if text, ok := bytes.CutPrefix(data, c.header); ok {
+			plain, err := c.Open(nil, nil, text, additional)
+			if err != nil {
+				return nil, errors.New("was changed, or copied from another identity or time; put the right one back, or remove it to start anew")
+			}
+			return plain, nil
+		}
+	}
+	return nil, errors.New("is encrypted with a key that is not among encryption_keys; add that key, or remove the record to start anew")
+}
+
+// additional is what a record is bound to. The version has a fixed length, so no two records have
+// it in common.
+func additional(key string, version uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(key), version)
+}

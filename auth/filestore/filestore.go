@@ -1,0 +1,264 @@
+// Package filestore keeps tokens in files, one for each credential, for all processes of a user.
+// A record is replaced whole or not at all, also when the process is killed or the power fails.
+//
+// Beside KEY.json, the record, lie KEY.lock and KEY.save.lock. These are empty and stay, since a
+// lock on a file that was removed excludes nobody. The directory must be on a file system whose
+// locks reach all processes that use it.
+package filestore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// Config says where the files are.
+type Config struct {
+	// Path is the directory. If absent it is made, with its parents, for this user alone (0700).
+	Path string `yaml:"path" required:"true"`
+}
+
+// Open gives the store in a directory, which must belong to this process's user and must not be
+// writable by others. It may be opened any number of times. Its files have mode 0600.
+//
+// Open's error is an [auth.KeyError] around [auth.ErrStore]. All errors name the file or the
+// directory, and none shows what a file holds. A file that is damaged, newer than this code or not
+// ours is an error, is never taken to be absent, and is neither overwritten nor removed.
+func Open(c Config) (auth.Store, error) {
+	dir, err := prepare(c.Path)
+	if err != nil {
+		return nil, &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, err)}
+	}
+	return store{dir}, nil
+}
+
+func prepare(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("no directory given")
+	}
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return dir, private(dir, os.Geteuid())
+}
+
+type store struct{ dir string }
+
+func (s store) Load(_ context.Context, key string) (auth.Record, error) {
+	return s.load(key)
+}
+
+func (s store) Save(ctx context.Context, key string, r auth.Record) error {
+	done, err := s.begin(ctx, key, r.Version)
+	if err != nil {
+		return err
+	}
+	defer done()
+	path := s.path(key, ".json")
+	r.Version++
+	b, err := encode(name(key), r)
+	if err == nil {
+		err = replace(path, b)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s stays as it was: %w", auth.ErrStore, path, err)
+	}
+	return s.sync()
+}
+
+func (s store) Delete(ctx context.Context, key string, version uint64) error {
+	done, err := s.begin(ctx, key, version)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if version == 0 {
+		return nil
+	}
+	if err := os.Remove(s.path(key, ".json")); err != nil {
+		return fmt.Errorf("%w: %w", auth.ErrStore, err)
+	}
+	return s.sync()
+}
+
+func (s store) Lock(ctx context.Context, key string) (func(), error) {
+	return lock(ctx, s.path(key, ".lock"))
+}
+
+// begin makes the caller the only one to change key's record, if that has the version given.
+func (s store) begin(ctx context.Context, key string, version uint64) (done func(), err error) {
+	done, err = lock(ctx, s.path(key, ".save.lock"))
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.load(key)
+	if err == nil && r.Version != version {
+		err = fmt.Errorf("%w: %s", auth.ErrConflict, s.path(key, ".json"))
+	}
+	if err != nil {
+		done()
+		return nil, err
+	}
+	s.sweep(key)
+	return done, nil
+}
+
+func (s store) load(key string) (auth.Record, error) {
+	path := s.path(key, ".json")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Without its directory, nobody knows what the record was.
+		if _, err = os.Stat(s.dir); err == nil {
+			return auth.Record{}, nil
+		}
+	}
+	if err != nil {
+		return auth.Record{}, fmt.Errorf("%w: %w", auth.ErrStore, err)
+	}
+	r, err := decode(name(key), b)
+	if err != nil {
+		return auth.Record{}, fmt.Errorf("%w: %s %w", auth.ErrStore, path, err)
+	}
+	return r, nil
+}
+
+// sweep removes what killed processes left of key. Those alive write only while they are the
+// only one, see begin.
+func (s store) sweep(key string) {
+	entries, _ := os.ReadDir(s.dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), name(key)+".") && strings.HasSuffix(e.Name(), ".tmp") {
+			os.Remove(filepath.Join(s.dir, e.Name()))
+		}
+	}
+}
+
+func (s store) sync() error {
+	if err := syncDir(s.dir); err != nil {
+		return fmt.Errorf("%w: the change is made, but might not outlast a power failure: %w", auth.ErrStore, err)
+	}
+	return nil
+}
+
+func (s store) path(key, suffix string) string {
+	return filepath.Join(s.dir, name(key)+suffix)
+}
+
+var plain = regexp.MustCompile(`^[a-z0-9_-]{1,128}$`)
+
+// name is key where that is a safe name of a file on every system. It never has a dot.
+func name(key string) string {
+	if plain.MatchString(key) {
+		return key
+	}
+	sum := sha256.Sum256([]byte(key))
+	return "sha256=" + hex.EncodeToString(sum[:])
+}
+
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	l := flock.New(path)
+	if _, err := l.TryLockContext(ctx, 10*time.Millisecond+rand.N(40*time.Millisecond)); err != nil {
+		return nil, fmt.Errorf("%w: locking %s: %w", auth.ErrStore, path, err)
+	}
+	return sync.OnceFunc(func() { l.Unlock() }), nil
+}
+
+// replace puts b in the place of the file at path, or leaves that as it is.
+func replace(path string, b []byte) error {
+	dir, file := filepath.Split(path)
+	f, err := os.CreateTemp(dir, strings.TrimSuffix(file, ".json")+".*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+const (
+	format        = "itsmauth token"
+	formatVersion = 1
+)
+
+// envelope is a file. Its record stays raw until the checksum is known to be right.
+type envelope struct {
+	Format  string          `json:"format"`
+	Version int             `json:"version"`
+	Record  json.RawMessage `json:"record"`
+	SHA256  string          `json:"sha256"`
+}
+
+type record struct {
+	Key     string    `json:"key"` // the name of the file, so that a copy is known as one
+	Version uint64    `json:"version"`
+	Expires time.Time `json:"expires,omitzero"`
+	Data    []byte    `json:"data"`
+}
+
+func encode(name string, r auth.Record) ([]byte, error) {
+	raw, err := json.Marshal(record{name, r.Version, r.Expires.UTC(), r.Data})
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(envelope{format, formatVersion, raw, checksum(raw)})
+	return append(b, '\n'), err
+}
+
+// decode hides the errors of json, which quote what they found.
+func decode(name string, b []byte) (auth.Record, error) {
+	var e envelope
+	err := json.Unmarshal(b, &e)
+	switch {
+	case e.Format == format && e.Version > formatVersion:
+		return auth.Record{}, fmt.Errorf("was written by a newer itsmauth (format %d, this one knows %d); upgrade", e.Version, formatVersion)
+	case json.Valid(b) && e.Format != format:
+		return auth.Record{}, errors.New("is not a file of itsmauth; move it away")
+	case err != nil || e.Version != formatVersion || e.SHA256 != checksum(e.Record):
+		return auth.Record{}, errDamaged
+	}
+	var r record
+	if json.Unmarshal(e.Record, &r) != nil || r.Version == 0 {
+		return auth.Record{}, errDamaged
+	}
+	if r.Key != name {
+		return auth.Record{}, fmt.Errorf("holds the record of another identity, %q; put the right file back, or remove it to start anew", r.Key)
+	}
+	return auth.Record{Version: r.Version, Expires: r.Expires, Data: r.Data}, nil
+}
+
+var errDamaged = errors.New("is damaged; put a good copy back, or remove it to start anew")
+
+func checksum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

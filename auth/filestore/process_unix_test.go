@@ -1,0 +1,378 @@
+//go:build unix
+
+package filestore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+const (
+	helperEnv  = "ITSMAUTH_FILESTORE_HELPER" // what the test binary does instead of testing
+	nobody     = 65534
+	increments = 20
+)
+
+var helpers = map[string]func(s auth.Store) error{
+	"save":      helpSave,
+	"increment": helpIncrement,
+	"compete":   helpCompete,
+	"full":      helpFull,
+	"read-only": helpReadOnly,
+}
+
+func TestMain(m *testing.M) {
+	help, ok := helpers[os.Getenv(helperEnv)]
+	if !ok {
+		os.Exit(m.Run())
+	}
+	if os.Getenv(helperEnv) == "read-only" && os.Geteuid() == 0 {
+		if err := syscall.Setuid(nobody); err != nil { // nothing is read-only to root
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	s, err := Open(Config{Path: os.Args[1]})
+	if err == nil {
+		err = help(s)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func helper(ctx context.Context, name, dir string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], dir)
+	cmd.Env = append(os.Environ(), helperEnv+"="+name)
+	return cmd
+}
+
+// pages is data of several blocks that shows whether it is whole.
+func pages(version uint64) string { return strings.Repeat(fmt.Sprintf("%d+/=&%% ", version), 1<<10) }
+
+// helpSave saves until it is killed, and tells each version that it has saved.
+func helpSave(s auth.Store) error {
+	r, err := s.Load(context.Background(), "k")
+	for err == nil {
+		r.Data = []byte(pages(r.Version + 1))
+		if err = s.Save(context.Background(), "k", r); err == nil {
+			r.Version++
+			fmt.Println(r.Version)
+		}
+	}
+	return err
+}
+
+// Two hundred processes are killed while they save. Each time the record is whole, is not older
+// than what the process had said to have saved, and at most one save newer.
+func TestKilledProcesses(t *testing.T) {
+	t.Parallel()
+	kills := 100 // in each of two directories at a time
+	if testing.Short() {
+		kills = 10
+	}
+	for _, lane := range []string{"a", "b"} {
+		t.Run(lane, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := open(t, dir)
+			var saved, unsaid, torn int
+			for range kills {
+				said := killOne(t, dir)
+				r, err := s.Load(t.Context(), "k")
+				if err != nil {
+					t.Fatalf("after a kill: %v", err)
+				}
+				if r.Version != said && r.Version != said+1 || string(r.Data) != pages(r.Version) {
+					t.Fatalf("after a kill that followed version %d, the record is version %d with %d bytes", said, r.Version, len(r.Data))
+				}
+				saved = int(r.Version)
+				unsaid += int(r.Version - said)
+				leftovers, err := filepath.Glob(filepath.Join(dir, "*.tmp"))
+				if err != nil || len(leftovers) > 1 {
+					t.Fatalf("leftovers of several processes: %q, %v", leftovers, err)
+				}
+				torn += len(leftovers)
+			}
+			t.Logf("%d kills in %d saves: %d with a temporary file left, %d between the rename and the report", kills, saved, torn, unsaid)
+			r, err := s.Load(t.Context(), "k")
+			if err != nil {
+				t.Fatal(err)
+			}
+			save(t, s, "k", r.Version, "after")
+			want(t, s, "k", r.Version+1, "after")
+			if leftovers, _ := filepath.Glob(filepath.Join(dir, "*.tmp")); len(leftovers) > 0 {
+				t.Errorf("leftovers after a save: %q", leftovers)
+			}
+		})
+	}
+}
+
+// killOne kills a saving process at a random moment and returns the last version it told.
+func killOne(t *testing.T, dir string) (said uint64) {
+	t.Helper()
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	cmd := helper(ctx, "save", dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	for first := true; ; first = false {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			break
+		}
+		if said, err = strconv.ParseUint(strings.TrimSpace(line), 10, 64); err != nil {
+			t.Fatalf("the process failed: %s", line)
+		}
+		if first {
+			time.AfterFunc(rand.N(15*time.Millisecond), kill)
+		}
+	}
+	if cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL || said == 0 {
+		t.Fatalf("the process ended by itself: %v", cmd.ProcessState)
+	}
+	return said
+}
+
+func add(r auth.Record) auth.Record {
+	n, _ := strconv.Atoi(string(r.Data))
+	r.Data = strconv.AppendInt(nil, int64(n+1), 10)
+	return r
+}
+
+// helpIncrement counts under the lock, so that no save meets a conflict.
+func helpIncrement(s auth.Store) error {
+	for range increments {
+		unlock, err := s.Lock(context.Background(), "k")
+		if err != nil {
+			return err
+		}
+		r, err := s.Load(context.Background(), "k")
+		if err == nil {
+			err = s.Save(context.Background(), "k", add(r))
+		}
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// helpCompete counts without the lock, by trying again after each conflict.
+func helpCompete(s auth.Store) error {
+	for done := 0; done < increments; {
+		r, err := s.Load(context.Background(), "k")
+		if err == nil {
+			err = s.Save(context.Background(), "k", add(r))
+		}
+		switch {
+		case err == nil:
+			done++
+		case !errors.Is(err, auth.ErrConflict):
+			return err
+		}
+	}
+	return nil
+}
+
+func TestManyProcesses(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"increment", "compete"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			const processes = 8
+			dir := t.TempDir()
+			var wg sync.WaitGroup
+			for range processes {
+				wg.Go(func() {
+					if out, err := helper(t.Context(), mode, dir).CombinedOutput(); err != nil {
+						t.Errorf("%v: %s", err, out)
+					}
+				})
+			}
+			wg.Wait()
+			want(t, open(t, dir), "k", processes*increments, strconv.Itoa(processes*increments))
+		})
+	}
+}
+
+// helpFull has its write refused by a limit, as a full disk would.
+func helpFull(s auth.Store) error {
+	signal.Ignore(syscall.SIGXFSZ)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}); err != nil {
+		return err
+	}
+	return s.Save(context.Background(), "k", auth.Record{Version: 1, Data: []byte(pages(2))})
+}
+
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	save(t, s, "k", 0, pages(1))
+	out, err := helper(t.Context(), "full", dir).CombinedOutput()
+	path := filepath.Join(dir, "k.json")
+	if err == nil || !strings.HasPrefix(string(out), auth.ErrStore.Error()+": "+path+" stays as it was: write ") ||
+		!strings.Contains(string(out), syscall.EFBIG.Error()) {
+		t.Errorf("Save: %v, %s", err, out)
+	}
+	want(t, s, "k", 1, pages(1))
+	if leftovers, _ := filepath.Glob(filepath.Join(dir, "*.tmp")); len(leftovers) > 0 {
+		t.Errorf("leftovers: %q", leftovers)
+	}
+	save(t, s, "k", 1, pages(2))
+}
+
+// helpReadOnly succeeds if all that changes a file fails, and reading does not.
+func helpReadOnly(s auth.Store) error {
+	ctx := context.Background()
+	_, lock := s.Lock(ctx, "new")
+	for op, err := range map[string]error{
+		"Save":   s.Save(ctx, "k", auth.Record{Version: 1, Data: []byte("new")}),
+		"first":  s.Save(ctx, "new", auth.Record{Data: []byte("new")}),
+		"Delete": s.Delete(ctx, "k", 1),
+		"Lock":   lock,
+	} {
+		if !errors.Is(err, auth.ErrStore) || !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), os.Args[1]) {
+			return fmt.Errorf("%s: %v", op, err)
+		}
+	}
+	r, err := s.Load(ctx, "k")
+	if err != nil || string(r.Data) != "old" {
+		return fmt.Errorf("Load: %v, %w", r, err)
+	}
+	return nil
+}
+
+func TestReadOnlyDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	save(t, open(t, dir), "k", 0, "old")
+	if os.Geteuid() == 0 {
+		chown(t, dir, nobody)
+		for _, name := range files(t, dir) {
+			chown(t, filepath.Join(dir, name), nobody)
+		}
+		chmod(t, filepath.Dir(dir), 0o711)
+	}
+	chmod(t, dir, 0o500)
+	defer chmod(t, dir, 0o700)
+	if out, err := helper(t.Context(), "read-only", dir).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func chmod(t *testing.T, path string, mode fs.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chown(t *testing.T, path string, uid int) {
+	t.Helper()
+	if err := os.Chown(path, uid, -1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestModes(t *testing.T) {
+	t.Parallel()
+	top := filepath.Join(t.TempDir(), "a")
+	dir := filepath.Join(top, "b")
+	s := open(t, dir)
+	save(t, s, "k", 0, "data")
+	unlock, err := s.Lock(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	seen := 0
+	err = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		mode := fs.FileMode(0o600)
+		if e.IsDir() {
+			mode = 0o700
+		}
+		if info.Mode().Perm() != mode {
+			t.Errorf("%s has mode %v, want %v", path, info.Mode().Perm(), mode)
+		}
+		seen++
+		return nil
+	})
+	if err != nil || seen != 5 {
+		t.Errorf("%d files and directories, %v; want 5", seen, err)
+	}
+}
+
+func TestOthersCanWrite(t *testing.T) {
+	t.Parallel()
+	for mode, ok := range map[fs.FileMode]bool{
+		0o700: true, 0o755: true, 0o770: false, 0o702: false, 0o777 | fs.ModeSticky: false,
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			chmod(t, dir, mode)
+			_, err := Open(Config{Path: dir})
+			if ok && err != nil {
+				t.Errorf("Open: %v", err)
+			}
+			if !ok && (!errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "run: chmod 700 "+dir)) {
+				t.Errorf("Open: %v, want ErrStore with the chmod to run", err)
+			}
+		})
+	}
+}
+
+func TestAnotherUsersDirectory(t *testing.T) {
+	t.Parallel()
+	dir, me := t.TempDir(), os.Geteuid()
+	if err := private(dir, me); err != nil {
+		t.Error(err)
+	}
+	want := fmt.Sprintf("%s belongs to user %d, not to user %d, who runs this; choose another directory, or run: chown %d %s", dir, me, me+1, me+1, dir)
+	if err := private(dir, me+1); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	// Open asks for its own user.
+	theirs := "/"
+	if me == 0 {
+		theirs = dir
+		chown(t, dir, nobody)
+	}
+	if _, err := Open(Config{Path: theirs}); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), theirs+" belongs to user") {
+		t.Errorf("Open of another user's directory: %v", err)
+	}
+}

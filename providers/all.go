@@ -1,0 +1,26 @@
+package providers
+
+import (
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/providers/beyondtrust"
+	"github.com/itsmauth/itsmauth/providers/generic"
+	"github.com/itsmauth/itsmauth/providers/remedy"
+	"github.com/itsmauth/itsmauth/providers/webcommander"
+)
+
+// All returns the definitions that come with the module, by name: beyondtrust, oauth2 (the engine
+// itself), remedy, webcommander.
+func All() []Definition {
+	return []Definition{
+		Define("beyondtrust", beyondtrust.New),
+		Define("oauth2", func(c generic.Config, env auth.Env) (auth.Provider, error) {
+			p, err := generic.New(c, env)
+			if err != nil {
+				return nil, err
+			}
+			return p, nil
+		}),
+		Define("remedy", remedy.New),
+		Define("webcommander", webcommander.New),
+	}
+}

@@ -1,0 +1,248 @@
+package providers_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/oauth2"
+	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/providers"
+	"github.com/itsmauth/itsmauth/providers/beyondtrust"
+	"github.com/itsmauth/itsmauth/providers/generic"
+	"github.com/itsmauth/itsmauth/providers/remedy"
+	"github.com/itsmauth/itsmauth/providers/webcommander"
+)
+
+func TestAll(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for _, d := range providers.All() {
+		names = append(names, d.Name())
+	}
+	if want := []string{"beyondtrust", "oauth2", "remedy", "webcommander"}; !slices.Equal(names, want) {
+		t.Errorf("%v, want %v", names, want)
+	}
+	for _, d := range providers.All() {
+		p, err := d.New(func(any) error { return nil }, auth.Env{})
+		var key *auth.KeyError
+		if p != nil || !errors.As(err, &key) {
+			t.Errorf("%s without settings: %v, %v", d.Name(), p, err)
+		}
+	}
+}
+
+// What must never be seen. Each is an error code by its looks, but for the one with + / = & %.
+const (
+	secretCanary   = "canary-s3cret"
+	passwordCanary = "canary-passw0rd"
+	paramCanary    = "canary+p/a=r&a%m"
+	refreshCanary  = "canary-r3fresh"
+	tokenCanary    = "canary-acc3ss"
+	codeCanary     = "canary-c0de"
+	verifierCanary = "canary-verifi3r"
+	queryCanary    = "canary-query"
+)
+
+type outcome func(*http.Request, string) (*http.Response, error)
+
+// answered gives an answer that is made of all that was sent.
+func answered(status int, format string) outcome {
+	return func(r *http.Request, sent string) (*http.Response, error) {
+		body := strings.ReplaceAll(format, "SENT", sent)
+		h := http.Header{"Location": {"https://elsewhere.example/?" + queryCanary}, "Www-Authenticate": {sent}, "Retry-After": {sent}}
+		return &http.Response{StatusCode: status, Status: sent, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+	}
+}
+
+// outcomes are all that can go wrong. codes are what may come for an error code.
+func outcomes(codes ...string) map[string]outcome {
+	all := map[string]outcome{
+		"network": func(_ *http.Request, sent string) (*http.Response, error) { return nil, errors.New(sent) },
+		"eof":     func(*http.Request, string) (*http.Response, error) { return nil, io.EOF },
+		"body": func(r *http.Request, sent string) (*http.Response, error) {
+			body := io.MultiReader(strings.NewReader(sent), errorReader{errors.New(sent)})
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(body), Request: r}, nil
+		},
+		"location": func(r *http.Request, sent string) (*http.Response, error) {
+			h := http.Header{"Location": {"http://[" + sent}}
+			return &http.Response{StatusCode: 302, Header: h, Body: http.NoBody, Request: r}, nil
+		},
+	}
+	for _, status := range []int{200, 201, 204, 302, 307, 400, 401, 403, 404, 405, 408, 418, 429, 500, 503} {
+		for i, format := range []string{"", "SENT", "<html>SENT</html>", `{"access_token":{"x":"SENT"}}`, `{"error":"SENT","error_description":"SENT"}`, `{"access_token":"\u0001SENT"}`} {
+			all[fmt.Sprint(status, " ", i)] = answered(status, format)
+		}
+		if status/100 == 3 || status > 401 && status < 500 {
+			continue // the code makes no difference
+		}
+		for _, code := range codes {
+			all[fmt.Sprint(status, " ", code)] = answered(status, `[{"messageNumber":"`+code+`"}]`)
+			all[fmt.Sprint(status, " error ", code)] = answered(status, `{"error":"`+code+`","error_description":"SENT","errors":[{"field":"SENT"}]}`)
+		}
+	}
+	return all
+}
+
+type errorReader struct{ err error }
+
+func (e errorReader) Read([]byte) (int, error) { return 0, e.err }
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+type connection struct {
+	auth.Provider
+	secrets []string
+}
+
+func configured(t *testing.T) map[string]connection {
+	t.Helper()
+	all := make(map[string]connection)
+	add := func(name string, p auth.Provider, err error, secrets ...string) {
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		all[name] = connection{p, slices.Clip(secrets)}
+	}
+	base, _ := url.Parse("https://product.example.com")
+	env, secret, password := auth.Env{BaseURL: base}, auth.SecretString(secretCanary), auth.SecretString(passwordCanary)
+	p, err := beyondtrust.New(beyondtrust.Config{ClientID: "id", ClientSecret: secret}, env)
+	add("beyondtrust", p, err, secretCanary)
+	for _, in := range []string{"form", "basic"} {
+		p, err = remedy.New(remedy.Config{SSOURL: base, ClientID: "id", ClientSecret: secret, RedirectURI: "http://127.0.0.1/cb", PKCE: true, CredentialsIn: in, RefreshToken: auth.SecretString(refreshCanary)}, env)
+		add("remedy "+in, p, err, secretCanary, refreshCanary)
+	}
+	p, err = remedy.New(remedy.Config{Grant: "ar_jwt", Username: "u", Password: password}, env)
+	add("ar_jwt", p, err, passwordCanary)
+	p, err = webcommander.New(webcommander.Config{ClientID: "id", ClientSecret: secret, RedirectURI: "https://x/cb", Username: "u", Password: password}, env)
+	add("webcommander", p, err, secretCanary, passwordCanary)
+	p, err = webcommander.New(webcommander.Config{ClientID: "id", ClientSecret: secret, RedirectURI: "https://x/cb",
+		AuthString: auth.SecretString(base64.StdEncoding.EncodeToString([]byte("u:" + passwordCanary)))}, env)
+	add("webcommander auth_string", p, err, secretCanary, passwordCanary)
+	token := *base
+	token.RawQuery = "q=" + queryCanary
+	for _, in := range []string{"form", "basic"} {
+		p, err = generic.New(generic.Config{TokenURL: &token, RevokeURL: &token, ClientID: "id", ClientSecret: secret, Grant: "password", Username: "u", Password: password,
+			CredentialsIn: in, SecretParams: map[string]auth.Secret{"k": auth.SecretString(paramCanary)}}, env)
+		add("oauth2 "+in, p, err, secretCanary, passwordCanary, paramCanary)
+	}
+	return all
+}
+
+// TestCanaries fails every request of every provider in every way, with answers that hold all that
+// was sent, and looks at the errors in every form.
+func TestCanaries(t *testing.T) {
+	t.Parallel()
+	canaries := []string{"u:" + passwordCanary, "id:" + secretCanary}
+	for _, c := range []string{secretCanary, passwordCanary, paramCanary, refreshCanary, tokenCanary, codeCanary, verifierCanary, queryCanary} {
+		canaries = append(canaries, c, url.QueryEscape(c))
+	}
+	var hidden []string
+	for _, c := range canaries {
+		hidden = append(hidden, strings.ToLower(c), hex.EncodeToString([]byte(c)), strings.ToLower(base64.StdEncoding.EncodeToString([]byte(c))))
+	}
+	tok := &oauth2.Token{AccessToken: tokenCanary, RefreshToken: refreshCanary}
+	for name, c := range configured(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			failures := 0
+			codes := append(c.secrets, refreshCanary, tokenCanary, "x."+refreshCanary+".y", tokenCanary[:9], "invalid_client", "invalid_grant", "invalid_request")
+			ops := map[string]func(context.Context) error{
+				"exchange": func(ctx context.Context) error { _, err := c.Exchange(ctx, nil); return err },
+				"refresh":  func(ctx context.Context) error { _, err := c.Exchange(ctx, tok); return err },
+				"revoke":   func(ctx context.Context) error { return c.Provider.(auth.Revoker).Revoke(ctx, tok) },
+			}
+			if flow := c.Provider.(auth.Consenter).CodeFlow(); flow != nil {
+				ops["login"] = func(ctx context.Context) error {
+					_, err := flow.Redeem(ctx, codeCanary, verifierCanary)
+					return err
+				}
+			}
+			for op, do := range ops {
+				codes := codes
+				switch op { // an endpoint can only echo what it knows
+				case "exchange":
+					codes = append(c.secrets, "invalid_client", "invalid_grant")
+				case "login":
+					codes = append(c.secrets, codeCanary, verifierCanary, "invalid_grant")
+				}
+				for how, answer := range outcomes(codes...) {
+					client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+						body, _ := io.ReadAll(r.Body)
+						sent := fmt.Sprint(r.URL, r.Header, string(body), " ", strings.Join(canaries, " "))
+						return answer(r, strings.NewReplacer(`"`, `'`, "\n", " ").Replace(sent))
+					})}
+					err := do(context.WithValue(t.Context(), oauth2.HTTPClient, client))
+					if err == nil {
+						continue // such as a revocation that was answered with 200
+					}
+					failures++
+					shown := strings.ToLower(show(err))
+					for _, h := range hidden {
+						if strings.Contains(shown, h) {
+							t.Errorf("%s, %s: %q in %v", op, how, h, err)
+						}
+					}
+				}
+			}
+			if failures < 200 {
+				t.Errorf("only %d failures were looked at", failures)
+			}
+			shown := strings.ToLower(fmt.Sprintf("%v %+v %#v %s", c.Provider, c.Provider, c.Provider, c.Provider.(auth.Identifier).Identity()))
+			for _, h := range hidden {
+				if strings.Contains(shown, h) && h != queryCanary { // that is part of the identity
+					t.Errorf("%q in %s", h, shown)
+				}
+			}
+		})
+	}
+}
+
+// show is err in every form that it may be seen in, and what it wraps as well.
+func show(err error) string {
+	var b bytes.Buffer
+	slog.New(slog.NewTextHandler(&b, nil)).Error("failed", "err", err)
+	slog.New(slog.NewJSONHandler(&b, nil)).Error("failed", "err", err)
+	func() {
+		defer func() { fmt.Fprint(&b, recover()) }()
+		panic(err)
+	}()
+	var walk func(error)
+	walk = func(err error) {
+		if err == nil {
+			return
+		}
+		fmt.Fprintf(&b, "%v %+v %#v %d %s %q %x %X\n", err, err, err, err, err, err, err, err)
+		if j, e := json.Marshal(err); e == nil {
+			b.Write(j)
+		}
+		if y, e := yaml.Marshal(err); e == nil {
+			b.Write(y)
+		}
+		switch err := err.(type) {
+		case interface{ Unwrap() error }:
+			walk(err.Unwrap())
+		case interface{ Unwrap() []error }:
+			for _, e := range err.Unwrap() {
+				walk(e)
+			}
+		}
+	}
+	walk(err)
+	return b.String()
+}

@@ -1,0 +1,113 @@
+package generic
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jwt"
+)
+
+// An answer is what came back for a request.
+type answer struct {
+	*request
+	status int
+	header http.Header
+	body   []byte
+	doc    any    // the body, if it is JSON
+	code   string // why the request was refused, if that can be shown
+}
+
+// token reads the access token and what comes with it (RFC 6749 section 5.1). start is when the
+// exchange began: lifetimes count from there, so that we never take a token for younger than it is.
+func (p *Provider) token(a *answer, start time.Time) (*oauth2.Token, error) {
+	where := &p.c.Response
+	body := bytes.TrimSpace(a.body)
+	tok := &oauth2.Token{}
+	if where.Format == "json" {
+		tok.AccessToken = stringAt(a.doc, where.AccessToken)
+		tok.RefreshToken = stringAt(a.doc, where.RefreshToken)
+		tok.TokenType = stringAt(a.doc, where.TokenType)
+	} else if !bytes.ContainsAny(body, "{[<") {
+		tok.AccessToken = string(body)
+	}
+	switch {
+	case bytes.HasPrefix(body, []byte("<")):
+		return nil, fmt.Errorf("%w: HTML where a token should be", auth.ErrProtocol)
+	case where.Format == "json" && a.doc == nil:
+		return nil, fmt.Errorf("%w: it is not JSON", auth.ErrProtocol)
+	case tok.AccessToken == "":
+		return nil, fmt.Errorf("%w: there is no access token in it", auth.ErrProtocol)
+	case !printable(tok.AccessToken) || where.Format == "text" && strings.Contains(tok.AccessToken, " "):
+		return nil, fmt.Errorf("%w: its access token cannot be sent in a header", auth.ErrProtocol)
+	}
+	life := lifetime(find(a.doc, where.ExpiresIn))
+	if life == 0 {
+		life, _ = jwt.Lifetime(tok.AccessToken)
+	}
+	if life == 0 || life > maxLifetime {
+		life = p.c.DefaultLifetime
+	}
+	tok.Expiry = start.Add(life)
+	if life%time.Second == 0 {
+		tok.ExpiresIn = int64(life / time.Second)
+	}
+	return tok, nil
+}
+
+// maxLifetime is beyond belief: whoever says more means something else.
+const maxLifetime = 10 * 365 * 24 * time.Hour
+
+// lifetime reads expires_in, a number of seconds or a string that holds one. 0 is unknown.
+func lifetime(found []any) time.Duration {
+	for _, v := range found {
+		n := json.Number(strings.TrimSpace(text(v)))
+		if _, isBool := v.(bool); isBool || !json.Valid([]byte(n)) {
+			continue
+		}
+		seconds, err := n.Float64()
+		if err == nil && seconds > 0 && seconds <= maxLifetime.Seconds() {
+			return time.Duration(seconds * float64(time.Second))
+		}
+	}
+	return 0
+}
+
+func stringAt(doc any, pointer string) string {
+	for _, v := range find(doc, pointer) {
+		if s, ok := v.(string); ok {
+			return s
+		}
+	}
+	return ""
+}
+
+// printable reports whether s consists of what a token may (RFC 6749 appendix A.12).
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
+}
+
+// maxRetryAfter bounds what a server may ask for: a longer wait is a mistake or an attack.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter reads Retry-After, seconds or a date (RFC 9110 section 10.2.3). 0 is none.
+func retryAfter(h http.Header) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if t, err := http.ParseTime(v); err == nil {
+		return min(max(time.Until(t), 0), maxRetryAfter)
+	}
+	if v == "" || strings.Trim(v, "0123456789") != "" {
+		return 0
+	}
+	if n, err := strconv.ParseInt(v, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
+	}
+	return maxRetryAfter
+}

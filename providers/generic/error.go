@@ -1,0 +1,150 @@
+package generic
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// fail makes an error of a request that got no answer.
+func (r *request) fail(err error) error {
+	e := &auth.Error{Provider: r.provider, Op: r.op, Err: err}
+	var inner *auth.Error // of the transport: one sentence is enough
+	if errors.As(err, &inner) {
+		e.Code, e.Status, e.RetryAfter, e.Err = inner.Code, inner.Status, inner.RetryAfter, inner.Err
+	}
+	return e
+}
+
+// fail makes an error of an answer.
+func (a *answer) fail(err error) error {
+	return &auth.Error{Provider: a.provider, Op: a.op, Code: a.code, Status: a.status, RetryAfter: retryAfter(a.header), Err: err}
+}
+
+// network is a failure to send a request or to read its answer. Of a cause that may quote the
+// URL or the server nothing is kept: what a server says may be what it was sent.
+func network(ctx context.Context, err error) error {
+	for u := (*url.Error)(nil); errors.As(err, &u); {
+		err = u.Err
+	}
+	var (
+		ours     *auth.Error
+		cert     *tls.CertificateVerificationError
+		noTLS    tls.RecordHeaderError
+		netError net.Error
+	)
+	switch {
+	case errors.As(err, &ours):
+		return ours
+	case errors.Is(ctx.Err(), context.Canceled):
+		return context.Canceled
+	case errors.As(err, &cert):
+		return fmt.Errorf("%w: %w", auth.ErrInsecure, cert)
+	case errors.As(err, &noTLS):
+		return fmt.Errorf("%w: no TLS is spoken there", auth.ErrUnavailable)
+	case errors.As(err, &netError):
+		return fmt.Errorf("%w: %w", auth.ErrUnavailable, netError)
+	}
+	for _, known := range []error{context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF, http.ErrSchemeMismatch} {
+		if errors.Is(err, known) {
+			return fmt.Errorf("%w: %w", auth.ErrUnavailable, known)
+		}
+	}
+	if err.Error() == http.StatusText(http.StatusProxyAuthRequired) {
+		return fmt.Errorf("%w: the proxy asks for credentials", auth.ErrUnavailable)
+	}
+	return fmt.Errorf("%w: the connection broke, or the answer was not HTTP", auth.ErrUnavailable)
+}
+
+// refusal says what a status and an error code mean (RFC 6749 section 5.2).
+func (a *answer) refusal() error {
+	say := func(sentinel error, hint string) error { return fmt.Errorf("%w: %s", sentinel, hint) }
+	switch status := a.status; {
+	case status/100 == 3:
+		return fmt.Errorf("%w: %w the credentials on to where it redirects; set the URL to its final address", auth.ErrProtocol, auth.ErrInsecure)
+	case status == http.StatusTooManyRequests:
+		return auth.ErrRateLimited
+	case status >= 500, status == http.StatusRequestTimeout:
+		return auth.ErrUnavailable
+	}
+	switch a.code {
+	case "temporarily_unavailable", "server_error":
+		return auth.ErrUnavailable
+	case "invalid_request":
+		return say(auth.ErrProtocol, "the request was not understood; see encoding, credentials_in and params")
+	case "invalid_scope":
+		return say(auth.ErrProtocol, "the client may not have these scopes")
+	case "unsupported_grant_type":
+		return say(auth.ErrProtocol, "the product does not know this grant")
+	case "invalid_grant":
+		switch {
+		case a.refresh:
+			return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
+		case a.op == "login":
+			return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
+		}
+	}
+	switch a.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return auth.ErrCredentials
+	case http.StatusNotFound:
+		return say(auth.ErrProtocol, "there is nothing at that path")
+	case http.StatusMethodNotAllowed:
+		return say(auth.ErrProtocol, "the method is not allowed there; see the path, down to a trailing slash")
+	case http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
+		return say(auth.ErrProtocol, "see encoding and response.format")
+	case http.StatusProxyAuthRequired:
+		return say(auth.ErrProtocol, "the proxy asks for credentials")
+	}
+	if a.status/100 == 2 {
+		return auth.ErrCredentials
+	}
+	return auth.ErrProtocol
+}
+
+var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+
+// readCode reads an answer's error code and reports whether there is one, shown or not: an
+// endpoint may echo a secret there, whole or in part, so what has to do with one is not shown. In
+// a successful answer only a string is a code, not a flag or a count.
+func (p *Provider) readCode(a *answer) bool {
+	code := stringAt(a.doc, p.c.Response.Error)
+	if code == "" && a.status/100 != 2 {
+		code = first(a.doc, p.c.Response.Error)
+	}
+	if code == "" {
+		return false
+	}
+	// It need not be of this request: the endpoint has seen the others, too.
+	secrets := append(a.secrets, stringAt(a.doc, p.c.Response.AccessToken), stringAt(a.doc, p.c.Response.RefreshToken))
+	own := []auth.Secret{p.c.ClientSecret, p.c.Password, p.c.RefreshToken}
+	for _, s := range slices.AppendSeq(own, maps.Values(p.c.SecretParams)) {
+		v, _ := s.Value()
+		secrets = append(secrets, v)
+	}
+	for _, s := range secrets {
+		plain, _ := base64.StdEncoding.DecodeString(s) // of user:password
+		_, password, _ := strings.Cut(string(plain), ":")
+		for _, s := range []string{s, password} {
+			if s != "" && (strings.Contains(code, s) || strings.Contains(s, code)) {
+				return true
+			}
+		}
+	}
+	if errorCode.MatchString(code) {
+		a.code = code
+	}
+	return true
+}

@@ -1,0 +1,73 @@
+package generic
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// CodeFlow is the authorization-code flow, or nil for another grant.
+func (p *Provider) CodeFlow() *auth.CodeFlow {
+	c := &p.c
+	if c.Grant != "authorization_code" {
+		return nil
+	}
+	return &auth.CodeFlow{RedirectURI: c.RedirectURI, Redeem: p.redeem, URL: func(state, verifier string) string {
+		var opts []oauth2.AuthCodeOption
+		if c.PKCE {
+			opts = append(opts, oauth2.S256ChallengeOption(verifier))
+		}
+		o := oauth2.Config{ClientID: c.ClientID, RedirectURL: c.RedirectURI, Scopes: c.Scopes,
+			Endpoint: oauth2.Endpoint{AuthURL: c.AuthURL.String()}}
+		return o.AuthCodeURL(state, opts...)
+	}}
+}
+
+// redeem exchanges a code (RFC 6749 section 4.1.3).
+func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.Token, error) {
+	r := p.request("login", p.c.TokenURL)
+	p.addParams(r)
+	r.fields["grant_type"] = "authorization_code"
+	r.fields["code"] = code
+	r.secrets = append(r.secrets, code)
+	if p.c.PKCE {
+		r.fields["code_verifier"] = verifier
+		r.secrets = append(r.secrets, verifier)
+	}
+	return p.obtain(ctx, r)
+}
+
+// Revoke tells the product to forget tok's refresh token and access token. Without RevokeURL it
+// does nothing.
+func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
+	if p.c.RevokeURL == nil || tok == nil {
+		return nil
+	}
+	if p.c.Grant == "none" {
+		r := p.request("revoke", p.c.RevokeURL)
+		r.header = p.Header(tok)
+		r.secrets = append(r.secrets, tok.AccessToken, tok.RefreshToken)
+		_, err := p.send(ctx, r)
+		return err
+	}
+	var errs []error
+	for _, t := range []struct{ token, hint string }{{tok.RefreshToken, "refresh_token"}, {tok.AccessToken, "access_token"}} {
+		if t.token == "" {
+			continue
+		}
+		r := p.request("revoke", p.c.RevokeURL)
+		r.fields["token"], r.fields["token_type_hint"] = t.token, t.hint
+		r.secrets = append(r.secrets, tok.AccessToken, tok.RefreshToken)
+		p.authenticate(r)
+		_, err := p.send(ctx, r)
+		var e *auth.Error
+		if errors.As(err, &e) && e.Code == "unsupported_token_type" {
+			err = nil // it dies with the other (RFC 7009 section 2.2.1)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

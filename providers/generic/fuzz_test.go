@@ -1,0 +1,82 @@
+package generic
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+func FuzzAnswer(f *testing.F) {
+	for _, s := range []string{good, `{"error":"invalid_grant"}`, `{"error":"s3cr3t-value"}`, `[{"messageNumber":623}]`, "<html>", `{"access_token":"a","expires_in":"1e3"}`, "a.b.c"} {
+		for _, status := range []int{200, 302, 400, 401, 429, 503} {
+			f.Add(status, s, "30")
+		}
+	}
+	f.Fuzz(func(t *testing.T, status int, body, retryAfter string) {
+		if status < 200 || status > 999 {
+			return
+		}
+		client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {retryAfter}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		})}
+		ctx := context.WithValue(context.Background(), oauth2.HTTPClient, client)
+		for _, response := range []Response{{}, {Format: "text"}, {AccessToken: "/*/a", Error: "/0/messageNumber"}} {
+			p, err := New(Config{TokenURL: &url.URL{Scheme: "https", Host: "x"}, ClientID: "id", ClientSecret: auth.SecretString("s3cr3t-value"), Response: response}, auth.Env{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tok, err := p.Exchange(ctx, nil)
+			if err == nil {
+				life := tok.ExpiresIn
+				if status/100 != 2 || tok.AccessToken == "" || !printable(tok.AccessToken) || tok.Expiry.IsZero() || life < 0 || life > int64(maxLifetime.Seconds()) {
+					t.Errorf("%d %q: %+v", status, body, tok)
+				}
+				continue
+			}
+			var e *auth.Error
+			if !errors.As(err, &e) || e.RetryAfter < 0 || e.RetryAfter > maxRetryAfter || e.Code != "" && !errorCode.MatchString(e.Code) {
+				t.Errorf("%d %q: %#v", status, body, err)
+			}
+			if strings.Contains(err.Error(), "s3cr3t-value") {
+				t.Errorf("%d %q: %v", status, body, err)
+			}
+		}
+	})
+}
+
+func FuzzRejects(f *testing.F) {
+	p, err := New(Config{TokenURL: &url.URL{Scheme: "https", Host: "x"}, ClientID: "id",
+		RejectedWhen:    []Condition{{Status: 401, Pointer: "/*/messageNumber", Equals: "623"}, {Pointer: "/a~1b/0"}, {BodyContains: "x"}},
+		NotRejectedWhen: []Condition{{Pointer: "/errors/*/field"}},
+	}, auth.Env{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(401, []byte(`[{"messageNumber":623}]`))
+	f.Add(401, []byte(`{"a/b":[1],"errors":[{"field":"x"}]}`))
+	f.Add(500, []byte(`{"errors":{"*":{"field":{}}}}`))
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		rejects := p.Rejects(&http.Response{StatusCode: status}, body)
+		if rejects && len(body) == 0 {
+			t.Errorf("%d without a body", status)
+		}
+	})
+}
+
+func FuzzPointer(f *testing.F) {
+	f.Add(`{"a":[{"b":1}]}`, "/a/0/b")
+	f.Add(`{"~/":1}`, "/~0~1")
+	f.Fuzz(func(t *testing.T, doc, pointer string) {
+		if found := find(decode([]byte(doc)), pointer); len(found) > 1 && !strings.Contains(pointer, "*") {
+			t.Errorf("%s in %s: %v", pointer, doc, found)
+		}
+	})
+}

@@ -1,0 +1,720 @@
+package generic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+const (
+	clientID = "cl:i/e+n=t"
+	secret   = "s+e/c=r&e%t√"
+	password = "p+a/s=s&w%d"
+)
+
+// A seen request is what a server got.
+type seen struct {
+	Method, Path, Query, Body string
+	Header                    http.Header
+}
+
+// serve starts a server that answers as told, and returns what it got.
+func serve(t *testing.T, answers ...http.HandlerFunc) (base *url.URL, got func() []seen) {
+	t.Helper()
+	requests := make(chan seen, 100)
+	var i int
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		for _, noise := range []string{"User-Agent", "Accept-Encoding", "Content-Length"} {
+			r.Header.Del(noise)
+		}
+		requests <- seen{r.Method, r.URL.Path, r.URL.RawQuery, string(b), r.Header}
+		answers[min(i, len(answers)-1)](w, r) // requests come one after the other
+		i++
+	}))
+	t.Cleanup(s.Close)
+	base, _ = url.Parse(s.URL)
+	return base, func() (all []seen) {
+		for {
+			select {
+			case r := <-requests:
+				all = append(all, r)
+			default:
+				return all
+			}
+		}
+	}
+}
+
+func say(status int, body string, header ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(header); i += 2 {
+			w.Header().Set(header[i], header[i+1])
+		}
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+	}
+}
+
+const good = `{"access_token":"AT","token_type":"bearer","expires_in":3600}`
+
+func must(t *testing.T, c Config) *Provider {
+	t.Helper()
+	p, err := New(c, auth.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// client credentials at base.
+func basic(base *url.URL) Config {
+	return Config{TokenURL: base.JoinPath("token"), ClientID: "id", ClientSecret: auth.SecretString(secret)}
+}
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	formType := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Accept": {"application/json"}}
+	jsonType := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}}
+	with := func(h http.Header, key, value string) http.Header {
+		h = h.Clone()
+		h[key] = []string{value}
+		return h
+	}
+	for name, tc := range map[string]struct {
+		config Config
+		prev   *oauth2.Token
+		want   seen
+	}{
+		"basic as in RFC 6749": {
+			Config{ClientID: clientID, ClientSecret: auth.SecretString(secret)}, nil,
+			seen{Body: "grant_type=client_credentials", Header: with(formType, "Authorization", "Basic Y2wlM0FpJTJGZSUyQm4lM0R0OnMlMkJlJTJGYyUzRHIlMjZlJTI1dCVFMiU4OCU5QQ==")},
+		},
+		"raw basic, scopes and parameters": {
+			Config{ClientID: "id", ClientSecret: auth.SecretString(secret), CredentialsEncoding: "raw", Scopes: []string{"b", "a"},
+				Params: map[string]string{"audience": "x&y"}, SecretParams: map[string]auth.Secret{"key": auth.SecretString("k=1")}}, nil,
+			seen{Body: "audience=x%26y&grant_type=client_credentials&key=k%3D1&scope=b+a", Header: with(formType, "Authorization", "Basic aWQ6cytlL2M9ciZlJXTiiJo=")},
+		},
+		"form": {
+			Config{ClientID: clientID, ClientSecret: auth.SecretString("a+b&c"), CredentialsIn: "form"}, nil,
+			seen{Body: "client_id=cl%3Ai%2Fe%2Bn%3Dt&client_secret=a%2Bb%26c&grant_type=client_credentials", Header: formType},
+		},
+		"public client": {
+			Config{ClientID: "id"}, nil,
+			seen{Body: "client_id=id&grant_type=client_credentials", Header: formType},
+		},
+		"json": {
+			Config{ClientID: clientID, ClientSecret: auth.SecretString(secret), Encoding: "json"}, nil,
+			seen{Body: `{"client_id":"cl:i/e+n=t","client_secret":"s+e/c=r&e%t√","grant_type":"client_credentials"}`, Header: jsonType},
+		},
+		"headers": {
+			Config{ClientID: "id", ClientSecret: auth.SecretString("s+/"), CredentialsIn: "headers", CredentialHeaders: []Header{
+				{"X-Id", "{client_id}"}, {"X-Key", "key {client_secret}"}},
+				StaticHeaders: map[string]auth.Secret{"X-Gateway": auth.SecretString("g")}}, nil,
+			seen{Body: "grant_type=client_credentials", Header: with(with(with(formType, "X-Id", "id"), "X-Key", "key s+/"), "X-Gateway", "g")},
+		},
+		"password": {
+			Config{Grant: "password", Username: "u", Password: auth.SecretString(password), ClientID: "id"}, nil,
+			seen{Body: "client_id=id&grant_type=password&password=p%2Ba%2Fs%3Ds%26w%25d&username=u", Header: formType},
+		},
+		"none": {
+			Config{Grant: "none", Username: "u", Password: auth.SecretString("p"), Method: "PUT", Response: Response{Format: "text"}}, nil,
+			seen{Method: "PUT", Body: "password=p&username=u", Header: http.Header{"Content-Type": formType["Content-Type"]}},
+		},
+		"GET": {
+			Config{Grant: "none", Method: "GET", ClientID: "id", ClientSecret: auth.SecretString("s"), Params: map[string]string{"a": "b c"}},
+			&oauth2.Token{RefreshToken: "RT"},
+			seen{Method: "GET", Query: "q=1&a=b+c", Header: http.Header{"Accept": {"application/json"}, "Authorization": {"Basic aWQ6cw=="}}},
+		},
+		"refresh": {
+			Config{ClientID: "id", CredentialsIn: "form", Scopes: []string{"a"}, Params: map[string]string{"p": "v", "q": "w"}},
+			&oauth2.Token{RefreshToken: "R+T"},
+			seen{Body: "client_id=id&grant_type=refresh_token&refresh_token=R%2BT", Header: formType},
+		},
+		"refresh with fields": {
+			Config{ClientID: "id", Scopes: []string{"a"}, Params: map[string]string{"p": "v", "q": "w"}, RedirectURI: "http://x/y",
+				SecretParams: map[string]auth.Secret{"s": auth.SecretString("t")},
+				Refresh:      Refresh{Param: "refreshToken", Fields: []string{"p", "s", "scope", "redirect_uri"}}},
+			&oauth2.Token{RefreshToken: "RT"},
+			seen{Body: "client_id=id&grant_type=refresh_token&p=v&redirect_uri=http%3A%2F%2Fx%2Fy&refreshToken=RT&s=t&scope=a", Header: formType},
+		},
+		"seed": {
+			Config{Grant: "refresh_token", ClientID: "id", RefreshToken: auth.SecretString("seed")}, &oauth2.Token{},
+			seen{Body: "client_id=id&grant_type=refresh_token&refresh_token=seed", Header: formType},
+		},
+		"stored before seed": {
+			Config{Grant: "refresh_token", ClientID: "id", RefreshToken: auth.SecretString("seed")}, &oauth2.Token{RefreshToken: "later"},
+			seen{Body: "client_id=id&grant_type=refresh_token&refresh_token=later", Header: formType},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			body := good
+			if tc.config.Response.Format == "text" {
+				body = "AT\n"
+			}
+			base, got := serve(t, say(200, body))
+			tc.config.TokenURL = base.JoinPath("token")
+			if tc.config.Method == "GET" {
+				tc.config.TokenURL.RawQuery = "q=1"
+			}
+			tok, err := must(t, tc.config).Exchange(t.Context(), tc.prev)
+			if err != nil || tok.AccessToken != "AT" {
+				t.Fatalf("%v, %v", tok, err)
+			}
+			if tc.want.Method == "" {
+				tc.want.Method = "POST"
+			}
+			tc.want.Path = "/token"
+			if d := cmp.Diff([]seen{tc.want}, got()); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestToken(t *testing.T) {
+	t.Parallel()
+	jwt := "e30.eyJpYXQiOjE3MDAwMDAwMDAsImV4cCI6MTcwMDAwMDYwMH0.c2ln" // 600 s
+	deep := Config{Response: Response{AccessToken: "/data/0/a~1b", RefreshToken: "/data/0/r~0", ExpiresIn: "/ttl", TokenType: "/t"}}
+	text := Config{Response: Response{Format: "text"}}
+	for name, tc := range map[string]struct {
+		config          Config
+		body            string
+		access, refresh string
+		life            time.Duration
+		typ             string
+		status          int
+		contentType     string
+	}{
+		"created":          {body: good, status: 201, access: "AT", life: time.Hour, typ: "Bearer"},
+		"text/plain":       {body: good, contentType: "text/plain", access: "AT", life: time.Hour, typ: "Bearer"},
+		"no token type":    {body: `{"access_token":"AT","refresh_token":"RT","expires_in":60}`, access: "AT", refresh: "RT", life: time.Minute, typ: "Bearer"},
+		"1 MiB":            {body: good + strings.Repeat(" ", maxAnswer-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
+		"a mark":           {body: "\xef\xbb\xbf" + good, access: "AT", life: time.Hour, typ: "Bearer"},
+		"an empty error":   {body: `{"access_token":"AT","error":"","expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
+		"an error flag":    {body: `{"access_token":"AT","error":false,"expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
+		"an error count":   {body: `{"access_token":"AT","error":0,"expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
+		"from the JWT":     {body: `{"access_token":"` + jwt + `"}`, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
+		"rather said":      {body: `{"access_token":"` + jwt + `","expires_in":7}`, access: jwt, life: 7 * time.Second, typ: "Bearer"},
+		"from the default": {config: Config{DefaultLifetime: time.Minute}, body: `{"access_token":"AT"}`, access: "AT", life: time.Minute, typ: "Bearer"},
+		"pointers":         {config: deep, body: `{"data":[{"a/b":"AT","r~":"RT"}],"ttl":"90","t":"MAC"}`, access: "AT", refresh: "RT", life: 90 * time.Second, typ: "MAC"},
+		"text":             {config: text, body: " " + jwt + "\r\n", access: jwt, life: 10 * time.Minute, typ: "Bearer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, _ := serve(t, say(max(tc.status, 200), tc.body, "Content-Type", tc.contentType))
+			tc.config.TokenURL, tc.config.ClientID = base, "id"
+			before := time.Now()
+			tok, err := must(t, tc.config).Exchange(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tok.AccessToken != tc.access || tok.RefreshToken != tc.refresh || tok.Type() != tc.typ ||
+				tok.ExpiresIn != int64(tc.life/time.Second) || tok.Expiry.Before(before.Add(tc.life)) || tok.Expiry.After(time.Now().Add(tc.life)) {
+				t.Errorf("%+v", tok)
+			}
+		})
+	}
+}
+
+func TestLifetime(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]time.Duration{
+		`3600`: time.Hour, `"3600"`: time.Hour, `3600.0`: time.Hour, `3.6e3`: time.Hour, `"3.6e3"`: time.Hour, `" 3600 "`: time.Hour,
+		`1.5`: 1500 * time.Millisecond, `315360000`: maxLifetime,
+		`315360001`: 0, `1e999`: 0, `"1e999"`: 0, `null`: 0, `""`: 0, `0`: 0, `-1`: 0, `"-1"`: 0, `"abc"`: 0, `"0x10"`: 0, `"1_0"`: 0, `"Inf"`: 0, `"NaN"`: 0,
+		`true`: 0, `"true"`: 0, `[3600]`: 0, `{"s":3600}`: 0, `"1h"`: 0, `"null"`: 0, `1e-30`: 0, `9223372036854775807`: 0,
+	} {
+		if got := lifetime(find(decode([]byte(`{"expires_in":`+said+`}`)), "/expires_in")); got != want {
+			t.Errorf("%s: %v, want %v", said, got, want)
+		}
+	}
+	if got := lifetime(nil); got != 0 {
+		t.Errorf("absent: %v", got)
+	}
+}
+
+// TestFractions holds that a lifetime of no whole seconds is not rounded.
+func TestFractions(t *testing.T) {
+	t.Parallel()
+	base, _ := serve(t, say(200, `{"access_token":"AT","expires_in":0.5}`))
+	start := time.Now()
+	tok, err := must(t, basic(base)).Exchange(t.Context(), nil)
+	if err != nil || tok.ExpiresIn != 0 || tok.Expiry.Before(start.Add(time.Second/2)) || tok.Expiry.After(time.Now().Add(time.Second/2)) {
+		t.Errorf("%+v, %v", tok, err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	fail := func(code string) string { return `{"error":"` + code + `","error_description":"` + secret + `"}` }
+	large := `{"access_token":"AT","x":"` + strings.Repeat("x", maxAnswer) + `"}`
+	text := Response{Format: "text"}
+	for name, tc := range map[string]struct {
+		status   int
+		body     string
+		header   []string
+		response Response
+		want     []error
+		code     string
+		wait     time.Duration
+	}{
+		"wrong secret":      {status: 401, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"vendor's code":     {status: 400, body: `{"status":"error","error":"validation_failed"}`, want: []error{auth.ErrCredentials}, code: "validation_failed"},
+		"no code":           {status: 403, body: "no", want: []error{auth.ErrCredentials}},
+		"flag for a code":   {status: 400, body: `{"error":true}`, want: []error{auth.ErrCredentials}, code: "true"},
+		"number":            {status: 401, body: `[{"messageNumber":623}]`, response: Response{Error: "/0/messageNumber"}, want: []error{auth.ErrCredentials}, code: "623"},
+		"request":           {status: 400, body: fail("invalid_request"), want: []error{auth.ErrProtocol}, code: "invalid_request"},
+		"scope":             {status: 400, body: fail("invalid_scope"), want: []error{auth.ErrProtocol}, code: "invalid_scope"},
+		"grant":             {status: 400, body: fail("unsupported_grant_type"), want: []error{auth.ErrProtocol}, code: "unsupported_grant_type"},
+		"full grant":        {status: 400, body: fail("invalid_grant"), want: []error{auth.ErrCredentials}, code: "invalid_grant"},
+		"busy code":         {status: 400, body: fail("temporarily_unavailable"), want: []error{auth.ErrUnavailable}, code: "temporarily_unavailable"},
+		"error with 200":    {status: 200, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"and a token":       {status: 200, body: `{"error":"invalid_scope","access_token":"AT"}`, want: []error{auth.ErrProtocol}, code: "invalid_scope"},
+		"secret for a code": {status: 400, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
+		"secret within":     {status: 400, body: fail("x_s3cr3t_y"), want: []error{auth.ErrCredentials}},
+		"part of it":        {status: 400, body: fail("s3cr"), want: []error{auth.ErrCredentials}},
+		"Basic for a code":  {status: 400, body: fail("aWQ6czNjcjN0"), want: []error{auth.ErrCredentials}},
+		"secret with 200":   {status: 200, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
+		"token for a code":  {status: 200, body: `{"error":"AT.1","access_token":"AT.1"}`, want: []error{auth.ErrCredentials}},
+		"encoded password":  {status: 400, body: fail("hunter2"), want: []error{auth.ErrCredentials}},
+		"prose for a code":  {status: 400, body: fail("the secret is wrong"), want: []error{auth.ErrCredentials}},
+		"long code":         {status: 400, body: fail(strings.Repeat("x", 65)), want: []error{auth.ErrCredentials}},
+		"not found":         {status: 404, body: "<html>", want: []error{auth.ErrProtocol}},
+		"trailing slash":    {status: 405, want: []error{auth.ErrProtocol}},
+		"teapot":            {status: 418, want: []error{auth.ErrProtocol}},
+		"server error":      {status: 500, body: fail("invalid_client"), want: []error{auth.ErrUnavailable}, code: "invalid_client"},
+		"maintenance":       {status: 503, header: []string{"Retry-After", "7"}, want: []error{auth.ErrUnavailable}, wait: 7 * time.Second},
+		"large 502":         {status: 502, body: large, want: []error{auth.ErrUnavailable}},
+		"timeout":           {status: 408, want: []error{auth.ErrUnavailable}},
+		"limit":             {status: 429, header: []string{"Retry-After", "30"}, want: []error{auth.ErrRateLimited}, wait: 30 * time.Second},
+		"limit, no time":    {status: 429, want: []error{auth.ErrRateLimited}},
+		"limit for ever":    {status: 429, header: []string{"Retry-After", "99999999999999999999"}, want: []error{auth.ErrRateLimited}, wait: maxRetryAfter},
+		"not modified":      {status: 304, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
+		"HTML":              {status: 200, body: "\n<!DOCTYPE html><a>access_token</a>", want: []error{auth.ErrProtocol}},
+		"HTML for text":     {status: 200, body: "<html></html>", response: text, want: []error{auth.ErrProtocol}},
+		"prose for text":    {status: 200, body: "Service started", response: text, want: []error{auth.ErrProtocol}},
+		"JSON for text":     {status: 200, body: `{"ok":false}`, response: text, want: []error{auth.ErrProtocol}},
+		"lines for text":    {status: 200, body: "a\nb", response: text, want: []error{auth.ErrProtocol}},
+		"nothing for text":  {status: 200, body: " ", response: text, want: []error{auth.ErrProtocol}},
+		"nothing":           {status: 204, want: []error{auth.ErrProtocol}},
+		"no token":          {status: 200, body: `{"isSuccess":false}`, want: []error{auth.ErrProtocol}},
+		"token of a kind":   {status: 200, body: `{"access_token":{"a":1}}`, want: []error{auth.ErrProtocol}},
+		"a form":            {status: 200, body: `access_token=AT`, want: []error{auth.ErrProtocol}},
+		"two values":        {status: 200, body: good + good, want: []error{auth.ErrProtocol}},
+		"an array":          {status: 200, body: `[]`, want: []error{auth.ErrProtocol}},
+		"header injection":  {status: 200, body: `{"access_token":"A\r\nX: y"}`, want: []error{auth.ErrProtocol}},
+		"too large":         {status: 200, body: large, want: []error{auth.ErrProtocol}},
+		"a byte too large":  {status: 200, body: good + strings.Repeat(" ", maxAnswer+1-len(good)), want: []error{auth.ErrProtocol}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, got := serve(t, say(tc.status, tc.body, tc.header...))
+			c := basic(base)
+			c.ClientSecret = auth.SecretString("s3cr3t")
+			c.CredentialsEncoding, c.Response = "raw", tc.response
+			c.SecretParams = map[string]auth.Secret{"auth_string": auth.SecretString("dTpodW50ZXIy"), "long": auth.SecretString(secret)}
+			tok, err := must(t, c).Exchange(t.Context(), nil)
+			if err == nil {
+				t.Fatalf("no error but %+v", tok)
+			}
+			checkError(t, err, tc.code, tc.status, tc.want...)
+			var e *auth.Error
+			if errors.As(err, &e); e.RetryAfter != tc.wait {
+				t.Errorf("RetryAfter = %v, want %v", e.RetryAfter, tc.wait)
+			}
+			if s := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(s, "s3cr3t") || strings.Contains(s, secret) || strings.Contains(s, "AT") {
+				t.Errorf("shows a secret: %s", s)
+			}
+			if n := len(got()); n != 1 {
+				t.Errorf("%d requests", n)
+			}
+		})
+	}
+}
+
+var sentinels = []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrRateLimited, auth.ErrUnavailable, auth.ErrProtocol, auth.ErrInsecure}
+
+// checkError holds that err is exactly these sentinels.
+func checkError(t *testing.T, err error, code string, status int, want ...error) {
+	t.Helper()
+	var e *auth.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("%v is no *auth.Error", err)
+	}
+	if e.Provider != "oauth2" || e.Code != code || e.Status != status {
+		t.Errorf("%s: code %q, status %d; want %q, %d", err, e.Code, e.Status, code, status)
+	}
+	for _, s := range sentinels {
+		wanted := false
+		for _, w := range want {
+			wanted = wanted || w == s
+		}
+		if errors.Is(err, s) != wanted {
+			t.Errorf("%s: is %q: %v", err, s, !wanted)
+		}
+	}
+}
+
+func TestRefresh(t *testing.T) {
+	t.Parallel()
+	prev := &oauth2.Token{RefreshToken: "RT1"}
+	refused := say(400, `{"error":"invalid_grant"}`)
+	for name, tc := range map[string]struct {
+		grant    string
+		answers  []http.HandlerFunc
+		requests int
+		refresh  string
+		code     string
+		status   int
+		want     []error
+	}{
+		"rotated":         {answers: []http.HandlerFunc{say(200, `{"access_token":"AT","refresh_token":"RT2"}`)}, requests: 1, refresh: "RT2"},
+		"kept":            {answers: []http.HandlerFunc{say(200, good)}, requests: 1, refresh: "RT1"},
+		"full grant":      {answers: []http.HandlerFunc{refused, say(200, good)}, requests: 2},
+		"without a code":  {answers: []http.HandlerFunc{say(401, ""), say(200, good)}, requests: 2},
+		"vendor's code":   {answers: []http.HandlerFunc{say(400, `{"error":"validation_failed"}`), say(200, good)}, requests: 2},
+		"unsupported":     {answers: []http.HandlerFunc{say(400, `{"error":"unsupported_grant_type"}`), say(200, good)}, requests: 2},
+		"both refused":    {answers: []http.HandlerFunc{refused, refused}, requests: 2, code: "invalid_grant", status: 400, want: []error{auth.ErrCredentials}},
+		"wrong client":    {answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
+		"down":            {answers: []http.HandlerFunc{say(500, "")}, requests: 1, status: 500, want: []error{auth.ErrUnavailable}},
+		"limited":         {answers: []http.HandlerFunc{say(429, "")}, requests: 1, status: 429, want: []error{auth.ErrRateLimited}},
+		"HTML":            {answers: []http.HandlerFunc{say(200, "<html>")}, requests: 1, status: 200, want: []error{auth.ErrProtocol}},
+		"consent":         {grant: "authorization_code", answers: []http.HandlerFunc{refused}, requests: 1, code: "invalid_grant", status: 400, want: []error{auth.ErrConsentRequired}},
+		"consent, client": {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
+		"consent, echo":   {grant: "authorization_code", answers: []http.HandlerFunc{say(400, `{"error":"RT1"}`)}, requests: 1, status: 400, want: []error{auth.ErrCredentials}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, got := serve(t, tc.answers...)
+			c := basic(base)
+			if tc.grant != "" {
+				c.Grant, c.AuthURL, c.RedirectURI = tc.grant, base, "http://127.0.0.1:1/cb"
+			}
+			tok, err := must(t, c).Exchange(t.Context(), prev)
+			if n := len(got()); n != tc.requests {
+				t.Errorf("%d requests, want %d", n, tc.requests)
+			}
+			if tc.want != nil {
+				checkError(t, err, tc.code, tc.status, tc.want...)
+			} else if err != nil || tok.RefreshToken != tc.refresh {
+				t.Errorf("%+v, %v", tok, err)
+			}
+		})
+	}
+}
+
+func TestNoRefreshToken(t *testing.T) {
+	t.Parallel()
+	base, got := serve(t, say(200, good))
+	c := basic(base)
+	c.Grant, c.AuthURL, c.RedirectURI = "authorization_code", base, "http://127.0.0.1:1/cb"
+	for _, prev := range []*oauth2.Token{nil, {}} {
+		_, err := must(t, c).Exchange(t.Context(), prev)
+		checkError(t, err, "", 0, auth.ErrConsentRequired)
+	}
+	if n := len(got()); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestUnreadableSecret(t *testing.T) {
+	t.Parallel()
+	base, got := serve(t, say(200, good))
+	c := basic(base)
+	c.ClientSecret = auth.SecretFile("/nonexistent/secret")
+	_, err := must(t, c).Exchange(t.Context(), nil)
+	checkError(t, err, "", 0, auth.ErrUnavailable)
+	if !strings.Contains(err.Error(), "client_secret") || len(got()) != 0 {
+		t.Error(err)
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			other, got := serve(t, say(200, good)) // another port of the same host
+			for _, to := range []string{other.String() + "/token?q=1", "/token2"} {
+				base, gotHere := serve(t, say(status, "", "Location", to))
+				for _, ctx := range []context.Context{t.Context(), context.WithValue(t.Context(), oauth2.HTTPClient, http.DefaultClient)} {
+					_, err := must(t, basic(base)).Exchange(ctx, nil)
+					checkError(t, err, "", status, auth.ErrProtocol, auth.ErrInsecure)
+				}
+				if n := len(gotHere()); n != 2 {
+					t.Errorf("%d requests here, want 2", n)
+				}
+			}
+			if n := len(got()); n != 0 {
+				t.Errorf("the redirect was followed")
+			}
+		})
+	}
+	if http.DefaultClient.CheckRedirect != nil {
+		t.Error("the caller's client was changed")
+	}
+}
+
+func TestCodeFlow(t *testing.T) {
+	t.Parallel()
+	base, got := serve(t, say(200, `{"access_token":"AT","refresh_token":"RT"}`), say(400, `{"error":"invalid_grant"}`), say(400, `{"error":"the-verifier"}`))
+	c := basic(base)
+	c.Grant, c.PKCE, c.RedirectURI, c.Scopes = "authorization_code", true, "http://127.0.0.1:8400/cb?x=1", []string{"a", "b"}
+	c.AuthURL = base.JoinPath("authorize")
+	c.AuthURL.RawQuery = "prompt=login"
+	c.CredentialsIn = "form"
+	flow := must(t, c).CodeFlow()
+	u, err := url.Parse(flow.URL("st&te", "the-verifier"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := url.Values{
+		"prompt": {"login"}, "response_type": {"code"}, "client_id": {"id"}, "redirect_uri": {c.RedirectURI}, "scope": {"a b"}, "state": {"st&te"},
+		"code_challenge": {oauth2.S256ChallengeFromVerifier("the-verifier")}, "code_challenge_method": {"S256"},
+	}
+	if d := cmp.Diff(want, u.Query()); d != "" || u.Path != "/authorize" || flow.RedirectURI != c.RedirectURI {
+		t.Error(d, u)
+	}
+	tok, err := flow.Redeem(t.Context(), "the/code", "the-verifier")
+	if err != nil || tok.RefreshToken != "RT" {
+		t.Fatalf("%+v, %v", tok, err)
+	}
+	body, _ := url.ParseQuery(got()[0].Body)
+	want = url.Values{
+		"grant_type": {"authorization_code"}, "code": {"the/code"}, "code_verifier": {"the-verifier"}, "redirect_uri": {c.RedirectURI},
+		"client_id": {"id"}, "client_secret": {secret},
+	}
+	if d := cmp.Diff(want, body); d != "" {
+		t.Error(d)
+	}
+	_, err = flow.Redeem(t.Context(), "the/code", "the-verifier")
+	checkError(t, err, "invalid_grant", 400, auth.ErrConsentRequired)
+	_, err = flow.Redeem(t.Context(), "the/code", "the-verifier")
+	checkError(t, err, "", 400, auth.ErrCredentials)
+
+	c.PKCE = false
+	if s := must(t, c).CodeFlow().URL("s", "the-verifier"); strings.Contains(s, "challenge") {
+		t.Error(s)
+	}
+	if must(t, basic(base)).CodeFlow() != nil {
+		t.Error("client credentials with a code flow")
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	base, got := serve(t, say(200, ""), say(400, `{"error":"unsupported_token_type"}`), say(503, ""), say(200, ""), say(204, ""))
+	tok := &oauth2.Token{AccessToken: "AT", RefreshToken: "RT"}
+	c := basic(base)
+	if err := must(t, c).Revoke(t.Context(), tok); err != nil || len(got()) != 0 {
+		t.Error("without revoke_url:", err)
+	}
+	c.RevokeURL, c.Method = base.JoinPath("revoke"), "GET" // which is only the exchange's
+	if err := must(t, c).Revoke(t.Context(), tok); err != nil {
+		t.Error(err)
+	}
+	requests := got()
+	if len(requests) != 2 || requests[0].Method+requests[0].Path+"?"+requests[0].Query != "POST/revoke?" ||
+		requests[0].Body != "token=RT&token_type_hint=refresh_token" || requests[1].Body != "token=AT&token_type_hint=access_token" ||
+		!strings.HasPrefix(requests[0].Header.Get("Authorization"), "Basic ") {
+		t.Errorf("%+v", requests)
+	}
+	checkError(t, must(t, c).Revoke(t.Context(), tok), "", 503, auth.ErrUnavailable)
+	if n := len(got()); n != 2 {
+		t.Errorf("%d requests: a failure kept the other token alive", n)
+	}
+
+	logout := must(t, Config{TokenURL: base, RevokeURL: base.JoinPath("logout"), Grant: "none", TokenHeaders: []Header{{"X-T", "{access_token}"}}})
+	if err := logout.Revoke(t.Context(), tok); err != nil {
+		t.Error(err)
+	}
+	if r := got(); len(r) != 1 || r[0].Method != "POST" || r[0].Body != "" || r[0].Header.Get("X-T") != "AT" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestHeader(t *testing.T) {
+	t.Parallel()
+	base, _ := url.Parse("https://x")
+	tok := &oauth2.Token{AccessToken: "{token_type}", TokenType: "mac"}
+	if d := cmp.Diff(http.Header{"Authorization": {"Bearer {token_type}"}}, must(t, basic(base)).Header(tok)); d != "" {
+		t.Error(d)
+	}
+	c := basic(base)
+	c.TokenHeaders = []Header{{"access_token", "{access_token}"}, {"AUTHORIZATION", "{token_type} {access_token}!"}}
+	c.StaticHeaders = map[string]auth.Secret{"x_key": auth.SecretString("k"), "x_gone": auth.SecretFile("/nonexistent/secret")}
+	want := http.Header{"access_token": {"{token_type}"}, "AUTHORIZATION": {"MAC {token_type}!"}, "x_key": {"k"}}
+	if d := cmp.Diff(want, must(t, c).Header(tok)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestRejects(t *testing.T) {
+	t.Parallel()
+	base, _ := url.Parse("https://x")
+	any623 := []Condition{{Status: 401, Pointer: "/*/messageNumber", Equals: "623"}}
+	for _, tc := range []struct {
+		when, not []Condition
+		status    int
+		body      string
+		want      bool
+	}{
+		{nil, nil, 401, "", true},
+		{nil, nil, 403, "", false},
+		{nil, nil, 200, "", false},
+		{any623, nil, 401, `[{"messageNumber":1},{"messageNumber":623}]`, true},
+		{any623, nil, 401, `[{"messageNumber":"623"}]`, true},
+		{any623, nil, 401, `[{"messageNumber":6230}]`, false},
+		{any623, nil, 401, `{"messageNumber":623}`, false},
+		{any623, nil, 500, `[{"messageNumber":623}]`, false},
+		{any623, nil, 401, `[{"messageNumber":623}`, false},
+		{any623, nil, 401, ``, false},
+		{nil, []Condition{{Status: 401, Pointer: "/errors/*/field"}}, 401, `{"errors":[]}`, true},
+		{nil, []Condition{{Status: 401, Pointer: "/errors/*/field"}}, 401, `{"errors":[{"field":""},{"field":null},{}]}`, true},
+		{nil, []Condition{{Status: 401, Pointer: "/errors/*/field"}}, 401, `{"errors":[{},{"field":"old_password"}]}`, false},
+		{[]Condition{{BodyContains: "SESSION_EXPIRED"}}, nil, 400, "x SESSION_EXPIRED", true},
+		{[]Condition{{BodyContains: "SESSION_EXPIRED"}}, nil, 400, "x", false},
+		{[]Condition{{Status: 403, Pointer: "/ok", Equals: "false"}, {Status: 440}}, nil, 403, `{"ok":false}`, true},
+		{[]Condition{{Status: 403, Pointer: "/ok", Equals: "false"}, {Status: 440}}, nil, 440, ``, true},
+		{[]Condition{{Status: 403, Pointer: "/ok", Equals: "false"}, {Status: 440}}, nil, 403, `{"ok":true}`, false},
+	} {
+		c := basic(base)
+		c.RejectedWhen, c.NotRejectedWhen = tc.when, tc.not
+		if got := must(t, c).Rejects(&http.Response{StatusCode: tc.status}, []byte(tc.body)); got != tc.want {
+			t.Errorf("%v but %v: %d %s: %v", tc.when, tc.not, tc.status, tc.body, got)
+		}
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	base, _ := url.Parse("https://x/token?p=1")
+	c := Config{TokenURL: base, ClientID: "id", Grant: "password", Username: "u", Password: auth.SecretString(password), ClientSecret: auth.SecretString(secret),
+		Scopes: []string{"b", "a"}, Params: map[string]string{"z": "1", "y": "2"}, SecretParams: map[string]auth.Secret{"s": auth.SecretString("hidden")}}
+	want := []string{"token_url=https://x/token?p=1", "client_id=id", "grant=password", "username=u", "scope=a b", "params.y=2", "params.z=1"}
+	if d := cmp.Diff(want, must(t, c).Identity()); d != "" {
+		t.Error(d)
+	}
+	if r := must(t, c).Refresh(); !r.Expendable || !r.Token.IsZero() {
+		t.Errorf("%+v", r)
+	}
+	c = Config{TokenURL: base, Grant: "refresh_token", RefreshToken: auth.SecretString("seed"), RefreshLifetime: time.Hour}
+	if r := must(t, c).Refresh(); r.Expendable || r.Token.IsZero() || r.Lifetime != time.Hour {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	u := func(s string) *url.URL { u, _ := url.Parse(s); return u }
+	x := u("https://x/token")
+	s := auth.SecretString(secret)
+	for name, tc := range map[string]struct {
+		config Config
+		want   string // the errors, a line each
+	}{
+		"nothing": {Config{}, "client_id: required for grant client_credentials\ntoken_url: required"},
+		"words": {Config{TokenURL: x, Method: "DELETE", Grant: "implicit", Encoding: "xml", CredentialsIn: "query", CredentialsEncoding: "x", Response: Response{Format: "xml"}},
+			`credentials_encoding: must be raw, rfc6749
+credentials_in: must be basic, xml, headers
+encoding: must be form, json
+grant: must be client_credentials, password, refresh_token, authorization_code, none
+method: must be POST, PUT, PATCH, GET
+response.format: must be json, text`},
+		"URLs": {Config{TokenURL: u("/token"), ClientID: "id", RevokeURL: u("https://u:p@x"), RedirectURI: "/cb"},
+			`redirect_uri: must be an absolute URI without a fragment
+revoke_url: must not hold a user or password
+token_url: must be an absolute http or https URL`},
+		"code": {Config{TokenURL: x, Grant: "authorization_code", Username: "u", Password: s, Refresh: Refresh{Fallback: "grant"}},
+			`auth_url: required for grant authorization_code
+client_id: required for grant authorization_code
+password: not used by grant authorization_code
+redirect_uri: required for grant authorization_code
+refresh.fallback: must be consent
+username: not used by grant authorization_code`},
+		"unused": {Config{TokenURL: x, ClientID: "id", AuthURL: u("https://x#f"), PKCE: true, RefreshToken: s},
+			`auth_url: must not have a fragment
+auth_url: not used by grant client_credentials
+pkce: not used by grant client_credentials
+refresh_token: not used by grant client_credentials`},
+		"password": {Config{TokenURL: x, Grant: "password"}, "password: required for grant password\nusername: required for grant password"},
+		"seed":     {Config{TokenURL: x, Grant: "refresh_token"}, "refresh_token: required for grant refresh_token"},
+		"colon":    {Config{TokenURL: x, ClientID: "a:b", CredentialsEncoding: "raw"}, "client_id: holds a colon, at which a raw Basic header would be split"},
+		"params": {Config{TokenURL: x, ClientID: "id", Params: map[string]string{"grant_type": "x", "a": "b"}, SecretParams: map[string]auth.Secret{"a": s, "client_secret": s}},
+			`params.grant_type: has a setting of its own
+secret_params.a: is in params too
+secret_params.client_secret: has a setting of its own`},
+		"refresh fields": {Config{TokenURL: x, ClientID: "id", Refresh: Refresh{Fields: []string{"scope", "x"}}}, "refresh.fields.1: names none of params and secret_params, nor redirect_uri or scope"},
+		"GET": {Config{TokenURL: x, Method: "GET", Grant: "password", Username: "u", Password: s, ClientSecret: s, CredentialsIn: "form", SecretParams: map[string]auth.Secret{"a": s}},
+			`client_secret: would be in the URL with method GET
+grant: would be in the URL with method GET
+password: would be in the URL with method GET
+secret_params: would be in the URL with method GET`},
+		"pointers": {Config{TokenURL: x, ClientID: "id", Response: Response{AccessToken: "token", ExpiresIn: "/a~2"}},
+			`response.access_token: must be a JSON Pointer, such as /data/token (RFC 6901)
+response.expires_in: must be a JSON Pointer, such as /data/token (RFC 6901)`},
+		"headers": {Config{TokenURL: x, ClientID: "id", CredentialHeaders: []Header{{"A", "{client_id}"}}, TokenHeaders: []Header{{"a b", "{token}"}, {"C", "x"}, {"c", "x"}},
+			StaticHeaders: map[string]auth.Secret{"C": s}},
+			`credential_headers: only used by credentials_in headers
+static_headers.C: is in token_headers too
+token_headers.0.name: is no header name
+token_headers.0.template: knows only {access_token}, {token_type}
+token_headers.2.name: is there twice
+token_headers: none holds {access_token}`},
+		"credential headers": {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers"}, "credential_headers: required for credentials_in headers"},
+		"conditions": {Config{TokenURL: x, ClientID: "id", RejectedWhen: []Condition{{}, {Status: 4}, {Status: 200, Pointer: "/a"}}, NotRejectedWhen: []Condition{{Equals: "x"}, {Pointer: "a"}}},
+			`not_rejected_when.0: equals needs a pointer
+not_rejected_when.1: must be a JSON Pointer, such as /data/token (RFC 6901)
+rejected_when.0: says nothing, so it would hold for every response
+rejected_when.1: status must be from 100 to 599
+rejected_when.2: a response below 400 streams, its body is not looked at`},
+		"lifetimes": {Config{TokenURL: x, ClientID: "id", DefaultLifetime: -1, RefreshLifetime: -1}, "default_lifetime: must not be negative\nrefresh_lifetime: must not be negative"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := New(tc.config, auth.Env{})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if d := cmp.Diff(tc.want, err.Error()); d != "" {
+				t.Error(d)
+			}
+			for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+				if _, ok := e.(*auth.KeyError); !ok {
+					t.Errorf("%T: %v", e, e)
+				}
+			}
+		})
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]time.Duration{
+		"": 0, "0": 0, "5": 5 * time.Second, " 5 ": 5 * time.Second, "-5": 0, "5.5": 0, "x": 0, "86400": maxRetryAfter, "86401": maxRetryAfter,
+		"9223372036854775807": maxRetryAfter, "99999999999999999999999": maxRetryAfter,
+		"Wed, 21 Oct 2015 07:28:00 GMT": 0, "Fri, 31 Dec 9999 23:59:59 GMT": maxRetryAfter,
+	} {
+		if got := retryAfter(http.Header{"Retry-After": {said}}); got != want {
+			t.Errorf("%q: %v, want %v", said, got, want)
+		}
+	}
+	soon := time.Now().Add(time.Minute).UTC().Format(http.TimeFormat)
+	if got := retryAfter(http.Header{"Retry-After": {soon}}); got < 50*time.Second || got > time.Minute {
+		t.Errorf("%s: %v", soon, got)
+	}
+}

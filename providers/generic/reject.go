@@ -1,0 +1,48 @@
+package generic
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+)
+
+// Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen.
+func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
+	doc := sync.OnceValue(func() any { return decode(body) })
+	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body, doc) }
+	return slices.ContainsFunc(p.c.RejectedWhen, holds) && !slices.ContainsFunc(p.c.NotRejectedWhen, holds)
+}
+
+func (c Condition) holds(status int, body []byte, doc func() any) bool {
+	if c.Status != 0 && c.Status != status {
+		return false
+	}
+	if c.BodyContains != "" && !bytes.Contains(body, []byte(c.BodyContains)) {
+		return false
+	}
+	return c.Pointer == "" || slices.ContainsFunc(find(doc(), c.Pointer), func(v any) bool {
+		if c.Equals != "" {
+			return text(v) == c.Equals
+		}
+		return v != nil && v != ""
+	})
+}
+
+func (c Condition) check() error {
+	looks := c.Pointer != "" || c.BodyContains != ""
+	switch {
+	case c == Condition{}:
+		return errors.New("says nothing, so it would hold for every response")
+	case c.Status != 0 && (c.Status < 100 || c.Status > 599):
+		return errors.New("status must be from 100 to 599")
+	case c.Status != 0 && c.Status < 400 && looks:
+		return errors.New("a response below 400 streams, its body is not looked at")
+	case c.Equals != "" && c.Pointer == "":
+		return errors.New("equals needs a pointer")
+	case c.Pointer != "":
+		return checkPointer(c.Pointer)
+	}
+	return nil
+}

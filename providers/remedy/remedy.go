@@ -1,0 +1,159 @@
+// Package remedy is the provider for BMC Remedy: the authorization-code grant of Remedy Single
+// Sign-On with refresh tokens that rotate, or the AR System server's own login for accounts that
+// need no person. See https://docs.bmc.com, Remedy Single Sign-On, "OAuth 2.0", and AR System,
+// "REST API".
+package remedy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jwt"
+	"github.com/itsmauth/itsmauth/providers/generic"
+)
+
+// Config is a client of Remedy SSO, or a user of AR System. The zero value of each field is its
+// default.
+type Config struct {
+	// Grant is authorization_code, the default, which needs SSOURL, ClientID, ClientSecret and
+	// RedirectURI; or ar_jwt, which needs Username and Password.
+	Grant string `yaml:"grant"`
+
+	// SSOURL is that of Remedy SSO, such as https://sso.example.com/rsso.
+	SSOURL       *url.URL    `yaml:"sso_url"`
+	ClientID     string      `yaml:"client_id"`
+	ClientSecret auth.Secret `yaml:"client_secret"`
+	// RedirectURI is one that is registered for the client, exactly.
+	RedirectURI string   `yaml:"redirect_uri"`
+	Scopes      []string `yaml:"scopes"`
+	// RefreshToken starts the chain when none is stored: one obtained elsewhere.
+	RefreshToken auth.Secret `yaml:"refresh_token"`
+	// RefreshLifetime is that of a refresh token on the server. The default is 60 days.
+	RefreshLifetime time.Duration `yaml:"refresh_lifetime"`
+	// PKCE adds S256 (RFC 7636), which BMC does not document.
+	PKCE bool `yaml:"pkce"`
+	// OAuthVersion is that of the token endpoint: v1, the default, or v1.1.
+	OAuthVersion string `yaml:"oauth_version"`
+	// CredentialsIn is where the client's credentials go: form, the default, or basic, unescaped.
+	CredentialsIn string `yaml:"credentials_in"`
+	// RefreshParam is the field with the refresh token: refresh_token, or refreshToken as the
+	// documentation of 18.08 has it.
+	RefreshParam string `yaml:"refresh_param"`
+
+	// Username and Password are an AR System user's.
+	Username string      `yaml:"username"`
+	Password auth.Secret `yaml:"password"`
+}
+
+// rejected is AR System's "Authentication failed".
+var rejected = []generic.Condition{{Status: 401, Pointer: "/*/messageNumber", Equals: "623"}}
+
+// New makes the provider of the AR System server at env.BaseURL. Its errors are joined
+// [auth.KeyError]s.
+func New(c Config, env auth.Env) (auth.Provider, error) {
+	var errs []error
+	refuse := func(isSo bool, key, text string) {
+		if isSo {
+			errs = append(errs, &auth.KeyError{Key: key, Err: errors.New(text)})
+		}
+	}
+	refuse(env.BaseURL == nil, "base_url", "required")
+	switch c.Grant {
+	case "", "authorization_code":
+		const required = "required for grant authorization_code"
+		refuse(c.SSOURL == nil, "sso_url", required)
+		refuse(c.ClientID == "", "client_id", required)
+		refuse(c.ClientSecret.IsZero(), "client_secret", required)
+		refuse(c.RedirectURI == "", "redirect_uri", required)
+		refuse(c.OAuthVersion != "" && c.OAuthVersion != "v1" && c.OAuthVersion != "v1.1", "oauth_version", "must be v1, v1.1")
+		refuse(c.CredentialsIn != "" && c.CredentialsIn != "form" && c.CredentialsIn != "basic", "credentials_in", "must be form, basic")
+		refuse(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
+		if err := generic.CheckURL(c.SSOURL); err != nil {
+			refuse(true, "sso_url", err.Error())
+		}
+		if err := generic.CheckRedirectURI(c.RedirectURI); err != nil {
+			refuse(true, "redirect_uri", err.Error())
+		}
+		if errs != nil {
+			return nil, errors.Join(errs...)
+		}
+		return code(c, env)
+	case "ar_jwt":
+		const required = "required for grant ar_jwt"
+		refuse(c.Username == "", "username", required)
+		refuse(c.Password.IsZero(), "password", required)
+		if errs != nil {
+			return nil, errors.Join(errs...)
+		}
+		return login(c, env)
+	}
+	refuse(true, "grant", "must be authorization_code, ar_jwt")
+	return nil, errors.Join(errs...)
+}
+
+// code is the grant of Remedy SSO.
+func code(c Config, env auth.Env) (auth.Provider, error) {
+	token := "oauth2/token"
+	if c.OAuthVersion == "v1.1" {
+		token = "oauth2/v1.1/token"
+	}
+	if c.CredentialsIn == "" {
+		c.CredentialsIn = "form"
+	}
+	if c.RefreshLifetime == 0 {
+		c.RefreshLifetime = 60 * 24 * time.Hour
+	}
+	p, err := generic.New(generic.Config{
+		Provider:  "remedy",
+		Grant:     "authorization_code",
+		AuthURL:   c.SSOURL.JoinPath("oauth2/authorize"),
+		TokenURL:  c.SSOURL.JoinPath(token),
+		RevokeURL: c.SSOURL.JoinPath("oauth2/revoke"),
+		ClientID:  c.ClientID, ClientSecret: c.ClientSecret,
+		CredentialsIn: c.CredentialsIn, CredentialsEncoding: "raw",
+		RedirectURI: c.RedirectURI, Scopes: c.Scopes, PKCE: c.PKCE,
+		RefreshToken: c.RefreshToken, RefreshLifetime: c.RefreshLifetime,
+		Refresh:      generic.Refresh{Param: c.RefreshParam},
+		RejectedWhen: rejected,
+	}, env)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// login is the grant of the AR System server itself.
+func login(c Config, env auth.Env) (auth.Provider, error) {
+	p, err := generic.New(generic.Config{
+		Provider:  "remedy",
+		Grant:     "none",
+		TokenURL:  env.BaseURL.JoinPath("api/jwt/login"),
+		RevokeURL: env.BaseURL.JoinPath("api/jwt/logout"),
+		Username:  c.Username, Password: c.Password,
+		Response:     generic.Response{Format: "text", Error: "/0/messageNumber"},
+		TokenHeaders: []generic.Header{{Name: "Authorization", Template: "AR-JWT {access_token}"}},
+		RejectedWhen: rejected,
+	}, env)
+	if err != nil {
+		return nil, err
+	}
+	return arSystem{p}, nil
+}
+
+type arSystem struct{ *generic.Provider }
+
+// Exchange takes nothing for a token but a JWT: the server, or a proxy, may say anything with 200.
+func (p arSystem) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	tok, err := p.Provider.Exchange(ctx, prev)
+	if err == nil && !jwt.Valid(tok.AccessToken) {
+		err = fmt.Errorf("%w: it is no JWT", auth.ErrProtocol)
+		return nil, &auth.Error{Provider: "remedy", Op: "exchange", Status: 200, Err: err}
+	}
+	return tok, err
+}
