@@ -1,0 +1,179 @@
+// Package config makes authenticated clients of one YAML file.
+//
+//	conns, err := config.Load("itsmauth.yaml")
+//	if err != nil { ... } // every problem of the file, each with its line and column
+//	defer conns.Close()
+//	support, err := conns.Get("support")
+//	resp, err := support.Client().Do(req)
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/filestore"
+	"github.com/itsmauth/itsmauth/providers"
+)
+
+// file is what a configuration holds. Keys that begin with x- are free, for anchors.
+type file struct {
+	// Version of the format: 1.
+	Version int `yaml:"version" required:"true"`
+	// TokenStore keeps the tokens. The library's default is memory, the CLI's is files.
+	TokenStore place `yaml:"token_store"`
+	// Defaults are under the settings of every connector.
+	Defaults defaults `yaml:"defaults"`
+	// Connectors, by the names to get them by.
+	Connectors place `yaml:"connectors" required:"true"`
+}
+
+// Connectors are the products of one file, by name. It is safe for concurrent use.
+type Connectors struct {
+	file      string
+	byName    map[string]*Connector
+	store     auth.Store // with its encryption
+	opened    auth.Store // without
+	storeType string
+	sessions  []*auth.Session
+	clients   []*http.Client
+	close     func() error
+}
+
+// Load reads the file at path and makes its connectors. If the file is at fault the error is
+// [Problems], all there are. Nothing is sent yet.
+func Load(path string, opts ...Option) (*Connectors, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data, opts...)
+}
+
+// Parse is [Load] for data at hand. filename is for the problems, and its directory is what
+// relative paths in ${file:PATH} are relative to.
+func Parse(filename string, data []byte, opts ...Option) (*Connectors, error) {
+	o := &options{stores: map[string]storeType{}, providers: map[string]providers.Definition{}}
+	WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })(o)
+	WithStore("memory", func(struct{}) (auth.Store, error) { return new(auth.Memory), nil })(o)
+	WithStore("file", filestore.Open)(o)
+	for _, def := range providers.All() {
+		WithProvider(def)(o)
+	}
+	for _, opt := range opts {
+		opt(o)
+	}
+	d := newDecoder(filepath.Dir(filename))
+	if c := d.connectors(data, o); c != nil {
+		c.file = filename
+		return c, nil
+	}
+	for i := range d.problems {
+		d.problems[i].File = filename
+	}
+	return nil, d.problems.sorted()
+}
+
+// root decodes the file but for its connectors and its store.
+func (d *decoder) root(data []byte) (f file, ok bool) {
+	root, problem := parse(data)
+	if problem != nil {
+		d.problems = Problems{*problem}
+		return f, false
+	}
+	at := place{"", root, root}
+	d.places[""] = at
+	entries := slices.DeleteFunc(d.entries(at), func(e entry) bool { return strings.HasPrefix(e.name, "x-") })
+	if root.Kind != yaml.MappingNode {
+		return f, false
+	}
+	if v := d.peek(entries, "version"); v != "" && v != "1" {
+		i := slices.IndexFunc(entries, func(e entry) bool { return e.name == "version" })
+		d.refuse(entries[i].value, "version", "must be 1, the one version there is")
+		return f, false // what the rest means is not known
+	}
+	d.structs(at, entries, valueOf(&f))
+	return f, true
+}
+
+// connectors makes them all, or none of a file that it refuses.
+func (d *decoder) connectors(data []byte, o *options) *Connectors {
+	f, ok := d.root(data)
+	if !ok {
+		return nil
+	}
+	storeType, open := d.store(f.TokenStore, o)
+	plans := d.plans(f, o)
+	if len(d.problems) > 0 {
+		return nil
+	}
+	c := &Connectors{byName: map[string]*Connector{}, storeType: storeType}
+	c.store, c.opened = open()
+	c.close = sync.OnceValue(c.shutdown)
+	for _, p := range plans {
+		if len(d.problems) == 0 {
+			d.build(c, p, o)
+		}
+	}
+	if len(d.problems) > 0 {
+		c.Close() // nothing was used, so there is nothing to lose
+		return nil
+	}
+	return c
+}
+
+// Get gives the connector of that name. The error for an unknown one says which there are.
+func (c *Connectors) Get(name string) (*Connector, error) {
+	if conn, ok := c.byName[name]; ok {
+		return conn, nil
+	}
+	return nil, fmt.Errorf("%s has no connector %q%s", c.file, name, suggest(name, c.Names()))
+}
+
+// Names lists the connectors in alphabetical order.
+func (c *Connectors) Names() []string { return slices.Sorted(maps.Keys(c.byName)) }
+
+// Store is the type of the token store in use, such as "memory" or "file".
+func (c *Connectors) Store() string { return c.storeType }
+
+// closeTimeout leaves a running exchange its 30 s, and its save a little.
+const closeTimeout = 35 * time.Second
+
+// Close waits up to 35 s for exchanges that are running and their saves, then closes the store
+// and idle connections. Further calls return the same.
+func (c *Connectors) Close() error { return c.close() }
+
+func (c *Connectors) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	errs := make([]error, len(c.sessions), len(c.sessions)+1)
+	var wg sync.WaitGroup
+	for i, s := range c.sessions {
+		wg.Go(func() { errs[i] = s.Close(ctx) })
+	}
+	wg.Wait()
+	if closer, ok := c.opened.(io.Closer); ok {
+		errs = append(errs, closer.Close())
+	}
+	for _, client := range c.clients {
+		client.CloseIdleConnections()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,130 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/transport"
+)
+
+// A Connector is one configured product. It is safe for concurrent use.
+type Connector struct {
+	// Name is the connector's key in the file.
+	Name string
+	// Provider is the adapter's name, such as "beyondtrust".
+	Provider string
+	// BaseURL is the product's API, without a trailing slash. It is not to be changed.
+	BaseURL *url.URL
+	// Probe is a harmless path of the API, or "".
+	Probe string
+
+	client  *http.Client
+	session *auth.Session
+}
+
+// Client is the authenticated client: token, retries, limits and origin check are inside.
+func (c *Connector) Client() *http.Client { return c.client }
+
+// Authenticator gives just the token. Its dynamic type is [*auth.Session].
+func (c *Connector) Authenticator() auth.Authenticator { return c.session }
+
+var absolute = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*:)?//`)
+
+// NewRequest is [http.NewRequestWithContext] for a path below BaseURL, which may have a query. It
+// refuses a path that leaves BaseURL by way of dots, and an absolute URL of another origin, with
+// [auth.ErrInsecure]; an absolute URL of the same origin, as in a link to a next page, is taken as
+// it is.
+func (c *Connector) NewRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	whole := absolute.MatchString(path)
+	if !whole && !strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "?") && path != "" {
+		path = "/" + path
+	}
+	ref, err := url.Parse(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the path is not one a URL can have", c.Name)
+	}
+	u := *c.BaseURL
+	switch {
+	case whole && (ref.User != nil || origin(ref) != origin(&u)):
+		return nil, &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: the URL is not below base_url", auth.ErrInsecure)}
+	case whole:
+		u.Path, u.RawPath = ref.Path, ref.RawPath
+	case escapes(ref.Path):
+		return nil, &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: the path leaves base_url", auth.ErrInsecure)}
+	default:
+		u.Path, u.RawPath = c.BaseURL.Path+ref.Path, c.BaseURL.EscapedPath()+ref.EscapedPath()
+	}
+	u.RawQuery, u.ForceQuery = ref.RawQuery, ref.ForceQuery
+	return http.NewRequestWithContext(ctx, method, u.String(), body)
+}
+
+func origin(u *url.URL) string {
+	scheme, port := strings.ToLower(u.Scheme), u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[scheme]
+	}
+	return scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
+}
+
+// escapes reports whether a path, however a server reads it, has more .. than names before it.
+func escapes(path string) bool {
+	depth := 0
+	for _, s := range strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		switch s {
+		case ".":
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		default:
+			depth++
+		}
+	}
+	return false
+}
+
+// Do is Client().Do, but the URL in its [*url.Error] has no query, fragment or user.
+func (c *Connector) Do(req *http.Request) (*http.Response, error) {
+	resp, err := c.client.Do(req)
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		u, parseErr := url.Parse(failed.URL)
+		if parseErr != nil {
+			u = c.BaseURL
+		}
+		failed.URL = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
+	}
+	return resp, err
+}
+
+// build makes the connector of a plan, and its identity's session if it is the first.
+func (d *decoder) build(c *Connectors, p *plan, o *options) {
+	if p.first == p {
+		p.transport.Limiter = transport.NewLimiter(p.Transport.RateLimits, p.Transport.MaxConcurrency)
+		exchanger, err := transport.NewExchanger(&p.transport)
+		if err != nil {
+			d.refuseKeys(p.path, err)
+			return
+		}
+		so := p.sessionOptions()
+		so.Store, so.Client, so.Logger = c.store, exchanger, o.logger
+		p.session = auth.New(p.provider, so)
+		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
+	} else {
+		p.transport.Limiter, p.session = p.first.transport.Limiter, p.first.session.For(p.name)
+	}
+	client, err := transport.NewClient(p.session, &p.transport)
+	if err != nil {
+		d.refuseKeys(p.path, err)
+		return
+	}
+	c.clients = append(c.clients, client)
+	c.byName[p.name] = &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session}
+}

@@ -1,0 +1,111 @@
+package config
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+func TestNewRequest(t *testing.T) {
+	t.Parallel()
+	const insecure = "insecure"
+	for _, tc := range []struct{ base, path, want string }{
+		{"https://h/api", "x", "https://h/api/x"},
+		{"https://h/api", "/x/", "https://h/api/x/"},
+		{"https://h/api", "", "https://h/api"},
+		{"https://h/api", "?a=b%20c&d", "https://h/api?a=b%20c&d"},
+		{"https://h", "/x?a=1#frag", "https://h/x?a=1"},
+		{"https://h/a%2Fb", "c%2Fd", "https://h/a%2Fb/c%2Fd"},
+		{"https://h", "/HPD:Help Desk/%", "bad"},
+		{"https://h", "HPD:Help Desk", "https://h/HPD:Help%20Desk"},
+		{"https://h", "a//b", "https://h/a//b"},
+		{"https://h/api", "a/../b", "https://h/api/a/../b"},
+		{"https://h/api", "https://h:443/other?page=2", "https://h/other?page=2"},
+		{"https://h:8443", "HTTPS://H:8443/x", "https://h:8443/x"},
+		{"https://h/api", "../x", insecure},
+		{"https://h/api", "a/../../x", insecure},
+		{"https://h/api", "a/%2e%2e/%2E./x", insecure},
+		{"https://h/api", `..\x`, insecure},
+		{"https://h/api", "%2e%2e%2fx", insecure},
+		{"https://h/api", "//evil/x", insecure},
+		{"https://h/api", "https://evil/x", insecure},
+		{"https://h/api", "http://h/x", insecure},
+		{"https://h/api", "https://h:8443/x", insecure},
+		{"https://h/api", "https://user@h/x", insecure},
+		{"https://h/api", "https://h.evil/x", insecure},
+	} {
+		base, err := url.Parse(tc.base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &Connector{Name: "a", BaseURL: base}
+		req, err := c.NewRequest(t.Context(), "POST", tc.path, strings.NewReader("body"))
+		switch {
+		case tc.want == insecure:
+			if !errors.Is(err, auth.ErrInsecure) {
+				t.Errorf("%s: %v", tc.path, err)
+			}
+		case tc.want == "bad":
+			if err == nil || strings.Contains(err.Error(), "Desk") {
+				t.Errorf("%s: %v", tc.path, err)
+			}
+		case err != nil || req.URL.String() != tc.want || req.Method != "POST":
+			t.Errorf("%s: want %s, got %v %v", tc.path, tc.want, req, err)
+		default:
+			body, err := req.GetBody()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, _ := io.ReadAll(body); string(b) != "body" || req.ContentLength != 4 {
+				t.Errorf("%s: body %q", tc.path, b)
+			}
+		}
+		if base.String() != tc.base {
+			t.Errorf("%s: base is now %s", tc.path, base)
+		}
+	}
+}
+
+func TestDoShowsNoQuery(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	c := &Connector{client: &http.Client{}, BaseURL: &url.URL{}}
+	req, err := http.NewRequest("GET", "http://user:hunter2@"+addr+"/path?token=hunter2#hunter2", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Do(req)
+	var failed *url.Error
+	if !errors.As(err, &failed) || failed.URL != "http://"+addr+"/path" || strings.Contains(err.Error(), "hunter2") {
+		t.Error(err)
+	}
+}
+
+func TestSuggest(t *testing.T) {
+	t.Parallel()
+	known := []string{"client_secret", "client_id", "pkce", "scopes", "id"}
+	for name, want := range map[string]string{
+		"client_secrt": "client_secret", "clientSecret": "client_secret", "client-id": "client_id", "cleint_id": "client_id",
+		"pcke": "pkce", "scope": "scopes", "SCOPES": "scopes", "is": "id",
+		"password": "", "x": "", "": "", strings.Repeat("client_id", 1000): "",
+	} {
+		got := suggest(name, known)
+		if want != "" && got != "; did you mean "+want+"?" || want == "" && got != "; known: client_id, client_secret, id, pkce, scopes" {
+			t.Errorf("%.20s: %s", name, got)
+		}
+	}
+	if got := suggest("x", nil); got != "" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,160 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/providers"
+)
+
+// decodeAcme decodes the settings of one connector and gives them.
+func decodeAcme(t *testing.T, lines string) acme {
+	t.Helper()
+	var got acme
+	def := providers.Define("acme", func(c acme, env auth.Env) (auth.Provider, error) {
+		got = c
+		return newAcme(c, env)
+	})
+	conns, err := parse1(t, lines, WithProvider(def))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns.Close()
+	return got
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	c := decodeAcme(t, `
+    sso_url: ${env:CFG_URL}
+    scopes: [1.10, 0x1F, "${env:CFG_ID}", 2001-01-01]
+    params: {a: 1, b: "$${x} $5 $", c: "${env:CFG_UNSET:-d:-e}${env:CFG_UNSET:-}"}
+    conditions: [{status: 401}]
+    lifetime: ${env:CFG_SECONDS}
+    level: "${env:CFG_SEVEN}"
+    port: ${env:CFG_UNSET:-80}
+    ratio: 1.5e3
+    debug: "${env:CFG_TRUE}"
+    nested: {size: 2KiB}
+    extra: |
+      two
+      lines
+`)
+	debug := true
+	if c.SSOURL.String() != "https://acme.example/api/" {
+		t.Errorf("%s", c.SSOURL)
+	}
+	if diff := cmp.Diff([]any{
+		[]string{"1.10", "0x1F", "client-7", "2001-01-01"}, map[string]string{"a": "1", "b": "${x} $5 $", "c": "d:-e"},
+		[]acmeCondition{{401}}, 45 * time.Second, 7, uint16(80), 1500.0, &debug, size(2048), "two\nlines\n", true,
+	}, []any{
+		c.Scopes, c.Params, c.Conditions, c.Lifetime, c.Level, c.Port, c.Ratio, c.Debug, c.Nested.Size, c.Extra, c.Password.IsZero(),
+	}); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Layers decode into one value: mappings merge, the rest is replaced, and a copy of the value below
+// stays as it was.
+func TestDecodeInPlace(t *testing.T) {
+	t.Parallel()
+	type inner struct {
+		A int `yaml:"a"`
+		B int `yaml:"b"`
+	}
+	type outer struct {
+		Struct   inner            `yaml:"struct"`
+		Pointer  *inner           `yaml:"pointer"`
+		Map      map[string]inner `yaml:"map"`
+		List     []inner          `yaml:"list"`
+		Null     int              `yaml:"nothing"`
+		acmeMore `yaml:",inline"`
+	}
+	layer := func(v outer, text string) outer {
+		t.Helper()
+		root, problem := parse([]byte(text))
+		if problem != nil {
+			t.Fatal(problem)
+		}
+		d := newDecoder(".")
+		if d.value(place{"", root, root}, valueOf(&v), nil); d.problems != nil {
+			t.Fatal(d.problems)
+		}
+		return v
+	}
+	base := layer(outer{}, "{struct: {a: 1, b: 1}, pointer: {a: 1, b: 1}, map: {x: {a: 1, b: 1}, y: {a: 1}}, list: [{a: 1}, {a: 2}], nothing: 1, extra: e}")
+	got := layer(base, "{struct: {b: 2}, pointer: {b: 2}, map: {x: {b: 2}, z: {}}, list: [{b: 2}], nothing: }")
+	want := outer{inner{1, 2}, &inner{1, 2}, map[string]inner{"x": {1, 2}, "y": {1, 0}, "z": {}}, []inner{{0, 2}}, 1, acmeMore{"e"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outer{})); diff != "" {
+		t.Error(diff)
+	}
+	want = outer{inner{1, 1}, &inner{1, 1}, map[string]inner{"x": {1, 1}, "y": {1, 0}}, []inner{{1, 0}, {2, 0}}, 1, acmeMore{"e"}}
+	if diff := cmp.Diff(want, base, cmp.AllowUnexported(outer{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A secret is read at each use, through a symlink that moves as a Kubernetes volume's does.
+func TestSecretRotates(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, value string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(value+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one", secret)
+	write("two", secret+"2")
+	link := filepath.Join(dir, "current")
+	if err := os.Symlink("one", link); err != nil {
+		t.Fatal(err)
+	}
+	c := decodeAcme(t, "    password: a${file:"+link+"}b\n")
+	check := func(want string) {
+		t.Helper()
+		if got, err := c.Password.Value(); got != want || err != nil {
+			t.Errorf("want %q, got %q, %v", want, got, err)
+		}
+	}
+	check("a" + secret + "b")
+	if err := os.Symlink("two", link+"~"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(link+"~", link); err != nil {
+		t.Fatal(err)
+	}
+	check("a" + secret + "2b")
+	write("two", "overwritten")
+	check("aoverwrittenb")
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Password.Value(); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func TestRelativeSecret(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "word"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got acme
+	def := providers.Define("acme", func(c acme, _ auth.Env) (auth.Provider, error) { got = c; return acmeProvider{c}, nil })
+	conns, err := Parse(filepath.Join(dir, "x.yaml"), []byte("version: 1\nconnectors: {a: {provider: acme, base_url: 'https://h', client_id: '${file:word}', client_secret: '${file:./word}'}}"), WithProvider(def))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conns.Close()
+	if v, err := got.Secret.Value(); v != secret || err != nil || got.ClientID != secret {
+		t.Errorf("%q %q %v", v, got.ClientID, err)
+	}
+}

@@ -1,0 +1,72 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// FuzzParse looks for panics, hangs and secrets in errors: whatever surrounds it, a problem shows
+// no part of a secret's value, of a file's, or of a variable's.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// What the input reads must be known: only our own file and variables, whose value the
+		// input itself must not spell.
+		if strings.Contains(string(data), "${file:") && !strings.Contains(string(data), "${file:secret.txt}") ||
+			strings.Contains(string(data), "_file:") || strings.Contains(strings.ToLower(string(data)), "s3cr") {
+			return
+		}
+		conns, err := Parse("testdata/fuzz.yaml", data, append(testOptions(), WithStore("file", openDisk))...)
+		if err == nil {
+			conns.Close()
+			return
+		}
+		problems, ok := err.(Problems)
+		if !ok || len(problems) == 0 {
+			t.Fatalf("%T", err)
+		}
+		lines := strings.Count(string(data), "\n") + strings.Count(string(data), "\r") + strings.Count(string(data), "\u0085") +
+			strings.Count(string(data), "\u2028") + strings.Count(string(data), "\u2029") + 1
+		for _, p := range problems {
+			if p.Line < 1 || p.Line > lines || p.Col < 1 {
+				t.Errorf("%v: position", p)
+			}
+			if strings.Contains(p.Error(), "s3cr") || strings.ContainsFunc(p.Message, unicode.IsControl) {
+				t.Errorf("%q", p.Error())
+			}
+		}
+	})
+}
+
+// FuzzExpand looks for text that is lost: what holds no ${ is itself.
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{"", "a", "$", "$$", "${", "$${", "$$${", "${env:CFG_ID}", "${env:X:-}", "${env:X:-$${}", "a${file:secret.txt}b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if strings.Contains(s, "${file:") {
+			return
+		}
+		got, expanded, err := expand(s, "testdata")
+		if !strings.Contains(s, "${") && (got != s || expanded || err != nil) {
+			t.Errorf("%q became %q, %v, %v", s, got, expanded, err)
+		}
+		literal, expanded, err := expand(strings.ReplaceAll(s, "${", "$${"), "testdata")
+		if literal != s && !strings.Contains(s, "$${") || expanded || err != nil {
+			t.Errorf("%q became %q, %v", s, literal, err)
+		}
+	})
+}

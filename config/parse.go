@@ -1,0 +1,144 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
+)
+
+const (
+	maxFile  = 1 << 20
+	maxNodes = 100_000 // what a file may hold, with its aliases written out
+)
+
+// parse gives the one document of a file, or the one Problem for which there is none.
+func parse(data []byte) (*yaml.Node, *Problem) {
+	if len(data) > maxFile {
+		return nil, &Problem{Line: 1, Col: 1, Message: "larger than 1 MiB"}
+	}
+	docs, err := documents(data)
+	switch {
+	case err != nil:
+		return nil, syntax(data, err)
+	case len(docs) == 0 || isNull(docs[0].Content[0]):
+		return nil, &Problem{Line: 1, Col: 1, Message: "the file is empty"}
+	case len(docs) > 1:
+		return nil, &Problem{Line: docs[1].Line, Col: docs[1].Column, Message: "a second document; a file holds one"}
+	}
+	root := docs[0].Content[0]
+	if _, at, message := measure(root, map[*yaml.Node]int{}); at != nil {
+		return nil, &Problem{Line: at.Line, Col: at.Column, Message: message}
+	}
+	return root, nil
+}
+
+// documents gives the first two at most.
+func documents(data []byte) (docs []*yaml.Node, err error) {
+	// yaml.v3 answers input that breaks its own assumptions with a panic.
+	defer func() {
+		if recover() != nil {
+			err = errors.New("not understood")
+		}
+	}()
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	for len(docs) < 2 {
+		var doc yaml.Node
+		if err := dec.Decode(&doc); err == io.EOF {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		docs = append(docs, &doc)
+	}
+	return docs, nil
+}
+
+// measure counts n's nodes as if each alias were written out, and stops at the node where that
+// is too many or never ends. An anchor precedes its aliases, so each is counted once.
+func measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, at *yaml.Node, message string) {
+	const inside = -1
+	if n.Kind == yaml.AliasNode {
+		if anchors[n.Alias] == inside {
+			return 0, n, "the alias contains itself"
+		}
+		return anchors[n.Alias], nil, ""
+	}
+	if n.Anchor != "" {
+		anchors[n] = inside
+	}
+	count = 1
+	for _, c := range n.Content {
+		m, at, message := measure(c, anchors)
+		if at != nil {
+			return 0, at, message
+		}
+		if count += m; count > maxNodes {
+			return 0, c, fmt.Sprintf("more than %d values, with aliases written out", maxNodes)
+		}
+	}
+	if n.Anchor != "" {
+		anchors[n] = count
+	}
+	return count, nil, ""
+}
+
+// phrases reword yaml.v3's errors, which repeat parts of values. The column is that of the first of
+// the characters in at, if there is one.
+var phrases = []struct{ said, say, at string }{
+	{"unknown anchor", "an alias to an anchor that is not defined above; put a value that begins with * in quotes", "*"},
+	{"cannot start any token", "a value cannot begin with @, ` or %; put it in quotes", "@`%"},
+	{"mapping values are not allowed", "a colon is not allowed here; check the indentation, or put the value in quotes", ""},
+	{"could not find expected ':'", "a key without a colon and a space after it", ""},
+	{"did not find expected key", "not a key of the mapping above; check the indentation and the quotes", ""},
+	{"did not find expected '-'", "not an item of the list above; check the indentation", ""},
+	{"did not find expected ',' or ']'", "a [ is not closed, or lacks a comma; within [ ] a ${ } needs quotes", "["},
+	{"did not find expected ',' or '}'", "a { is not closed, or lacks a comma; within { } a ${ } needs quotes", "{"},
+	{"did not find expected node content", "a value is missing", ""},
+	{"did not find expected alphabetic", "& and * need a name; put a value that begins with one in quotes", "&*"},
+	{"unexpected end of stream", "a quote is not closed", "\"'"},
+	{"unexpected document indicator", "a quote is not closed", "\"'"},
+	{"escape", "an unknown escape; within single quotes a backslash is just that", "\\"},
+	{"control characters", "a control character", ""},
+	{"max depth", "nested too deeply", ""},
+	{"tag", "an unknown tag; put a value that begins with ! in quotes", "!"},
+}
+
+// syntax is the Problem for yaml.v3's refusal. yaml.v3 names the line where the construct at
+// fault began, if any; the fault itself is on the last line of the shortest beginning of the file
+// that is refused in the same words.
+func syntax(data []byte, err error) *Problem {
+	lines := bytes.SplitAfter(bytes.TrimPrefix(data, []byte("\ufeff")), []byte("\n"))
+	for i, l := range lines {
+		if !utf8.Valid(l) {
+			good := strings.ToValidUTF8(string(l), "\x00")
+			return &Problem{Line: i + 1, Col: column([]byte(good), strings.IndexByte(good, 0)), Message: "not valid YAML: not UTF-8 text"}
+		}
+	}
+	i := min(len(lines)-1, sort.Search(len(lines), func(i int) bool {
+		_, e := documents(bytes.Join(lines[:i+1], nil))
+		return e != nil && e.Error() == err.Error()
+	}))
+	line := lines[i]
+	start := len(line) - len(bytes.TrimLeft(line, " "))
+	p := &Problem{Line: i + 1, Col: column(line, start), Message: "not valid YAML"}
+	if bytes.HasPrefix(line[start:], []byte("\t")) {
+		p.Message = "a tab; indent with spaces"
+		return p
+	}
+	for _, ph := range phrases {
+		if strings.Contains(err.Error(), ph.said) {
+			p.Message += ": " + ph.say
+			p.Col = column(line, max(start, bytes.IndexAny(line, ph.at)))
+			break
+		}
+	}
+	return p
+}
+
+func column(line []byte, i int) int { return utf8.RuneCount(line[:i]) + 1 }

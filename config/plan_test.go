@@ -1,0 +1,116 @@
+package config
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/providers"
+)
+
+// plansOf decodes and gives what the clients would be made of.
+func plansOf(t *testing.T, data string) map[string]*plan {
+	t.Helper()
+	o := &options{stores: map[string]storeType{}, providers: map[string]providers.Definition{}}
+	for _, opt := range testOptions() {
+		opt(o)
+	}
+	d := newDecoder(".")
+	f, _ := d.root([]byte(data))
+	plans := map[string]*plan{}
+	for _, p := range d.plans(f, o) {
+		plans[p.name] = p
+	}
+	if d.problems != nil {
+		t.Fatal(d.problems)
+	}
+	return plans
+}
+
+func TestLayers(t *testing.T) {
+	t.Parallel()
+	plans := plansOf(t, `
+version: 1
+x-acme: &acme {provider: acme, client_secret: x, base_url: https://acme.example//}
+defaults:
+  early_refresh: 1m
+  transport:
+    timeout: 10s
+    retry: {max_attempts: 2, min_backoff: 1s}
+    rate_limits: [{requests: 1, per: 1h}, {requests: 1, per: 1m}]
+    connection: keepalive
+    max_replay_body: 0
+    allowed_origins: [https://one.example]
+connectors:
+  plain: {<<: *acme, client_id: a}
+  own:
+    <<: [*acme, {client_id: unused}]
+    client_id: b
+    early_refresh: 2m
+    transport:
+      retry: {max_attempts: 3}
+      rate_limits: [{requests: 5, per: 1s}]
+      connection: keepalive
+      max_replay_body: 3
+      allowed_origins: [http://localhost:8080]
+      user_agent: me/1
+  shared: {<<: *acme, client_id: a, base_url: https://other.example, transport: {timeout: 3s}}
+  apart: {<<: *acme, client_id: a, account: mine, transport: {rate_limits: []}}
+`)
+	plain, own := plans["plain"], plans["own"]
+	if !strings.HasPrefix(plain.transport.UserAgent, "itsmauth/") {
+		t.Error(plain.transport.UserAgent)
+	}
+	type shape struct {
+		base, agent        string
+		early, timeout     time.Duration
+		attempts           int
+		minBackoff         time.Duration
+		limits             []auth.Limit
+		close              bool
+		replay             int64
+		origins            string
+		identityIsPlain    bool
+		numSecrets, numOwn int
+	}
+	got := map[string]shape{}
+	for name, p := range plans {
+		o := p.transport
+		got[name] = shape{p.BaseURL.String(), "", p.EarlyRefresh, o.Timeout, o.Retry.MaxAttempts, o.Retry.MinBackoff, p.Transport.RateLimits,
+			o.Close, o.MaxReplayBody, fmt.Sprint(o.AllowedOrigins), p.first == plain, len(p.secrets), len(p.settings)}
+	}
+	acmes := []auth.Limit{{Requests: 20, Per: time.Second}}
+	base := shape{"https://acme.example", "", time.Minute, 10 * time.Second, 2, time.Second, acmes, true, -1, "[https://one.example]", true, 1, 2}
+	shared, apart := base, base
+	shared.base, shared.timeout = "https://other.example", 3*time.Second
+	apart.limits, apart.identityIsPlain = []auth.Limit{}, false
+	want := map[string]shape{"plain": base, "shared": shared, "apart": apart, "own": {
+		"https://acme.example", "", 2 * time.Minute, 10 * time.Second, 3, time.Second, []auth.Limit{{Requests: 5, Per: time.Second}}, false, 3,
+		"[http://localhost:8080]", false, 1, 2}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(shape{})); diff != "" {
+		t.Error(diff)
+	}
+	if own.transport.UserAgent != "me/1" {
+		t.Error(own.transport.UserAgent)
+	}
+}
+
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	p := plansOf(t, `
+version: 1
+connectors: {a: {provider: acme, client_id: a, client_secret: x, base_url: 'https://h', transport: {proxy_url: 'http://user:${env:CFG_ID}@proxy:3128'}}}
+`)["a"]
+	u, err := p.transport.Proxy(&http.Request{URL: p.BaseURL})
+	if err != nil || u.String() != "http://user:client-7@proxy:3128" {
+		t.Error(u, err)
+	}
+	if s := fmt.Sprintf("%v %+v %#v", p.Transport, p.Transport, p.Transport); strings.Contains(s, "client-7") {
+		t.Error(s)
+	}
+}

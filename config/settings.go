@@ -1,0 +1,162 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/tlsfile"
+	"github.com/itsmauth/itsmauth/transport"
+)
+
+// connectorConfig is what every connector may have, beside its provider's own settings.
+type connectorConfig struct {
+	// Provider is the adapter for the product.
+	Provider string `yaml:"provider" required:"true"`
+	// BaseURL of the product's API. Credentials go to its origin.
+	BaseURL *url.URL `yaml:"base_url" required:"true"`
+	// Account is a label that separates identities, such as two consents of one client.
+	Account string `yaml:"account"`
+	// Probe is a harmless path of the API, for check --online.
+	Probe    string `yaml:"probe"`
+	defaults `yaml:",inline"`
+}
+
+// defaults are the settings that connectors can have in common.
+type defaults struct {
+	// EarlyRefresh is how long before it expires a token is replaced, at most: 5m, and never more
+	// than 20 % of its lifetime.
+	EarlyRefresh time.Duration `yaml:"early_refresh"`
+	// Transport shapes the traffic.
+	Transport transportConfig `yaml:"transport"`
+}
+
+// transportConfig shapes a connector's traffic.
+type transportConfig struct {
+	// Timeout is until the headers of the response, waits and retries included: 60s.
+	Timeout time.Duration `yaml:"timeout"`
+	// AttemptTimeout is the longest silence of one attempt: 30s.
+	AttemptTimeout time.Duration `yaml:"attempt_timeout"`
+	// Retry bounds the retries of a call.
+	Retry transport.Retry `yaml:"retry"`
+	// MaxReplayBody is how much of a request's body is kept for a retry: 1MiB. 0 keeps nothing.
+	MaxReplayBody *size `yaml:"max_replay_body"`
+	// RateLimits are windows that hold all at once, exchanges included. The default is the
+	// product's own.
+	RateLimits []auth.Limit `yaml:"rate_limits"`
+	// MaxConcurrency is how many calls run at once. 0 is any number.
+	MaxConcurrency int `yaml:"max_concurrency"`
+	// Connection is keepalive, or close: one request a connection. The default is the product's.
+	Connection string `yaml:"connection" enum:"keepalive,close"`
+	// TLS of the connections.
+	TLS tlsfile.Config `yaml:"tls_config"`
+	// Proxy is a URL, of scheme http, https or socks5, and may hold a user and password. The
+	// default is the environment's.
+	Proxy auth.Secret `yaml:"proxy_url"`
+	// AllowedOrigins are others that credentials may go to.
+	AllowedOrigins []*url.URL `yaml:"allowed_origins"`
+	// AllowHTTP permits plain http to other hosts than loopback.
+	AllowHTTP bool `yaml:"allow_http"`
+	// UserAgent of requests that have none: itsmauth/VERSION.
+	UserAgent string `yaml:"user_agent"`
+}
+
+// options checks what the types do not say, and gives the plan its transport.
+func (d *decoder) options(p *plan, o *options) {
+	t := &p.Transport
+	refuse := func(key, message string) {
+		d.refuseKeys(p.path+".transport", &auth.KeyError{Key: key, Err: errors.New(message)})
+	}
+	if n := t.Retry.MaxAttempts; n < 0 || n == 0 && d.given(p, "transport.retry.max_attempts") {
+		refuse("retry.max_attempts", "must be at least 1, the first attempt included")
+	}
+	if t.MaxConcurrency < 0 {
+		refuse("max_concurrency", "must be at least 0, which is any number")
+	}
+	for i, l := range t.RateLimits {
+		if key := fmt.Sprintf("rate_limits[%d].requests", i); l.Requests < 1 && d.given(p, "transport."+key) {
+			refuse(key, "must be at least 1")
+		}
+	}
+	p.transport = transport.Options{
+		Connector: p.name, BaseURL: p.BaseURL, AllowedOrigins: t.AllowedOrigins, AllowHTTP: t.AllowHTTP,
+		Timeout: t.Timeout, AttemptTimeout: t.AttemptTimeout, Retry: t.Retry,
+		Close: t.Connection == "close", UserAgent: t.UserAgent, Logger: o.logger,
+	}
+	if t.UserAgent == "" {
+		p.transport.UserAgent = "itsmauth/" + version()
+	}
+	if m := t.MaxReplayBody; m != nil {
+		if p.transport.MaxReplayBody = int64(*m); *m == 0 {
+			p.transport.MaxReplayBody = -1
+		}
+	}
+	if o.wrap != nil {
+		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return o.wrap(p.name, next) }
+	}
+	tls, err := t.TLS.Client()
+	if err != nil {
+		d.refuseKeys(p.path+".transport.tls_config", err)
+	}
+	p.transport.TLS = tls
+	if !t.Proxy.IsZero() {
+		if proxy, ok := parseProxy(t.Proxy); ok {
+			p.transport.Proxy = http.ProxyURL(proxy)
+		} else {
+			refuse("proxy_url", "must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX")
+		}
+	}
+}
+
+func parseProxy(s auth.Secret) (*url.URL, bool) {
+	text, err := s.Value()
+	if err != nil {
+		return nil, false
+	}
+	u, err := url.Parse(text)
+	return u, err == nil && u.Hostname() != "" && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
+}
+
+// plainHTTP refuses URLs to which credentials would go in the clear.
+func (d *decoder) plainHTTP(p *plan) {
+	if p.Transport.AllowHTTP {
+		return
+	}
+	for i, u := range p.Transport.AllowedOrigins {
+		if d.urls[u] == "" {
+			d.urls[u] = fmt.Sprintf("defaults.transport.allowed_origins[%d]", i)
+		}
+	}
+	for u, path := range d.urls {
+		if u != nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+			d.wrap(d.nearest(path), path, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
+		}
+	}
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
+}
+
+// version is the module's, as the program that holds it was built.
+func version() string {
+	const module = "github.com/itsmauth/itsmauth"
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return "devel"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == module && m.Version != "" && m.Version != "(devel)" {
+			return m.Version
+		}
+	}
+	return "devel"
+}

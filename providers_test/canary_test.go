@@ -1,0 +1,208 @@
+package providers_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config"
+)
+
+func isInsecure(err error) bool { return errors.Is(err, auth.ErrInsecure) }
+
+// A canary is anything that must not be seen: here in all the forms that it may take.
+func forms(canary string) []string {
+	return []string{
+		canary, url.QueryEscape(canary), url.PathEscape(canary), fmt.Sprintf("%q", canary),
+		hex.EncodeToString([]byte(canary)), strings.ToUpper(hex.EncodeToString([]byte(canary))),
+		base64.StdEncoding.EncodeToString([]byte(canary)), fmt.Sprint([]byte(canary)),
+	}
+}
+
+// shown is v in every way that Go shows things.
+func shown(v any) string {
+	var b strings.Builder
+	for _, verb := range []string{"%v", "%+v", "%#v", "%d", "%s", "%q", "%x", "%X"} {
+		fmt.Fprintf(&b, verb+"\n", v)
+	}
+	if j, err := json.Marshal(v); err == nil {
+		b.Write(j)
+	}
+	func() {
+		defer func() { recover() }() // yaml.v3 panics on what it cannot marshal
+		if y, err := yaml.Marshal(v); err == nil {
+			b.Write(y)
+		}
+	}()
+	slog.New(slog.NewTextHandler(&b, nil)).Info("shown", "v", v)
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("shown", "v", v)
+	func() {
+		defer func() { fmt.Fprintf(&b, "%v %+v", recover(), recover()) }()
+		panic(v)
+	}()
+	return b.String()
+}
+
+// lockedBuffer is a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// TestCanary takes every provider down every failing path and looks for its secrets, tokens, codes
+// and queries in all that comes out.
+func TestCanary(t *testing.T) {
+	t.Parallel()
+	const query = "canary-in-the-query"
+	// Each breaks the token endpoint or the API; %s is everything secret that the request held.
+	paths := map[string]func(p *product, echo func(r *http.Request) string){}
+	for _, at := range []string{"token", "api"} {
+		on := func(f func(w http.ResponseWriter, r *http.Request, secret string)) func(*product, func(*http.Request) string) {
+			return func(p *product, echo func(*http.Request) string) {
+				h := func(w http.ResponseWriter, r *http.Request) bool { f(w, r, echo(r)); return true }
+				if at == "token" {
+					p.revoke()
+					p.breakAuth(h)
+				} else {
+					p.breakAPI(h)
+				}
+			}
+		}
+		for _, status := range []int{200, 201, 301, 400, 401, 403, 404, 405, 418, 429, 500, 503} {
+			paths[fmt.Sprintf("%s %d echo", at, status)] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
+				w.Header().Set("Location", "https://evil.example.org/?"+url.QueryEscape(secret))
+				w.Header().Set("WWW-Authenticate", "Bearer error="+url.QueryEscape(secret))
+				w.WriteHeader(status)
+				io.WriteString(w, secret)
+			})
+			paths[fmt.Sprintf("%s %d code", at, status)] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
+				w.WriteHeader(status)
+				json.NewEncoder(w).Encode(map[string]any{"error": strings.Fields(secret)[0], "error_description": secret, "message": secret})
+			})
+		}
+		paths[at+" html"] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
+			fmt.Fprintf(w, "<html>%s</html>", secret)
+		})
+		paths[at+" reset"] = on(func(http.ResponseWriter, *http.Request, string) { panic(http.ErrAbortHandler) })
+		paths[at+" garbage"] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			fmt.Fprintf(conn, "%s\r\n\r\n", strings.ReplaceAll(secret, "\n", " "))
+			conn.Close()
+		})
+		paths[at+" bad header"] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %s\r\n%s\r\n\r\n", strings.Fields(secret)[0], strings.Fields(secret)[0])
+			conn.Close()
+		})
+		paths[at+" cut"] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
+			w.Header().Set("Content-Length", "1000000")
+			io.WriteString(w, secret)
+			panic(http.ErrAbortHandler)
+		})
+	}
+	for name, sabotage := range paths {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, p := range products(t) {
+				var log lockedBuffer
+				logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
+				conns := parse(t, p.yaml("test", "transport: {retry: {max_attempts: 2, min_backoff: 1ms, max_backoff: 2ms}, rate_limits: []}"), config.WithLogger(logger))
+				c := p.get(t, conns, "test")
+				canaries := append([]string{query}, p.secrets...)
+				var mu sync.Mutex
+				learn := func(s string) {
+					mu.Lock()
+					defer mu.Unlock()
+					if len(s) > 7 {
+						canaries = append(canaries, s)
+					}
+				}
+				if tok, err := c.Authenticator().Token(t.Context()); err != nil {
+					t.Fatal(err)
+				} else {
+					learn(tok.AccessToken)
+				}
+				sabotage(p, func(r *http.Request) string {
+					body, _ := io.ReadAll(r.Body)
+					form, _ := url.ParseQuery(string(body))
+					for _, k := range []string{"refresh_token", "code", "client_secret", "password"} {
+						learn(form.Get(k))
+					}
+					var fields map[string]string
+					json.Unmarshal(body, &fields)
+					learn(fields["auth_string"])
+					learn(fields["refresh_token"])
+					values := append(p.secrets, r.Header.Get("Authorization"), r.Header.Get("Access_token"), form.Get("refresh_token"), fields["auth_string"], query)
+					return strings.TrimSpace(strings.Join(values, " "))
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				var out strings.Builder
+				for _, method := range []string{"GET", "POST"} {
+					req, err := c.NewRequest(ctx, method, p.path, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.URL.RawQuery += "&x=" + query
+					resp, err := c.Do(req)
+					if err == nil {
+						_, err = io.Copy(io.Discard, resp.Body)
+						resp.Body.Close()
+						out.WriteString(shown(resp.Request.Header))
+					}
+					for e := err; e != nil; e = errors.Unwrap(e) {
+						out.WriteString(shown(e))
+					}
+					_, err = c.Authenticator().Token(ctx)
+					out.WriteString(shown(err))
+				}
+				st, err := c.Authenticator().(*auth.Session).Status(ctx)
+				out.WriteString(shown(st) + shown(err))
+				out.WriteString(shown(c) + shown(conns) + shown(c.Authenticator()) + shown(c.Client()))
+				for _, canary := range canaries {
+					for _, form := range forms(canary) {
+						if i := strings.Index(out.String(), form); i >= 0 {
+							t.Errorf("%s: %q is shown: %.200s", p.id(), canary, out.String()[max(0, i-100):])
+						}
+						if i := strings.Index(log.String(), form); i >= 0 {
+							t.Errorf("%s: %q is logged: %.300s", p.id(), canary, log.String()[max(0, i-200):])
+						}
+					}
+				}
+			}
+		})
+	}
+}
