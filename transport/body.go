@@ -1,0 +1,200 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// payload is the caller's request body, which may have to be sent more than once. It is closed
+// exactly once.
+type payload struct {
+	body    io.ReadCloser
+	getBody func() (io.ReadCloser, error) // nil: what is read is kept, up to max
+	max     int64
+
+	reading sync.Mutex // held over body.Read; Close must not wait for that
+
+	mu     sync.Mutex
+	kept   []byte
+	lost   bool  // more was read than is kept
+	err    error // how body ended
+	last   *upload
+	open   int  // uploads not closed yet
+	over   bool // no further attempt: body is closed with its last upload
+	closed bool
+}
+
+func newPayload(req *http.Request, max int64) *payload {
+	if req.Body == nil || req.Body == http.NoBody {
+		return nil
+	}
+	return &payload{body: req.Body, getBody: req.GetBody, max: max}
+}
+
+// replayable reports whether the body can be sent from its beginning again.
+func (p *payload) replayable() bool {
+	if p == nil || p.getBody != nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.lost
+}
+
+// next gives the body of the next attempt. The one before must have been abandoned.
+func (p *payload) next(c *call) (*upload, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := &upload{p: p, c: c}
+	if p.getBody != nil && p.last != nil {
+		body, err := p.getBody()
+		if err != nil {
+			return nil, err
+		}
+		u.copied = body
+	}
+	p.last = u
+	p.open++
+	return u, nil
+}
+
+// abandon says that the last attempt failed: it gets no more of the body.
+func (p *payload) abandon() {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last != nil {
+		p.last.stale.Store(true)
+	}
+}
+
+// finish says that there will be no further attempt.
+func (p *payload) finish() {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	p.release()
+}
+
+// release closes the caller's body when nobody needs it any more. p.mu is held.
+func (p *payload) release() {
+	if p.open == 0 && p.over && !p.closed {
+		p.closed = true
+		p.body.Close()
+	}
+}
+
+// upload is the body of one attempt.
+type upload struct {
+	p      *payload
+	c      *call
+	copied io.ReadCloser // from GetBody; nil: the caller's own
+	pos    int           // in what is kept
+	stale  atomic.Bool
+	closed bool
+}
+
+var errStale = errors.New("the body belongs to another attempt")
+
+func (u *upload) Read(b []byte) (int, error) {
+	if u.stale.Load() {
+		return 0, errStale
+	}
+	u.c.flowing()
+	n, err := u.read(b)
+	switch {
+	case u.stale.Load():
+		return 0, errStale
+	case err != nil:
+		u.c.uploaded()
+	default:
+		u.c.flowing()
+	}
+	return n, err
+}
+
+func (u *upload) read(b []byte) (int, error) {
+	p := u.p
+	switch {
+	case u.copied != nil:
+		return u.copied.Read(b)
+	case p.getBody != nil:
+		return p.body.Read(b)
+	}
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	p.mu.Lock()
+	if u.pos < len(p.kept) {
+		n := copy(b, p.kept[u.pos:])
+		u.pos += n
+		p.mu.Unlock()
+		return n, nil
+	}
+	err := p.err
+	p.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	n, err := p.body.Read(b)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+	if !p.lost && int64(len(p.kept)+n) > p.max {
+		p.lost, p.kept, u.pos = true, nil, 0
+	}
+	if !p.lost {
+		p.kept = append(p.kept, b[:n]...)
+		u.pos += n
+	}
+	return n, err
+}
+
+// Close closes the copy, or, with the last upload of the call, the caller's body.
+func (u *upload) Close() error {
+	p := u.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.closed {
+		return nil
+	}
+	u.closed = true
+	p.open--
+	p.release()
+	if u.copied != nil {
+		return u.copied.Close()
+	}
+	return nil
+}
+
+// download is the body of the returned response: it ends the call.
+type download struct {
+	c    *call
+	body io.ReadCloser
+}
+
+func (d *download) Read(b []byte) (int, error) {
+	d.c.timer.Reset(d.c.t.o.AttemptTimeout)
+	n, err := d.body.Read(b)
+	d.c.timer.Stop()
+	if err != nil {
+		if err != io.EOF {
+			err = d.c.explain(unquoted(err))
+		}
+		d.c.end()
+	}
+	return n, err
+}
+
+func (d *download) Close() error {
+	err := d.body.Close()
+	d.c.end()
+	return err
+}

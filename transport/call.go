@@ -1,0 +1,385 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// call is one RoundTrip, with all its attempts, until the response's body is read.
+type call struct {
+	t        *roundTripper
+	req      *http.Request // the caller's; never changed
+	origin   *origin       // nil: bare, or an exchange
+	payload  *payload
+	attempts int  // that went out and count against Retry.MaxAttempts
+	replayed bool // after a refused token
+
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer  // the one limit in force: see flowing
+	deadline atomic.Int64 // wall clock ns by which headers are due
+	upstart  atomic.Int64 // when the body began to flow, 0 if it does not
+	answered atomic.Bool
+
+	slot *slot
+	down download
+}
+
+func (c *call) do() (*http.Response, error) {
+	now := time.Now()
+	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
+	c.ctx, c.cancel = context.WithCancelCause(c.req.Context())
+	c.deadline.Store(now.Add(c.t.o.Timeout).UnixNano())
+	c.timer = time.AfterFunc(c.t.o.Timeout, c.expire)
+
+	resp, err := c.attempt()
+	if b := c.budget(); b != nil {
+		b.call(now.Unix())
+		if wait, again := c.again(resp, err); again {
+			resp, err = c.retry(resp, err, wait)
+		}
+	}
+	c.payload.finish()
+	c.timer.Stop()
+	if err != nil {
+		err = c.explain(err)
+		c.end()
+		return nil, err
+	}
+	resp.Request = c.req
+	c.answered.Store(true)
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return resp, nil // a connection now, and the caller's
+	}
+	if resp.Body == nil || resp.Body == http.NoBody {
+		c.end()
+		return resp, nil
+	}
+	c.down = download{c, resp.Body}
+	resp.Body = &c.down
+	return resp, nil
+}
+
+func (c *call) budget() *budget {
+	if c.origin != nil {
+		return c.origin.budget
+	}
+	return c.t.budget
+}
+
+// attempt sends the request once, and once more if the product refuses the token and another can
+// be had.
+func (c *call) attempt() (*http.Response, error) {
+	tok, err := c.admit()
+	if err != nil {
+		return nil, err
+	}
+	c.attempts++
+	resp, err := c.send(tok)
+	if err != nil || tok == nil || !c.t.auth.Rejected(resp, tok) ||
+		c.replayed || !c.payload.replayable() {
+		return resp, err
+	}
+	c.replayed = true
+	if fresh, terr := c.t.auth.Token(c.ctx); terr != nil || fresh.AccessToken == tok.AccessToken {
+		return resp, nil
+	}
+	discard(resp)
+	c.payload.abandon()
+	c.uploaded()
+	c.attempts--
+	return c.attempt()
+}
+
+// ended is a context that has: with it, Token gives only what is at hand.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// admit waits for a slot of the limit and gives the token to send, nil if none is to be sent. No
+// attempt leaves with a token that ended while it waited, and none holds a slot while it waits for
+// a token: the exchange may need that very slot.
+func (c *call) admit() (*oauth2.Token, error) {
+	c.slot.done()
+	c.slot = nil
+	exchange := c.t.auth == nil
+	if c.origin == nil && !exchange {
+		return nil, nil
+	}
+	for {
+		var tok *oauth2.Token
+		var err error
+		if !exchange {
+			if tok, err = c.t.auth.Token(c.ctx); err != nil {
+				return nil, err
+			}
+		}
+		slot, waited, err := c.t.o.Limiter.acquire(c.ctx, exchange, time.Unix(0, c.deadline.Load()))
+		if err != nil {
+			return nil, err
+		}
+		if waited && !exchange {
+			if tok, err = c.t.auth.Token(ended); err != nil {
+				slot.cancel()
+				continue
+			}
+		}
+		c.slot = slot
+		return tok, nil
+	}
+}
+
+// send lets one attempt out.
+func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
+	ctx, slot := c.ctx, c.slot
+	if slot != nil && c.t.o.Limiter.limited() {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { slot.wrote() },
+		})
+	}
+	out := c.req.WithContext(ctx)
+	out.Response = nil
+	out.Close = c.t.o.Close || c.req.Close
+	out.Header = c.header(tok)
+	if c.payload != nil {
+		body, err := c.payload.next(c)
+		if err != nil {
+			slot.cancel()
+			return nil, fmt.Errorf("reading the request's body again: %w", err)
+		}
+		out.Body, out.GetBody = body, nil // the repeats are ours
+	}
+	inner := c.t.inner
+	if c.origin == nil && c.t.auth != nil {
+		inner = c.t.bare
+	}
+	start := time.Now()
+	resp, err := inner.RoundTrip(out)
+	err = unquoted(err)
+	if err != nil && neverConnected(err) {
+		slot.cancel()
+	} else {
+		slot.answered()
+	}
+	if err != nil {
+		c.payload.abandon()
+		c.uploaded()
+		slot.done()
+	} else if c.origin != nil {
+		c.t.o.Limiter.observe(resp.Header)
+		c.pause(resp)
+	}
+	if c.t.o.Logger != nil {
+		c.log(resp, err, time.Since(start))
+	}
+	return resp, err
+}
+
+// header gives the headers of an attempt: the caller's, with the token's in place of any spelling
+// of theirs. A request to another origin carries no credentials at all.
+func (c *call) header(tok *oauth2.Token) http.Header {
+	var ours []field
+	if tok != nil {
+		ours = c.t.fields(tok)
+	}
+	h := make(http.Header, len(c.req.Header)+len(ours)+1)
+	bare := c.origin == nil && c.t.auth != nil
+	for k, v := range c.req.Header {
+		if !named(ours, k) && !(bare && c.private(k)) {
+			h[k] = v
+		}
+	}
+	for i := range ours {
+		h[ours[i].name] = ours[i].values
+	}
+	if c.t.o.UserAgent != "" && !bare {
+		if _, ok := h["User-Agent"]; !ok {
+			h["User-Agent"] = []string{c.t.o.UserAgent}
+		}
+	}
+	return h
+}
+
+// A field is a header as it is sent.
+type field struct {
+	name   string
+	values []string
+}
+
+// carried is the header of one token, in the form that each request needs it.
+type carried struct {
+	tok    *oauth2.Token
+	fields []field
+}
+
+// fields gives the token's headers. They are taken apart once a token.
+func (t *roundTripper) fields(tok *oauth2.Token) []field {
+	if c := t.carried.Load(); c != nil && c.tok == tok {
+		return c.fields
+	}
+	c := &carried{tok: tok}
+	for name, values := range t.auth.Header(tok) {
+		c.fields = append(c.fields, field{name, values})
+	}
+	t.carried.Store(c)
+	return c.fields
+}
+
+// named reports whether one of fields has that name, in any spelling.
+func named(fields []field, name string) bool {
+	for i := range fields {
+		if len(fields[i].name) == len(name) && strings.EqualFold(fields[i].name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// private reports whether a header is not for other origins.
+func (c *call) private(key string) bool {
+	for _, k := range []string{"Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Referer", "access_token"} {
+		if strings.EqualFold(k, key) {
+			return true
+		}
+	}
+	// Whatever this product calls its token's header: the values do not matter here.
+	for k := range c.t.auth.Header(new(oauth2.Token)) {
+		if strings.EqualFold(k, key) {
+			return true
+		}
+	}
+	return false
+}
+
+// discard reads what little there is left of a response and closes it, so that its connection can
+// be used again.
+func discard(resp *http.Response) {
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	resp.Body.Close()
+}
+
+// Time. One timer holds the limit in force: `timeout` while the call waits for its headers,
+// `attempt_timeout` from one piece of a body to the next. The silence between the written request
+// and the headers is net/http's ResponseHeaderTimeout.
+
+// timeoutError is a limit that was passed.
+type timeoutError struct{ what string }
+
+func (e timeoutError) Error() string        { return e.what }
+func (e timeoutError) Timeout() bool        { return true }
+func (e timeoutError) Temporary() bool      { return true }
+func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+func (c *call) expire() {
+	if c.answered.Load() || c.upstart.Load() != 0 {
+		c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", c.t.o.AttemptTimeout)})
+		return
+	}
+	c.cancel(timeoutError{fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
+}
+
+// flowing notes that a piece of the request's body is on its way.
+func (c *call) flowing() {
+	if c.answered.Load() {
+		return // the response is read already; its silence counts
+	}
+	if c.upstart.Load() == 0 {
+		c.upstart.Store(time.Now().UnixNano())
+	}
+	c.timer.Reset(c.t.o.AttemptTimeout)
+}
+
+// uploaded notes that the body has been handed over. Its time does not count against timeout.
+func (c *call) uploaded() {
+	start := c.upstart.Swap(0)
+	if start == 0 || c.answered.Load() {
+		return
+	}
+	now := time.Now().UnixNano()
+	c.timer.Reset(time.Duration(c.deadline.Add(now-start) - now))
+}
+
+// end gives back what the call holds.
+func (c *call) end() {
+	c.timer.Stop()
+	c.slot.done()
+	c.cancel(nil)
+}
+
+// explain prefers the reason why the call was ended to what it looks like from below.
+func (c *call) explain(err error) error {
+	var t timeoutError
+	if errors.As(context.Cause(c.ctx), &t) {
+		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: t}
+	}
+	if ctx := c.req.Context(); ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		return context.Cause(ctx)
+	}
+	var e *auth.Error
+	if errors.As(err, &e) && e.Connector == "" {
+		named := *e
+		named.Connector = c.t.o.Connector
+		return &named
+	}
+	return err
+}
+
+// errNotHTTP stands for errors of net/http that quote what the server sent, which may be anything:
+// a reflected token, for one.
+var errNotHTTP = fmt.Errorf("%w: the answer is not valid HTTP", auth.ErrProtocol)
+
+// unquoted takes from err what a server had net/http quote.
+func unquoted(err error) error {
+	if err == nil {
+		return nil
+	}
+	var bad textproto.ProtocolError
+	var known net.Error
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &known):
+		return err
+	case errors.As(err, &bad), strings.Contains(err.Error(), "transport connection broken"),
+		strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "bad trailer"):
+		return errNotHTTP
+	}
+	return err
+}
+
+// logged are the response headers that may appear in a log.
+var logged = []string{"Content-Type", "Date", "Retry-After", "Server", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Request-Id"}
+
+func (c *call) log(resp *http.Response, err error, took time.Duration) {
+	at := *c.req.URL
+	at.RawQuery, at.Fragment, at.User = "", "", nil
+	attrs := []slog.Attr{
+		slog.String("connector", c.t.o.Connector), slog.String("method", c.req.Method),
+		slog.String("url", at.String()), slog.Int("attempt", c.attempts), slog.Duration("took", took),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	} else {
+		attrs = append(attrs, slog.Int("status", resp.StatusCode))
+		for _, k := range logged {
+			if v := resp.Header.Get(k); v != "" {
+				attrs = append(attrs, slog.String(strings.ToLower(k), v))
+			}
+		}
+	}
+	c.t.logger.LogAttrs(c.ctx, slog.LevelDebug, "attempt", attrs...)
+}

@@ -1,0 +1,994 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// arrivals is what a server keeps: when each request came.
+type arrivals struct {
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (a *arrivals) note() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = append(a.at, time.Now())
+}
+
+// within counts those of the last d, both ends included.
+func (a *arrivals) within(d time.Duration) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := 0
+	for _, t := range a.at {
+		if time.Since(t) <= d {
+			n++
+		}
+	}
+	return n
+}
+
+// check fails for a window, both ends included, with more than limit allows.
+func (a *arrivals) check(t *testing.T, limits ...auth.Limit) {
+	t.Helper()
+	slices.SortFunc(a.at, time.Time.Compare)
+	for _, l := range limits {
+		for i := l.Requests; i < len(a.at); i++ {
+			if d := a.at[i].Sub(a.at[i-l.Requests]); d <= l.Per {
+				t.Fatalf("%d requests within %v, with a limit of %d in %v", l.Requests+1, d, l.Requests, l.Per)
+			}
+		}
+	}
+}
+
+func perSecond(n int) auth.Limit { return auth.Limit{Requests: n, Per: time.Second} }
+func perHour(n int) auth.Limit   { return auth.Limit{Requests: n, Per: time.Hour} }
+
+// take acquires at once or fails.
+func take(t *testing.T, l *Limiter, exchange bool) *slot {
+	t.Helper()
+	s, waited, err := l.acquire(t.Context(), exchange, time.Time{})
+	if err != nil || waited {
+		t.Fatalf("acquire: waited %v, %v", waited, err)
+	}
+	return s
+}
+
+// queue starts an acquire that is to wait, and returns what it came to.
+func queue(ctx context.Context, l *Limiter, exchange bool, deadline time.Time) <-chan result {
+	c := make(chan result, 1)
+	start := time.Now()
+	go func() {
+		s, waited, err := l.acquire(ctx, exchange, deadline)
+		c <- result{s, waited, err, time.Since(start)}
+	}()
+	synctest.Wait()
+	return c
+}
+
+type result struct {
+	slot   *slot
+	waited bool
+	err    error
+	after  time.Duration
+}
+
+func pending(t *testing.T, c <-chan result) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case r := <-c:
+		t.Fatalf("acquire returned after %v: %v", r.after, r.err)
+	default:
+	}
+}
+
+func wantLimited(t *testing.T, err error, retryAfter time.Duration) {
+	t.Helper()
+	var e *auth.Error
+	if !errors.Is(err, auth.ErrRateLimited) || !errors.As(err, &e) {
+		t.Fatalf("got %v, want ErrRateLimited", err)
+	}
+	if e.Op != "request" || e.RetryAfter.Round(time.Millisecond) != retryAfter {
+		t.Fatalf("got op %q, retry after %v; want request, %v", e.Op, e.RetryAfter, retryAfter)
+	}
+}
+
+// idle fails unless all was given back and nothing waits.
+func idle(t *testing.T, l *Limiter) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.advance()
+	if l.taken != 0 || l.sent.n != 0 || l.placed != 0 || l.waiting() != 0 || l.armed != never {
+		t.Errorf("not idle: %d taken, %d sent, %d placed, %d waiting, timer at %v", l.taken, l.sent.n, l.placed, l.waiting(), l.armed)
+	}
+}
+
+// The promise: what the server sees never exceeds a limit, and hardly falls short of it.
+func TestLimiterAsTheServerSeesIt(t *testing.T) {
+	t.Parallel()
+	perMinute := auth.Limit{Requests: 600, Per: time.Minute}
+	for _, tt := range []struct {
+		name   string
+		limits []auth.Limit
+		work   time.Duration // what the server needs for an answer
+		header int           // the limit that it shows
+	}{
+		{"20 a second", []auth.Limit{perSecond(20)}, 5 * time.Millisecond, 0},
+		{"20 a second, slow server", []auth.Limit{perSecond(20)}, 2 * time.Second, 0},
+		{"20 a second, slow server that shows it", []auth.Limit{perSecond(20)}, 2 * time.Second, 20},
+		{"600 a minute", []auth.Limit{perMinute}, 5 * time.Millisecond, 0},
+		{"both", []auth.Limit{perMinute, perSecond(20)}, 5 * time.Millisecond, 600},
+		{"both, and an hour's", []auth.Limit{perSecond(20), perHour(15000), perMinute}, 5 * time.Millisecond, 15000},
+		{"shorter than the way", []auth.Limit{{Requests: 3, Per: 30 * time.Millisecond}}, 5 * time.Millisecond, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const span = 3 * time.Minute
+				l := NewLimiter(tt.limits, 0)
+				var seen arrivals
+				var mu sync.Mutex
+				var answers int
+				var sum time.Duration
+				ctx, cancel := context.WithTimeout(t.Context(), span)
+				defer cancel()
+				var wg sync.WaitGroup
+				for i := range 64 {
+					r := rand.New(rand.NewPCG(1, uint64(i)))
+					way := func() { time.Sleep(time.Duration(r.Int64N(int64(80 * time.Millisecond)))) }
+					wg.Go(func() {
+						for {
+							s, _, err := l.acquire(ctx, false, time.Time{})
+							if err != nil {
+								return
+							}
+							start := time.Now()
+							s.wrote()
+							way()
+							seen.note()
+							h := header(tt.header, tt.header-seen.within(perOf(tt.limits, tt.header)))
+							time.Sleep(tt.work)
+							way()
+							s.answered()
+							s.observe(h)
+							s.done()
+							mu.Lock()
+							answers++
+							sum += min(time.Since(start), oneWay)
+							mu.Unlock()
+						}
+					})
+				}
+				wg.Wait()
+				seen.check(t, tt.limits...)
+
+				// As if there were no limit but the one, and no more callers than there are.
+				best := 64 / (tt.work + 80*time.Millisecond).Seconds()
+				for _, limit := range tt.limits {
+					best = min(best, float64(limit.Requests)/(limit.Per+sum/time.Duration(answers)).Seconds())
+				}
+				if got := float64(len(seen.at)) / span.Seconds(); got < 0.95*best {
+					t.Errorf("%.2f requests a second, want 95 %% of %.2f", got, best)
+				}
+				time.Sleep(oneWay)
+				idle(t, l)
+				most := slices.MaxFunc(tt.limits, func(a, b auth.Limit) int { return a.Requests - b.Requests }).Requests
+				if n := len(l.stamps.buf); n > 2*max(4, most) {
+					t.Errorf("memory for %d requests, with a limit of %d", n, most)
+				}
+			})
+		})
+	}
+}
+
+func header(limit, remaining int) http.Header {
+	h := http.Header{}
+	if limit > 0 {
+		h.Set("X-RateLimit-Limit", strconv.Itoa(limit))
+		h.Set("X-RateLimit-Remaining", strconv.Itoa(remaining))
+	}
+	return h
+}
+
+func perOf(limits []auth.Limit, requests int) time.Duration {
+	for _, l := range limits {
+		if l.Requests == requests {
+			return l.Per
+		}
+	}
+	return 0
+}
+
+// A slot comes back per after min(answered, wrote + 100 ms).
+func TestSlotComesBack(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	type event struct {
+		at time.Duration
+		do func(*slot)
+	}
+	wrote, answered, cancel, done := (*slot).wrote, (*slot).answered, (*slot).cancel, (*slot).done
+	for _, tt := range []struct {
+		name   string
+		events []event
+		want   []time.Duration // when the next ones leave
+	}{
+		{"answered soon", []event{{5 * ms, wrote}, {30 * ms, answered}, {500 * ms, done}}, []time.Duration{1030 * ms}},
+		{"answered late", []event{{5 * ms, wrote}, {700 * ms, answered}, {800 * ms, done}}, []time.Duration{1105 * ms}},
+		{"answered just so", []event{{5 * ms, wrote}, {105 * ms, answered}, {800 * ms, done}}, []time.Duration{1105 * ms}},
+		{"not answered", []event{{5 * ms, wrote}}, []time.Duration{1105 * ms}},
+		{"failed without having been written", []event{{40 * ms, answered}}, []time.Duration{1040 * ms}},
+		{"answered before all was written", []event{{40 * ms, answered}, {60 * ms, wrote}}, []time.Duration{1040 * ms}},
+		{"answered twice", []event{{5 * ms, wrote}, {40 * ms, answered}, {60 * ms, answered}}, []time.Duration{1040 * ms}},
+		{"only done", []event{{40 * ms, done}, {50 * ms, done}}, []time.Duration{1040 * ms}},
+		{"written late", []event{{3000 * ms, wrote}, {3010 * ms, answered}}, []time.Duration{4010 * ms}},
+		{"neither", nil, []time.Duration{never}},
+		{"never sent", []event{{40 * ms, cancel}, {50 * ms, cancel}, {60 * ms, answered}}, []time.Duration{40 * ms}},
+		{"cancelled too late", []event{{5 * ms, wrote}, {40 * ms, cancel}}, []time.Duration{1040 * ms}},
+		{"cancelled after the answer", []event{{5 * ms, wrote}, {40 * ms, answered}, {50 * ms, cancel}}, []time.Duration{1040 * ms}},
+		{"written twice", []event{{0, wrote}, {50 * ms, wrote}, {60 * ms, answered}}, []time.Duration{1060 * ms, 2060 * ms}},
+		{"written twice, long after", []event{{0, wrote}, {500 * ms, wrote}, {510 * ms, answered}}, []time.Duration{1510 * ms, 2510 * ms}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
+				start := time.Now()
+				s := take(t, l, false)
+				ctx, stop := context.WithTimeout(t.Context(), time.Hour)
+				defer stop()
+				var got []time.Duration
+				finished := make(chan struct{})
+				go func() {
+					defer close(finished)
+					for range tt.want {
+						next, _, err := l.acquire(ctx, false, time.Time{})
+						if err != nil {
+							got = append(got, never)
+							return
+						}
+						got = append(got, time.Since(start).Truncate(ms))
+						next.wrote()
+						next.answered()
+					}
+				}()
+				for _, e := range tt.events {
+					time.Sleep(e.at - time.Since(start))
+					e.do(s)
+				}
+				<-finished
+				if diff := cmp.Diff(tt.want, got); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
+	}
+}
+
+// Written twice, both count, and the limit is kept over them.
+func TestSlotWrittenTwiceCountsTwice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perSecond(2)}, 0)
+		s := take(t, l, false)
+		s.wrote()
+		time.Sleep(300 * time.Millisecond)
+		s.wrote()
+		s.answered()
+		r := <-queue(t.Context(), l, false, time.Time{})
+		if r.after.Truncate(time.Millisecond) != 800*time.Millisecond {
+			t.Errorf("left after %v, want 800ms", r.after)
+		}
+		r.slot.cancel()
+	})
+}
+
+func TestLimiterFirstComeFirstServed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		limits []auth.Limit
+		max    int
+	}{
+		{"window", []auth.Limit{{Requests: 1, Per: 10 * time.Millisecond}}, 0},
+		{"concurrency", nil, 1},
+		{"both", []auth.Limit{{Requests: 3, Per: 10 * time.Millisecond}}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := NewLimiter(tt.limits, tt.max)
+				first := take(t, l, false)
+				var mu sync.Mutex
+				var got, want []int
+				var wg sync.WaitGroup
+				for i := range 50 {
+					want = append(want, i)
+					wg.Go(func() {
+						s, waited, err := l.acquire(t.Context(), false, time.Now().Add(time.Hour))
+						if err != nil || !waited {
+							t.Error(waited, err)
+						}
+						mu.Lock()
+						got = append(got, i)
+						mu.Unlock()
+						s.wrote()
+						time.Sleep(time.Millisecond)
+						s.done()
+					})
+					synctest.Wait()
+				}
+				first.done()
+				wg.Wait()
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Error(diff)
+				}
+				idle(t, l)
+			})
+		})
+	}
+}
+
+func TestLimiterContextEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
+		take(t, l, false).answered()
+		cause := errors.New("had enough")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		leaving := queue(ctx, l, false, time.Time{})
+		staying := queue(t.Context(), l, false, time.Time{})
+		time.Sleep(300 * time.Millisecond)
+		cancel(cause)
+		if r := <-leaving; r.err != cause || !r.waited || r.slot != nil || r.after != 300*time.Millisecond {
+			t.Errorf("left with %+v, want the cause at once", r)
+		}
+		// It took no slot: the next leaves at the same time.
+		if r := <-staying; r.err != nil || r.after.Truncate(time.Millisecond) != time.Second {
+			t.Errorf("next: %+v", r)
+		} else {
+			r.slot.wrote() // and stays without an answer, so that the slot is back at 2.1 s
+		}
+
+		ending, stop2 := context.WithTimeoutCause(t.Context(), 1050*time.Millisecond, cause)
+		defer stop2()
+		if r := <-queue(ending, l, false, time.Time{}); r.err != cause || r.after != 1050*time.Millisecond {
+			t.Errorf("deadline that passes in the queue: %+v", r)
+		}
+		if _, _, err := l.acquire(ending, false, time.Time{}); err != cause {
+			t.Errorf("ended before: %v", err)
+		}
+		time.Sleep(time.Second)
+		take(t, l, false).cancel()
+		idle(t, l)
+	})
+}
+
+// Granted in the very moment in which ctx ends: whatever is returned, no slot is lost.
+func TestLimiterContextEndsWithTheWait(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter(nil, 1)
+			first := take(t, l, false)
+			ctx, cancel := context.WithCancel(t.Context())
+			c := queue(ctx, l, false, time.Time{})
+			first.done()
+			cancel()
+			if r := <-c; r.err == nil {
+				r.slot.done()
+			}
+			take(t, l, false).done()
+			idle(t, l)
+		})
+	}
+}
+
+func TestLimiterExchangesFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perSecond(1)}, 1)
+		first := take(t, l, false)
+		first.answered()
+		call := queue(t.Context(), l, false, time.Time{})
+		exchanges := []<-chan result{queue(t.Context(), l, true, time.Time{}), queue(t.Context(), l, true, time.Time{})}
+		for i, c := range exchanges {
+			r := <-c
+			if r.err != nil || r.after.Truncate(time.Millisecond) != time.Duration(i+1)*time.Second {
+				t.Fatalf("exchange %d: %+v", i, r)
+			}
+			r.slot.answered()
+		}
+		// The windows' slot is free for the call, its place is not: the slot goes to an exchange.
+		time.Sleep(2 * time.Second)
+		pending(t, call)
+		take(t, l, true).answered()
+		time.Sleep(2 * time.Second)
+		first.done()
+		r := <-call
+		if r.err != nil || r.after.Truncate(time.Millisecond) != 6*time.Second {
+			t.Fatalf("call: %+v", r)
+		}
+		r.slot.done()
+		idle(t, l)
+	})
+}
+
+func TestLimiterRefusesAtOnce(t *testing.T) {
+	t.Parallel()
+	in := func(d time.Duration) time.Time { return time.Now().Add(d) }
+	refused := func(t *testing.T, l *Limiter, exchange bool, d, retryAfter time.Duration) {
+		t.Helper()
+		s, waited, err := l.acquire(t.Context(), exchange, in(d))
+		if s != nil || waited {
+			t.Fatalf("slot %v, waited %v", s, waited)
+		}
+		wantLimited(t, err, retryAfter)
+		if errors.Is(err, context.DeadlineExceeded) {
+			t.Error("a refusal before the deadline is no timeout")
+		}
+	}
+	const ms = time.Millisecond
+
+	t.Run("window", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perSecond(2), perHour(3)}, 0)
+			take(t, l, false).answered()
+			time.Sleep(300 * ms)
+			s := take(t, l, false)
+			refused(t, l, false, 699*ms, 700*ms)
+			s.wrote()
+			refused(t, l, true, 699*ms, 700*ms)
+			s.answered()
+			ctx, cancel := context.WithTimeout(t.Context(), 699*ms)
+			defer cancel()
+			_, _, err := l.acquire(ctx, false, in(time.Minute))
+			wantLimited(t, err, 700*ms)
+			r := <-queue(t.Context(), l, false, in(701*ms))
+			if r.err != nil {
+				t.Fatal(r.err)
+			}
+			r.slot.answered()
+			refused(t, l, false, time.Minute, time.Hour-time.Second)
+		})
+	})
+	t.Run("queue", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perSecond(2)}, 0)
+			take(t, l, false).answered()
+			take(t, l, false)
+			ctx, cancel := context.WithCancel(t.Context())
+			for range 5 {
+				queue(ctx, l, false, time.Time{})
+			}
+			// Of those before, the second and the fourth leave after 1 s and 2 s, and so on.
+			refused(t, l, false, 2900*ms, 3*time.Second)
+			refused(t, l, true, 900*ms, time.Second)
+			refused(t, l, false, 2900*ms, 3*time.Second)
+			last := queue(ctx, l, false, in(3001*ms))
+			pending(t, last)
+			cancel()
+			<-last
+		})
+	})
+	t.Run("absurd", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{{Requests: 1, Per: 1<<63 - 1}, {}, {Requests: -1, Per: 1}, {Requests: 1}}, -1)
+			if len(l.windows) != 1 {
+				t.Fatalf("windows: %v", l.windows)
+			}
+			take(t, l, false).answered()
+			ctx, cancel := context.WithCancel(t.Context())
+			for range 9 {
+				queue(ctx, l, false, time.Time{})
+			}
+			_, _, err := l.acquire(t.Context(), false, in(time.Hour))
+			if !errors.Is(err, auth.ErrRateLimited) {
+				t.Error(err)
+			}
+			cancel()
+			synctest.Wait()
+			idle(t, l)
+		})
+	})
+	t.Run("deadline that passes in the queue", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter(nil, 1)
+			first := take(t, l, false)
+			later := queue(t.Context(), l, false, in(3*time.Second))
+			sooner := queue(t.Context(), l, false, in(2*time.Second))
+			none := queue(t.Context(), l, false, time.Time{})
+			for _, c := range []<-chan result{sooner, later} {
+				r := <-c
+				if !errors.Is(r.err, auth.ErrRateLimited) || !errors.Is(r.err, context.DeadlineExceeded) || !r.waited {
+					t.Errorf("got %+v, want both ErrRateLimited and DeadlineExceeded", r)
+				}
+				if want := map[<-chan result]time.Duration{sooner: 2 * time.Second, later: 3 * time.Second}[c]; r.after != want {
+					t.Errorf("after %v, want %v", r.after, want)
+				}
+			}
+			pending(t, none)
+			first.done()
+			(<-none).slot.done()
+			idle(t, l)
+		})
+	})
+	t.Run("leaves at its deadline", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter(nil, 0)
+			l.pause(in(time.Second))
+			if r := <-queue(t.Context(), l, false, in(time.Second)); r.err != nil || r.after != time.Second {
+				t.Errorf("%+v", r)
+			}
+			refused(t, func() *Limiter { l.pause(in(time.Second)); return l }(), false, time.Second-1, time.Second)
+		})
+	})
+}
+
+func TestLimiterPause(t *testing.T) {
+	t.Parallel()
+	for name, make := range map[string]func() *Limiter{
+		"without limits": func() *Limiter { return NewLimiter(nil, 0) },
+		"with a window":  func() *Limiter { return NewLimiter([]auth.Limit{perSecond(20)}, 0) },
+		"concurrency":    func() *Limiter { return NewLimiter(nil, 5) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := make()
+				in := func(d time.Duration) time.Time { return time.Now().Add(d) }
+				take(t, l, false).done()
+				l.pause(in(-time.Second))
+				take(t, l, false).done()
+
+				l.pause(in(2 * time.Second))
+				call := queue(t.Context(), l, false, time.Time{})
+				exchange := queue(t.Context(), l, true, in(9*time.Second))
+				short := queue(t.Context(), l, false, in(3*time.Second))
+				ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+				defer cancel()
+				byCtx := queue(ctx, l, false, time.Time{})
+				pending(t, short)
+				time.Sleep(time.Second)
+				l.pause(in(time.Millisecond)) // shortens nothing
+				l.pause(in(4 * time.Second))
+				for _, c := range []<-chan result{short, byCtx} {
+					r := <-c
+					if r.after != time.Second || !r.waited {
+						t.Errorf("refused after %v, want at once", r.after)
+					}
+					wantLimited(t, r.err, 4*time.Second)
+				}
+				for _, c := range []<-chan result{call, exchange} {
+					r := <-c
+					if r.err != nil || !r.waited || r.after != 5*time.Second {
+						t.Errorf("%+v, want to leave after 5s", r)
+					}
+					r.slot.done()
+				}
+				take(t, l, false).done()
+				if l.paused.Load() {
+					t.Error("still marked as paused: no way back to the fast path")
+				}
+				idle(t, l)
+			})
+		})
+	}
+}
+
+func TestLimiterConcurrency(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perHour(10)}, 2)
+		a, b := take(t, l, false), take(t, l, false)
+		take(t, l, true).done()
+		c, d := queue(t.Context(), l, false, time.Time{}), queue(t.Context(), l, false, time.Time{})
+		a.wrote()
+		a.answered()
+		pending(t, c)
+		a.done()
+		a.done() // gives back one place, not two
+		rc := <-c
+		pending(t, d)
+		if own := l.own(&l.windows[0]); own != 4 {
+			t.Errorf("%d slots taken, want 4: who waits for a place holds none", own)
+		}
+		b.cancel()
+		rd := <-d
+		if own := l.own(&l.windows[0]); own != 4 {
+			t.Errorf("%d slots taken after a cancel and a call, want 4", own)
+		}
+		rc.slot.done()
+		rd.slot.done()
+		idle(t, l)
+	})
+}
+
+func TestLimiterOthersUse(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name             string
+		own              int // ours before the answer
+		limit, remaining string
+		want             int // how many may leave at once after it
+	}{
+		{"nobody else", 4, "20", "16", 16},
+		{"others", 4, "20", "6", 6},
+		{"others take all", 4, "20", "0", 0},
+		{"not all of ours were seen", 4, "20", "19", 16},
+		{"the server's limit is smaller", 4, "15", "11", 11},
+		{"the server's limit is greater", 4, "1000", "900", 16},
+		{"the server's limit is greater, others", 4, "1000", "5", 5},
+		{"a shorter window of the server's", 10, "5", "4", 4},
+		{"none", 4, "", "", 16},
+		{"negative", 4, "20", "-1", 16},
+		{"signed", 4, "20", "+3", 16},
+		{"fraction", 4, "20", "3.5", 16},
+		{"list", 4, "20, 20;w=1", "3", 16},
+		{"huge", 4, "20", "99999999999999999999", 16},
+		{"more left than there is", 4, "20", "21", 16},
+		{"no limit at all", 4, "0", "0", 16},
+		{"half", 4, "20", "", 16},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				for _, observe := range []func(*Limiter, *slot, http.Header){
+					func(l *Limiter, _ *slot, h http.Header) { l.observe(h) },
+					func(_ *Limiter, s *slot, h http.Header) { s.observe(h) },
+				} {
+					l := NewLimiter([]auth.Limit{perHour(20), perSecond(1000)}, 0)
+					var s *slot
+					for range tt.own {
+						s = take(t, l, false)
+						s.wrote()
+						s.answered()
+					}
+					observe(l, s, http.Header{"X-Ratelimit-Limit": {tt.limit}, "X-Ratelimit-Remaining": {tt.remaining}})
+					got := 0
+					for ; got < 100; got++ {
+						s, _, err := l.acquire(t.Context(), false, time.Now().Add(time.Second))
+						if err != nil {
+							break
+						}
+						s.answered()
+					}
+					if got != tt.want {
+						t.Errorf("%d may leave, want %d", got, tt.want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestLimiterObservesTheRightWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perSecond(20), perHour(100), {Requests: 20, Per: time.Minute}}, 0)
+		for _, tt := range []struct{ limit, window int }{{20, 1}, {100, 2}, {7, 2}} {
+			s := take(t, l, false)
+			s.answered()
+			s.observe(header(tt.limit, 0))
+			s.observe(header(tt.limit, 0))
+			now := time.Since(l.base)
+			for i := range l.windows {
+				if w := &l.windows[i]; (w.room(now) < w.requests) != (i == tt.window) {
+					t.Errorf("limit %d, window %v: room %d", tt.limit, w.per, w.room(now))
+				}
+				l.windows[i].withheld = 0
+			}
+		}
+	})
+}
+
+// Others have taken all: one request in ten seconds looks whether it is still so.
+func TestLimiterProbes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perHour(20)}, 0)
+		s := take(t, l, false)
+		s.answered()
+		waiting := queue(t.Context(), l, false, time.Time{})
+		(<-waiting).slot.answered()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s.observe(header(20, 0))
+		start := time.Now()
+		patient, impatient := queue(ctx, l, false, time.Time{}), queue(ctx, l, false, time.Now().Add(9*time.Second))
+		wantLimited(t, (<-impatient).err, 10*time.Second)
+		second, third := queue(ctx, l, true, time.Time{}), queue(ctx, l, false, time.Time{})
+
+		at := func(c <-chan result, want time.Duration) *slot {
+			t.Helper()
+			r := <-c
+			if got := time.Since(start); r.err != nil || got != want {
+				t.Fatalf("left at %v with %v, want %v", got, r.err, want)
+			}
+			return r.slot
+		}
+		at(second, 10*time.Second).answered() // an exchange, whose answer shows nothing
+		s = at(patient, 20*time.Second)
+		pending(t, third)
+		time.Sleep(50 * time.Millisecond)
+		s.answered()
+		s.observe(header(20, 9))
+		s = at(third, 20*time.Second+50*time.Millisecond)
+		for range 8 {
+			take(t, l, false).answered()
+		}
+		_, _, err := l.acquire(ctx, false, time.Now().Add(time.Second))
+		if !errors.Is(err, auth.ErrRateLimited) {
+			t.Errorf("a tenth left: %v", err)
+		}
+		s.cancel()
+	})
+}
+
+// What was seen holds for one length of the window, even if nothing more is heard.
+func TestLimiterObservationExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{{Requests: 5, Per: 4 * time.Second}}, 0)
+		l.observe(header(5, 0))
+		for range 5 {
+			c := queue(t.Context(), l, false, time.Time{})
+			r := <-c
+			if got := time.Since(l.base).Truncate(time.Millisecond); r.err != nil || got != 4*time.Second {
+				t.Fatalf("left at %v, %v; want 4s", got, r.err)
+			}
+			r.slot.answered()
+		}
+	})
+}
+
+// Answers that were long on their way, or overtaken, neither open nor close more than they should.
+func TestLimiterLateAnswers(t *testing.T) {
+	t.Parallel()
+	room := func(l *Limiter) int { return l.windows[0].room(time.Since(l.base)) }
+	t.Run("overtaken", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perHour(100)}, 0)
+			old := take(t, l, false)
+			old.wrote()
+			time.Sleep(20 * time.Second)
+			s := take(t, l, false)
+			s.wrote()
+			s.answered()
+			s.observe(header(100, 58))
+			for _, remaining := range []int{99, 0} {
+				old.observe(header(100, remaining))
+				if got := room(l); got != 60 {
+					t.Errorf("room for %d after a late %d, want 60", got, remaining)
+				}
+			}
+		})
+	})
+	t.Run("slow server", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perSecond(10)}, 0)
+			var all []*slot
+			for range 10 {
+				all = append(all, take(t, l, false))
+				all[len(all)-1].wrote()
+			}
+			time.Sleep(3 * time.Second)
+			for i, s := range all { // by now we count none of them, but it was all our own use
+				s.answered()
+				s.observe(header(10, 9-i))
+			}
+			if got := room(l); got != 10 {
+				t.Errorf("room for %d, want 10", got)
+			}
+		})
+	})
+	t.Run("unknown departure", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perHour(100)}, 0)
+			l.observe(header(100, 60))
+			l.observe(header(100, 99))
+			if got := room(l); got != 60 {
+				t.Errorf("room for %d, want 60: a smaller figure may be a late one", got)
+			}
+			time.Sleep(probeEvery)
+			l.observe(header(100, 99))
+			if got := room(l); got != 99 {
+				t.Errorf("room for %d, want 99", got)
+			}
+		})
+	})
+}
+
+func TestNoLimiter(t *testing.T) {
+	t.Parallel()
+	var l *Limiter
+	l.pause(time.Now().Add(time.Hour))
+	l.observe(header(20, 0))
+	if l.limited() || NewLimiter(nil, 3).limited() || !NewLimiter([]auth.Limit{perHour(1)}, 0).limited() {
+		t.Error("limited is not whether there is a window")
+	}
+	for _, l := range []*Limiter{nil, NewLimiter(nil, 0)} {
+		s := take(t, l, false)
+		s.wrote()
+		s.answered()
+		s.observe(header(20, 0))
+		s.cancel()
+		s.done()
+	}
+}
+
+// Real goroutines and a real clock: nothing is lost, and the limit holds.
+func TestLimiterUnderLoad(t *testing.T) {
+	t.Parallel()
+	limits := []auth.Limit{{Requests: 40, Per: 2 * time.Millisecond}, {Requests: 300, Per: 20 * time.Millisecond}}
+	l := NewLimiter(limits, 10)
+	var seen arrivals
+	var wg sync.WaitGroup
+	for i := range 32 {
+		r := rand.New(rand.NewPCG(2, uint64(i)))
+		wg.Go(func() {
+			for range 60 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if r.IntN(4) == 0 {
+					time.AfterFunc(time.Duration(r.IntN(2_000_000)), cancel)
+				}
+				var deadline time.Time
+				if r.IntN(4) == 0 {
+					deadline = time.Now().Add(time.Duration(r.IntN(3_000_000)))
+				}
+				s, _, err := l.acquire(ctx, r.IntN(8) == 0, deadline)
+				switch {
+				case err != nil:
+					if !errors.Is(err, context.Canceled) && !errors.Is(err, auth.ErrRateLimited) {
+						t.Error(err)
+					}
+				case r.IntN(8) == 0:
+					s.cancel()
+				default:
+					seen.note()
+					wrote := make(chan struct{})
+					go func() { defer close(wrote); s.wrote() }()
+					s.answered()
+					s.observe(header(300, 250+r.IntN(50)))
+					if r.IntN(50) == 0 {
+						l.pause(time.Now().Add(time.Millisecond))
+					}
+					s.done()
+					<-wrote
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	seen.check(t, limits...)
+	idle(t, l)
+	for i := l.stamps.head + 1; i < l.stamps.tail; i++ {
+		if l.stamps.at(i) < l.stamps.at(i-1) {
+			t.Fatal("stamps out of order")
+		}
+	}
+}
+
+// A wall clock that is set does not matter.
+func TestLimiterClock(t *testing.T) {
+	t.Parallel()
+	if l := NewLimiter(nil, 0); l.base == l.base.Round(0) { // Round strips the monotonic reading
+		t.Error("the limiter counts from an instant of the wall clock")
+	}
+}
+
+func FuzzLimiterObserve(f *testing.F) {
+	for _, h := range [][2]string{{"20", "3"}, {"20", "0"}, {"100", "100"}, {"-1", "5"}, {"9223372036854775807", "1"}, {"2147483647", "2147483647"}, {"20", "1e1"}, {" 20", "٣"}} {
+		f.Add(h[0], h[1], "100", "7", uint8(5))
+	}
+	f.Fuzz(func(t *testing.T, limit1, remaining1, limit2, remaining2 string, own uint8) {
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perSecond(20), perHour(100)}, 0)
+			var s *slot
+			for range own % 20 {
+				s = take(t, l, false)
+				s.answered()
+			}
+			for _, h := range [][2]string{{limit1, remaining1}, {limit2, remaining2}} {
+				h := http.Header{"X-Ratelimit-Limit": {h[0]}, "X-Ratelimit-Remaining": {h[1]}}
+				s.observe(h)
+				l.observe(h)
+			}
+			for i := range l.windows {
+				if w := &l.windows[i]; w.room(time.Since(l.base)) < 0 || w.room(time.Since(l.base)) > w.requests {
+					t.Fatalf("room for %d of %d", w.room(time.Since(l.base)), w.requests)
+				}
+			}
+			// Whatever the server says, it stops nobody for longer than a probe's time.
+			r := <-queue(t.Context(), l, false, time.Now().Add(probeEvery))
+			if r.err != nil {
+				t.Fatal(r.err)
+			}
+			r.slot.done()
+		})
+	})
+}
+
+func TestLimiterAllocs(t *testing.T) {
+	for _, b := range limiterBenchmarks {
+		call := b.call(b.limiter())
+		if n := testing.AllocsPerRun(2000, call); n > b.allocs {
+			t.Errorf("%s: %v allocations a call, want at most %v", b.name, n, b.allocs)
+		}
+	}
+}
+
+func BenchmarkLimiter(b *testing.B) {
+	for _, bb := range limiterBenchmarks {
+		b.Run(bb.name, func(b *testing.B) {
+			call := bb.call(bb.limiter())
+			b.ReportAllocs()
+			for b.Loop() {
+				call()
+			}
+		})
+		b.Run(bb.name+"/parallel", func(b *testing.B) {
+			call := bb.call(bb.limiter())
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					call()
+				}
+			})
+		})
+	}
+}
+
+var limiterBenchmarks = []struct {
+	name    string
+	limiter func() *Limiter
+	allocs  float64
+	call    func(*Limiter) func()
+}{
+	{"nil", func() *Limiter { return nil }, 0, wholeCall},
+	{"no limits", func() *Limiter { return NewLimiter(nil, 0) }, 0, wholeCall},
+	{"windows", func() *Limiter {
+		return NewLimiter([]auth.Limit{{Requests: 1 << 30, Per: time.Millisecond}, {Requests: 1 << 30, Per: 10 * time.Millisecond}}, 0)
+	}, 1, wholeCall},
+	{"windows and concurrency", func() *Limiter {
+		return NewLimiter([]auth.Limit{{Requests: 1 << 30, Per: time.Millisecond}}, 1<<20)
+	}, 1, wholeCall},
+}
+
+func wholeCall(l *Limiter) func() {
+	ctx := context.Background()
+	return func() {
+		s, _, err := l.acquire(ctx, false, time.Time{})
+		if err != nil {
+			panic(err)
+		}
+		s.wrote()
+		s.answered()
+		s.done()
+	}
+}

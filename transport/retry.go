@@ -1,0 +1,142 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// retry is what follows a first attempt that deserves another. go-retryablehttp runs the loop over
+// an empty shell of the request; the attempts themselves, bodies and answers are the call's, and
+// the first answer is the loop's first round.
+func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.Response, error) {
+	round := func() (*http.Response, error) { return resp, err }
+	decided := true
+	client := &retryablehttp.Client{
+		HTTPClient: &http.Client{
+			Transport:     rounds(func() (*http.Response, error) { return round() }),
+			CheckRedirect: useLastResponse,
+		},
+		RetryMax: c.t.o.Retry.MaxAttempts, // again counts
+		CheckRetry: func(context.Context, *http.Response, error) (bool, error) {
+			if decided {
+				decided = false
+				return true, nil
+			}
+			var again bool
+			wait, again = c.again(resp, err)
+			return again, nil
+		},
+		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
+			round = func() (*http.Response, error) {
+				resp, err = c.attempt()
+				return resp, err
+			}
+			c.t.logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
+				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
+			c.slot.done()
+			c.payload.abandon()
+			c.uploaded()
+			return wait
+		},
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+	}
+	shell := http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: c.req.URL.Scheme, Host: c.req.URL.Host}, Header: http.Header{}}
+	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(c.ctx)})
+	if c.ctx.Err() != nil && err == nil && lerr != nil { // ended while it waited: the answer is gone
+		return nil, context.Cause(c.ctx)
+	}
+	return resp, err
+}
+
+type rounds func() (*http.Response, error)
+
+func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
+
+// again decides whether the call deserves another attempt, and after which wait. It takes the
+// attempt from the budget.
+func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
+	o := &c.t.o.Retry
+	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.ctx.Err() != nil || !c.deserves(resp, err) || !c.payload.replayable() {
+		return 0, false
+	}
+	now := time.Now()
+	wait := rand.N(c.backoff() + 1)
+	if resp != nil {
+		if after, ok := retryAfter(resp.Header, now); ok {
+			if after > o.MaxRetryAfter {
+				return 0, false
+			}
+			wait = max(wait, after)
+		}
+	}
+	if left := time.Duration(c.deadline.Load() - now.UnixNano()); wait >= left {
+		return 0, false
+	}
+	if end, ok := c.ctx.Deadline(); ok && now.Add(wait).After(end) {
+		return 0, false
+	}
+	return wait, c.budget().retry(now.Unix())
+}
+
+// backoff is the longest wait before the next attempt.
+func (c *call) backoff() time.Duration {
+	o := &c.t.o.Retry
+	return min(o.MinBackoff<<min(max(c.attempts-1, 0), 20), o.MaxBackoff)
+}
+
+// deserves reports whether another attempt may help and can do no harm: nothing acts twice that is
+// not idempotent (RFC 9110 section 9.2.2).
+func (c *call) deserves(resp *http.Response, err error) bool {
+	exchange := c.t.auth == nil
+	if err != nil {
+		var ours *auth.Error
+		if errors.As(err, &ours) || hopeless(err) {
+			return false
+		}
+		return neverConnected(err) || !exchange && c.idempotent()
+	}
+	if exchange {
+		return false
+	}
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests:
+		return true
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return c.idempotent()
+	}
+	return false
+}
+
+func (c *call) idempotent() bool {
+	switch c.req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return c.req.Header.Get("Idempotency-Key") != ""
+}
+
+// pause holds the whole identity when the product says that it has had enough.
+func (c *call) pause(resp *http.Response) {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return
+	}
+	now := time.Now()
+	after, ok := retryAfter(resp.Header, now)
+	if !ok {
+		if resp.StatusCode == http.StatusServiceUnavailable {
+			return
+		}
+		after = c.backoff()
+	}
+	c.t.o.Limiter.pause(now.Add(min(after, c.t.o.Retry.MaxRetryAfter)))
+}

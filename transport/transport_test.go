@@ -1,0 +1,869 @@
+package transport_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/transport"
+)
+
+// product hands out numbered tokens in a header of its own; a 401 with "token" refuses one.
+type product struct {
+	made   atomic.Int64
+	header string
+}
+
+func (p *product) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
+	return &oauth2.Token{AccessToken: fmt.Sprintf("T%d", p.made.Add(1)), ExpiresIn: 3600}, nil
+}
+
+func (p *product) Header(tok *oauth2.Token) http.Header {
+	if p.header != "" {
+		return http.Header{p.header: {tok.AccessToken}}
+	}
+	return http.Header{"Authorization": {"Bearer " + tok.AccessToken}}
+}
+
+func (p *product) Rejects(resp *http.Response, body []byte) bool {
+	return resp.StatusCode == 401 && strings.Contains(string(body), "token")
+}
+
+func parse(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func client(t testing.TB, p *product, base string, o transport.Options) *http.Client {
+	t.Helper()
+	s := auth.New(p, nil)
+	t.Cleanup(func() { s.Close(context.Background()) })
+	o.BaseURL, o.Connector = parse(t, base), "test"
+	c, err := transport.NewClient(s, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+var quick = transport.Retry{MinBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond}
+
+func TestRetries(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		method, key string
+		status      int
+		want        int64 // requests seen
+	}
+	var rows []row
+	for _, status := range []int{200, 400, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504} {
+		retried := map[int]bool{408: true, 429: true, 500: true, 502: true, 503: true, 504: true}[status]
+		for _, m := range []string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH"} {
+			safe := m != "POST" && m != "PATCH"
+			want := int64(1)
+			if retried && (safe || status == 429) {
+				want = 4
+			}
+			rows = append(rows, row{m, "", status, want})
+			if !safe && retried {
+				rows = append(rows, row{m, "key-1", status, 4})
+			}
+		}
+	}
+	for _, row := range rows {
+		t.Run(fmt.Sprint(row.method, row.key, row.status), func(t *testing.T) {
+			t.Parallel()
+			var seen atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				seen.Add(1)
+				if b, _ := io.ReadAll(r.Body); r.Method != "HEAD" && r.Method != "TRACE" && string(b) != "payload" {
+					t.Errorf("body %q", b)
+				}
+				w.WriteHeader(row.status)
+				io.WriteString(w, "answer")
+			}))
+			defer srv.Close()
+			c := client(t, new(product), srv.URL, transport.Options{Retry: quick})
+			var body io.Reader
+			if row.method != "HEAD" && row.method != "TRACE" {
+				body = io.NopCloser(strings.NewReader("payload")) // no GetBody
+			}
+			req, _ := http.NewRequest(row.method, srv.URL+"/x?q=1", body)
+			if row.key != "" {
+				req.Header.Set("Idempotency-Key", row.key)
+			}
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if b, _ := io.ReadAll(resp.Body); resp.StatusCode != row.status || row.method != "HEAD" && string(b) != "answer" {
+				t.Errorf("%d %q", resp.StatusCode, b)
+			}
+			if seen.Load() != row.want {
+				t.Errorf("%d requests, want %d", seen.Load(), row.want)
+			}
+		})
+	}
+}
+
+func TestConnectionNeverMade(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	var log bytes.Buffer
+	c := client(t, new(product), "http://"+l.Addr().String(), transport.Options{Retry: quick,
+		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	_, err = c.Post("http://"+l.Addr().String()+"/?secret=q", "text/plain", strings.NewReader("x"))
+	if err == nil || strings.Count(log.String(), "msg=attempt") != 4 {
+		t.Errorf("%v\n%s", err, log.String())
+	}
+	if strings.Contains(log.String(), "secret") {
+		t.Error("the log shows the query")
+	}
+}
+
+// A POST whose connection breaks after it was sent may have acted: it is not repeated.
+func TestResetIsNotRepeatedForPost(t *testing.T) {
+	t.Parallel()
+	for method, want := range map[string]int64{"POST": 1, "PUT": 4} {
+		var seen atomic.Int64
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen.Add(1)
+			io.Copy(io.Discard, r.Body)
+			panic(http.ErrAbortHandler)
+		}))
+		defer srv.Close()
+		c := client(t, new(product), srv.URL, transport.Options{Retry: quick})
+		req, _ := http.NewRequest(method, srv.URL, strings.NewReader("x"))
+		if _, err := c.Do(req); err == nil || seen.Load() != want {
+			t.Errorf("%s: %d requests, %v", method, seen.Load(), err)
+		}
+	}
+}
+
+func TestRevokedUnderManyCallers(t *testing.T) {
+	t.Parallel()
+	var good atomic.Value
+	good.Store("T1")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.Header.Get("Authorization") != "Bearer "+good.Load().(string) {
+			http.Error(w, "token refused", 401)
+			return
+		}
+		w.Write(body)
+	}))
+	defer srv.Close()
+	p := new(product)
+	c := client(t, p, srv.URL, transport.Options{})
+	call := func() {
+		resp, err := c.Post(srv.URL, "text/plain", io.NopCloser(strings.NewReader("hello")))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != "hello" {
+			t.Errorf("%d %q", resp.StatusCode, b)
+		}
+	}
+	call()
+	good.Store("T2")
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for range 10 {
+				call()
+			}
+		})
+	}
+	wg.Wait()
+	if n := p.made.Load(); n != 2 {
+		t.Errorf("%d exchanges, want 2", n)
+	}
+}
+
+func TestRefusalsEndWithTheProductsResponse(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		http.Error(w, "token refused", 401)
+	}))
+	defer srv.Close()
+	p := new(product)
+	c := client(t, p, srv.URL, transport.Options{})
+	for i := range 20 {
+		resp, err := c.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 401 || string(b) != "token refused\n" {
+			t.Errorf("%d: %d %q", i, resp.StatusCode, b)
+		}
+		resp.Body.Close()
+	}
+	if p.made.Load() != 2 || seen.Load() != 21 {
+		t.Errorf("%d exchanges, %d requests", p.made.Load(), seen.Load())
+	}
+}
+
+// Keys go out as spelled, once, whatever the caller set; the caller's request is as it was.
+func TestHeaderOnTheWire(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw := make(chan string, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		var got strings.Builder
+		for r := bufio.NewReader(conn); ; {
+			line, err := r.ReadString('\n')
+			got.WriteString(line)
+			if err != nil || line == "\r\n" {
+				break
+			}
+		}
+		raw <- got.String()
+		io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n")
+	}()
+	base := "http://" + l.Addr().String()
+	c := client(t, &product{header: "access_token"}, base, transport.Options{Close: true, UserAgent: "itsmauth/test"})
+	req, _ := http.NewRequest("GET", base, nil)
+	req.Header.Set("access_token", "mine") // sends Access_token
+	req.Header["ACCESS_TOKEN"] = []string{"mine too"}
+	before := req.Header.Clone()
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(req.Header) != fmt.Sprint(before) {
+		t.Errorf("the caller's headers are now %v", req.Header)
+	}
+	if resp.Request != req {
+		t.Error("resp.Request is not the caller's")
+	}
+	got := <-raw
+	if strings.Count(strings.ToLower(got), "access_token") != 1 || !strings.Contains(got, "\r\naccess_token: T1\r\n") {
+		t.Errorf("on the wire:\n%s", got)
+	}
+	for _, want := range []string{"\r\nConnection: close\r\n", "\r\nUser-Agent: itsmauth/test\r\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	c := client(t, new(product), "https://api.example.com/base", transport.Options{
+		AllowedOrigins: []*url.URL{parse(t, "https://other.example.com:8443")},
+		Wrap: func(http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Body: http.NoBody, Header: http.Header{"Sent": r.Header["Authorization"]}}, nil
+			})
+		},
+	})
+	for at, allowed := range map[string]bool{
+		"https://api.example.com/x":                 true,
+		"https://API.example.com:443/x":             true,
+		"HTTPS://api.example.com/x":                 true,
+		"https://other.example.com:8443/":           true,
+		"http://api.example.com/x":                  false,
+		"https://api.example.com:8443/x":            false,
+		"https://other.example.com/":                false,
+		"https://api.example.com.evil.org/":         false,
+		"https://evil.org/?https://api.example.com": false,
+		"https://api.example.com@evil.org/":         false,
+		"ftp://api.example.com/":                    false,
+	} {
+		resp, err := c.Get(at)
+		if allowed != (err == nil) || err != nil && !errors.Is(err, auth.ErrInsecure) {
+			t.Errorf("%s: %v", at, err)
+		}
+		if err == nil && resp.Header.Get("Sent") != "Bearer T1" {
+			t.Errorf("%s: no token", at)
+		}
+	}
+	req, _ := http.NewRequest("GET", "https://api.example.com", nil)
+	req.Host = "evil.org"
+	if _, err := c.Do(req); !errors.Is(err, auth.ErrInsecure) {
+		t.Errorf("foreign Host: %v", err)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestPlainHTTP(t *testing.T) {
+	t.Parallel()
+	for at, ok := range map[string]bool{"http://127.0.0.1:1": true, "http://[::1]": true, "http://localhost": true,
+		"http://example.com": false, "http://10.0.0.1": false, "ftp://127.0.0.1": false} {
+		if _, err := transport.New(auth.New(new(product), nil), &transport.Options{BaseURL: parse(t, at)}); ok != (err == nil) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	if _, err := transport.New(auth.New(new(product), nil), &transport.Options{BaseURL: parse(t, "http://example.com"), AllowHTTP: true}); err != nil {
+		t.Error(err)
+	}
+	x, err := transport.NewExchanger(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Get("http://example.com/token"); !errors.Is(err, auth.ErrInsecure) {
+		t.Error(err)
+	}
+}
+
+// A redirect to another origin, be it another port of this host, carries no credentials.
+func TestRedirects(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		for _, method := range []string{"GET", "POST"} {
+			t.Run(fmt.Sprint(method, status), func(t *testing.T) {
+				t.Parallel()
+				var stray atomic.Pointer[http.Request]
+				var back string
+				foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					stray.Store(r)
+					if r.URL.Path == "/back" {
+						http.Redirect(w, r, back, 302)
+					}
+				}))
+				defer foreign.Close()
+				var home []*http.Request
+				srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					home = append(home, r)
+					switch r.URL.Path {
+					case "/away":
+						http.Redirect(w, r, foreign.URL+"/x", status)
+					case "/away-and-back":
+						http.Redirect(w, r, foreign.URL+"/back", status)
+					case "/here":
+						http.Redirect(w, r, "/there", status)
+					}
+				}))
+				defer srv.Close()
+				back = srv.URL + "/there"
+				c := client(t, &product{header: "access_token"}, srv.URL, transport.Options{})
+				do := func(path string) *http.Response {
+					req, _ := http.NewRequest(method, srv.URL+path, strings.NewReader("body"))
+					if method == "GET" {
+						req, _ = http.NewRequest(method, srv.URL+path, nil)
+					}
+					req.Header.Set("Authorization", "caller's own")
+					req.Header.Set("Cookie", "session=1")
+					resp, err := c.Do(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					resp.Body.Close()
+					return resp
+				}
+				resp := do("/away")
+				if followed := method == "GET" || status <= 303; followed {
+					r := stray.Load()
+					if r == nil {
+						t.Fatal("not followed")
+					}
+					for k := range r.Header {
+						if k != "User-Agent" && k != "Accept-Encoding" && k != "Content-Type" {
+							t.Errorf("%s leaked", k)
+						}
+					}
+				} else if stray.Load() != nil || resp.StatusCode != status {
+					t.Errorf("a body went elsewhere, or status %d", resp.StatusCode)
+				}
+				do("/here")
+				if last := home[len(home)-1]; last.URL.Path != "/there" || last.Header.Get("Access_token") != "T1" {
+					t.Errorf("same origin: %s %v", last.URL, last.Header)
+				}
+				if method == "GET" {
+					do("/away-and-back")
+					if last := home[len(home)-1]; last.Header.Get("Access_token") != "" {
+						t.Error("a chain that left came back with the token")
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestExchangerFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
+	foreign := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("followed") }))
+	defer foreign.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		srv := httptest.NewServer(http.RedirectHandler(foreign.URL, status))
+		defer srv.Close()
+		x, _ := transport.NewExchanger(nil)
+		resp, err := x.Post(srv.URL, "text/plain", strings.NewReader("secret"))
+		if err != nil || resp.StatusCode != status {
+			t.Errorf("%d: %v %v", status, resp, err)
+		}
+	}
+}
+
+// body counts its closing.
+type body struct {
+	io.Reader
+	closed atomic.Int64
+}
+
+func (b *body) Close() error { b.closed.Add(1); return nil }
+
+func TestBodyIsClosedOnce(t *testing.T) {
+	t.Parallel()
+	status := func(n int) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); w.WriteHeader(n) }
+	}
+	for name, test := range map[string]struct {
+		handler http.HandlerFunc
+		at      string
+		size    int
+		getBody bool
+	}{
+		"sent":                 {status(200), "", 10, false},
+		"sent with GetBody":    {status(200), "", 10, true},
+		"retried":              {status(503), "", 10, false},
+		"retried with GetBody": {status(503), "", 10, true},
+		"too large to keep":    {status(503), "", 3 << 20, false},
+		"reset":                {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "", 10, false},
+		"answered early":       {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200) }, "", 3 << 20, false},
+		"refused token":        {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "token", 401) }, "", 10, false},
+		"another origin":       {status(200), "https://example.org", 10, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewServer(test.handler)
+			defer srv.Close()
+			c := client(t, new(product), srv.URL, transport.Options{Retry: quick})
+			data := strings.Repeat("x", test.size)
+			b := &body{Reader: strings.NewReader(data)}
+			at := srv.URL
+			if test.at != "" {
+				at = test.at
+			}
+			req, _ := http.NewRequest("PUT", at, b)
+			var copies []*body
+			if test.getBody {
+				req.GetBody = func() (io.ReadCloser, error) {
+					copies = append(copies, &body{Reader: strings.NewReader(data)})
+					return copies[len(copies)-1], nil
+				}
+			}
+			if resp, err := c.Do(req); err == nil {
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			c.CloseIdleConnections()
+			for i, b := range append(copies, b) {
+				for range 1000 { // net/http may close it a little later
+					if b.closed.Load() > 0 {
+						break
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if n := b.closed.Load(); n != 1 {
+					t.Errorf("body %d of %d was closed %d times", i+1, len(copies)+1, n)
+				}
+			}
+		})
+	}
+}
+
+// A body above max_replay_body is streamed once and not repeated.
+func TestLargeBodyIsSentOnce(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		n, _ := io.Copy(io.Discard, r.Body)
+		w.Header().Set("Got", fmt.Sprint(n))
+		w.WriteHeader(503)
+	}))
+	defer srv.Close()
+	c := client(t, new(product), srv.URL, transport.Options{Retry: quick})
+	req, _ := http.NewRequest("PUT", srv.URL, io.NopCloser(io.LimitReader(zeros{}, 2<<20)))
+	resp, err := c.Do(req)
+	if err != nil || resp.Header.Get("Got") != fmt.Sprint(2<<20) || seen.Load() != 1 {
+		t.Errorf("%v %v, %d requests", resp, err, seen.Load())
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// stub gives a client whose attempts are f's, for synctest.
+func stub(t *testing.T, o transport.Options, f roundTrip) *http.Client {
+	o.Wrap = func(http.RoundTripper) http.RoundTripper { return f }
+	return client(t, new(product), "https://api.example.com", o)
+}
+
+func answer(status int, kv ...string) *http.Response {
+	h := http.Header{}
+	for i := 0; i < len(kv); i += 2 {
+		h.Set(kv[i], kv[i+1])
+	}
+	return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader("body"))}
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		after    string
+		timeout  time.Duration
+		attempts int
+		min, max time.Duration
+	}{
+		"seconds":         {"3", 0, 4, 9 * time.Second, 15 * time.Second},
+		"too long":        {"31", 0, 1, 0, 0},
+		"huge":            {"99999999999999999999", 0, 1, 0, 0},
+		"beyond timeout":  {"20", 10 * time.Second, 1, 0, 0},
+		"second too long": {"20", 35 * time.Second, 2, 20 * time.Second, 21 * time.Second},
+		"zero":            {"0", 0, 4, 0, 4 * time.Second},
+		"none":            {"", 0, 4, 0, 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				c := stub(t, transport.Options{Timeout: test.timeout}, func(*http.Request) (*http.Response, error) {
+					attempts++
+					if test.after == "" {
+						return answer(503), nil
+					}
+					return answer(503, "Retry-After", test.after), nil
+				})
+				start := time.Now()
+				resp, err := c.Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || string(b) != "body" {
+					t.Errorf("%d %q", resp.StatusCode, b)
+				}
+				if took := time.Since(start); attempts != test.attempts || took < test.min || took > test.max {
+					t.Errorf("%d attempts in %s", attempts, took)
+				}
+			})
+		})
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	t.Parallel()
+	t.Run("headers", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			c := stub(t, transport.Options{Timeout: 5 * time.Second}, func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, context.Cause(r.Context())
+			})
+			start := time.Now()
+			_, err := c.Get("https://api.example.com/")
+			var n net.Error
+			if time.Since(start) != 5*time.Second || !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &n) || !n.Timeout() {
+				t.Errorf("%v after %s", err, time.Since(start))
+			}
+		})
+	})
+	t.Run("caller's own", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			c := stub(t, transport.Options{}, func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, context.Cause(r.Context())
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/", nil)
+			start := time.Now()
+			_, err := c.Do(req)
+			var n net.Error
+			if time.Since(start) != time.Second || !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &n) || !n.Timeout() {
+				t.Errorf("%v after %s", err, time.Since(start))
+			}
+		})
+	})
+	t.Run("slow download", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			c := stub(t, transport.Options{}, func(r *http.Request) (*http.Response, error) {
+				resp := answer(200)
+				resp.Body = io.NopCloser(&drip{ctx: r.Context(), every: 20 * time.Second, left: 30})
+				return resp, nil
+			})
+			resp, err := c.Get("https://api.example.com/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); len(b) != 30 || err != nil {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+		})
+	})
+	t.Run("silent download", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			c := stub(t, transport.Options{}, func(r *http.Request) (*http.Response, error) {
+				resp := answer(200)
+				resp.Body = io.NopCloser(&drip{ctx: r.Context(), every: time.Hour, left: 30})
+				return resp, nil
+			})
+			resp, err := c.Get("https://api.example.com/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			_, err = io.ReadAll(resp.Body)
+			if time.Since(start) != 30*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v after %s", err, time.Since(start))
+			}
+		})
+	})
+	for name, test := range map[string]struct {
+		every time.Duration
+		took  time.Duration
+		ok    bool
+	}{"slow upload": {20 * time.Second, 200 * time.Second, true}, "silent upload": {time.Hour, 30 * time.Second, false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := stub(t, transport.Options{}, func(r *http.Request) (*http.Response, error) {
+					done := make(chan error, 1)
+					go func() { _, err := io.Copy(io.Discard, r.Body); r.Body.Close(); done <- err }()
+					select {
+					case err := <-done:
+						return answer(200), err
+					case <-r.Context().Done():
+						return nil, context.Cause(r.Context())
+					}
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				start := time.Now()
+				_, err := c.Post("https://api.example.com/", "text/plain", &drip{ctx: ctx, every: test.every, left: 10})
+				if time.Since(start) != test.took || test.ok != (err == nil) || err != nil && !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v after %s", err, time.Since(start))
+				}
+			})
+		})
+	}
+}
+
+// drip gives a byte at a time.
+type drip struct {
+	ctx   context.Context
+	every time.Duration
+	left  int
+}
+
+func (d *drip) Read(b []byte) (int, error) {
+	if d.left == 0 {
+		return 0, io.EOF
+	}
+	select {
+	case <-time.After(d.every):
+	case <-d.ctx.Done():
+		return 0, context.Cause(d.ctx)
+	}
+	d.left--
+	b[0] = 'x'
+	return 1, nil
+}
+
+// In an outage, retries stay at a tenth of the calls and ten more in ten seconds.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var attempts atomic.Int64
+		c := stub(t, transport.Options{}, func(*http.Request) (*http.Response, error) {
+			attempts.Add(1)
+			return answer(500), nil
+		})
+		const calls = 10_000 // in 10 s
+		var wg sync.WaitGroup
+		for range calls {
+			wg.Go(func() {
+				if resp, err := c.Get("https://api.example.com/"); err == nil {
+					resp.Body.Close()
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		wg.Wait()
+		if n := attempts.Load(); n < calls*105/100 || n > calls*11/10+20 {
+			t.Errorf("%d attempts for %d calls", n, calls)
+		}
+	})
+}
+
+// A 429 pauses everybody of the identity.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		c := stub(t, transport.Options{Limiter: transport.NewLimiter(nil, 0)}, func(*http.Request) (*http.Response, error) {
+			if n.Add(1) == 1 {
+				return answer(429, "Retry-After", "10"), nil
+			}
+			return answer(200), nil
+		})
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() { c.Get("https://api.example.com/1") })
+		synctest.Wait()
+		wg.Go(func() {
+			if resp, err := c.Get("https://api.example.com/2"); err != nil || resp.StatusCode != 200 || time.Since(start) < 10*time.Second {
+				t.Errorf("%v %v after %s", resp, err, time.Since(start))
+			}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/3", nil)
+		if _, err := c.Do(req); !errors.Is(err, auth.ErrRateLimited) || time.Since(start) != 0 {
+			t.Errorf("a wait that cannot fit: %v after %s", err, time.Since(start))
+		}
+		wg.Wait()
+	})
+}
+
+func TestMaxConcurrency(t *testing.T) {
+	t.Parallel()
+	var now, most atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		time.Sleep(time.Millisecond) // real time: the server's own work
+		now.Add(-1)
+	}))
+	defer srv.Close()
+	c := client(t, new(product), srv.URL, transport.Options{Limiter: transport.NewLimiter(nil, 2)})
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			for range 5 {
+				resp, err := c.Get(srv.URL)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if n := most.Load(); n > 2 {
+		t.Errorf("%d at once", n)
+	}
+}
+
+// A token that is dropped while a call waits for its slot is not sent, and the exchange that the
+// call then needs does not starve behind the call's own slot.
+func TestTokenIsReadAfterTheWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lim := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Second}}, 0)
+		x, err := transport.NewExchanger(&transport.Options{Limiter: lim, Wrap: func(http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(*http.Request) (*http.Response, error) { return answer(200), nil })
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := auth.New(&exchanging{}, &auth.Options{Client: x})
+		defer s.Close(t.Context())
+		var sent []string
+		c, err := transport.NewClient(s, &transport.Options{BaseURL: parse(t, "https://api.example.com"), Limiter: lim,
+			Wrap: func(http.RoundTripper) http.RoundTripper {
+				return roundTrip(func(r *http.Request) (*http.Response, error) {
+					sent = append(sent, r.Header.Get("Authorization"))
+					return answer(200), nil
+				})
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok, err := s.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { _, err := c.Get("https://api.example.com/"); done <- err }()
+		synctest.Wait()
+		s.Invalidate(tok)
+		if err := <-done; err != nil || fmt.Sprint(sent) != "[Bearer T2]" {
+			t.Errorf("%v, sent %v", err, sent)
+		}
+	})
+}
+
+// exchanging makes its exchanges over its client.
+type exchanging struct{ product }
+
+func (e *exchanging) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	resp, err := ctx.Value(oauth2.HTTPClient).(*http.Client).Get("https://api.example.com/token")
+	if err != nil {
+		return nil, err
+	}
+	resp.Body.Close()
+	return e.product.Exchange(ctx, prev)
+}
+
+func BenchmarkStack(b *testing.B) {
+	ok := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
+	rt, err := transport.New(auth.New(new(product), nil), &transport.Options{
+		BaseURL: parse(b, "https://api.example.com"),
+		Wrap: func(http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(*http.Request) (*http.Response, error) { return ok, nil })
+		},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	req, _ := http.NewRequest("GET", "https://api.example.com/x", nil)
+	req.Header.Set("Accept", "application/json")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := rt.RoundTrip(req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
