@@ -182,7 +182,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		c.uploaded()
 		slot.done()
 	} else if c.origin != nil {
-		c.t.o.Limiter.observe(resp.Header)
+		slot.observe(resp.Header)
 		c.pause(resp)
 	}
 	if c.t.o.Logger != nil {

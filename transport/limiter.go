@@ -147,15 +147,8 @@ func (l *Limiter) pause(until time.Time) {
 	}
 }
 
-// observe learns from an answer's X-RateLimit-Limit and X-RateLimit-Remaining how much others use
-// of the account. They speak of the window of that limit, or else of the longest. An answer whose
-// slot is at hand goes to [slot.observe], which knows when the question was put.
-func (l *Limiter) observe(h http.Header) {
-	if l.limited() {
-		l.learn(h, nil)
-	}
-}
-
+// learn takes from an answer's X-RateLimit-Limit and X-RateLimit-Remaining how much others use of
+// the account. They speak of the window of that limit, or else of the longest.
 func (l *Limiter) learn(h http.Header, s *slot) {
 	limit, ok := headerCount(h.Get("X-Ratelimit-Limit"))
 	remaining, ok2 := headerCount(h.Get("X-Ratelimit-Remaining"))
@@ -431,8 +424,8 @@ func (s *slot) answered() {
 	s.finish(s.l.advance())
 }
 
-// observe is [Limiter.observe] for the answer to this slot's request: what it shows was so when the
-// request was written, however late it comes.
+// observe learns from the answer to this slot's request how much others use of the account: what it
+// shows was so when the request was written, however late it comes.
 func (s *slot) observe(h http.Header) {
 	if s != nil && s.l.limited() {
 		s.l.learn(h, s)
@@ -466,7 +459,6 @@ func (s *slot) abandon(queue *slotList) {
 		return
 	}
 	queue.remove(s)
-	s.state = slotOver
 	s.l.dispatch(s.l.advance())
 }
 

@@ -249,6 +249,7 @@ func TestSlotComesBack(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
+				time.Sleep(time.Minute)
 				start := time.Now()
 				s := take(t, l, false)
 				ctx, stop := context.WithTimeout(t.Context(), time.Hour)
@@ -284,19 +285,56 @@ func TestSlotComesBack(t *testing.T) {
 // Written twice, both count, and the limit is kept over them.
 func TestSlotWrittenTwiceCountsTwice(t *testing.T) {
 	t.Parallel()
+	for _, gap := range []time.Duration{50 * time.Millisecond, 300 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			l := NewLimiter([]auth.Limit{perSecond(2)}, 0)
+			start := time.Now()
+			s := take(t, l, false)
+			s.wrote()
+			time.Sleep(gap)
+			s.wrote()
+			s.answered()
+			r := <-queue(t.Context(), l, false, time.Time{})
+			if got, want := time.Since(start).Truncate(time.Millisecond), time.Second+min(gap, oneWay); got != want {
+				t.Errorf("left after %v, want %v", got, want)
+			}
+			r.slot.cancel()
+		})
+	}
+}
+
+// Both ends of a window belong to it.
+func TestWindowIsClosed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(2)}, 0)
-		s := take(t, l, false)
-		s.wrote()
-		time.Sleep(300 * time.Millisecond)
-		s.wrote()
-		s.answered()
+		l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
+		take(t, l, false).answered()
+		time.Sleep(time.Second)
 		r := <-queue(t.Context(), l, false, time.Time{})
-		if r.after.Truncate(time.Millisecond) != 800*time.Millisecond {
-			t.Errorf("left after %v, want 800ms", r.after)
+		if r.err != nil || r.after != 1 {
+			t.Errorf("left %v after a second, with %v; want 1ns", r.after, r.err)
 		}
-		r.slot.cancel()
 	})
+	r := rand.New(rand.NewPCG(3, 3))
+	w := window{requests: 1000, per: 10}
+	var stamps ring
+	for now := time.Duration(0); now < 10000; now += time.Duration(r.IntN(8)) {
+		for range r.IntN(4) {
+			stamps.push(now)
+		}
+		if r.IntN(3) > 0 {
+			continue
+		}
+		w.slide(&stamps, now)
+		want := stamps.tail
+		for want > 0 && now-stamps.at(want-1) <= w.per {
+			want--
+		}
+		if w.first != want {
+			t.Fatalf("at %d: the window begins with %d, want %d", now, w.first, want)
+		}
+		stamps.head = w.first
+	}
 }
 
 func TestLimiterFirstComeFirstServed(t *testing.T) {
@@ -485,8 +523,20 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 			refused(t, l, false, 2900*ms, 3*time.Second)
 			last := queue(ctx, l, false, in(3001*ms))
 			pending(t, last)
+			queue(ctx, l, true, time.Time{})
+			queue(ctx, l, true, time.Time{})
+			refused(t, l, false, 4900*ms, 5*time.Second)
 			cancel()
 			<-last
+
+			l = NewLimiter([]auth.Limit{perSecond(2)}, 0)
+			l.pause(in(100 * ms))
+			ctx, cancel = context.WithCancel(t.Context())
+			for range 4 {
+				queue(ctx, l, false, time.Time{})
+			}
+			refused(t, l, false, 1900*ms, 2*time.Second)
+			cancel()
 		})
 	})
 	t.Run("absurd", func(t *testing.T) {
@@ -499,11 +549,11 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 			take(t, l, false).answered()
 			ctx, cancel := context.WithCancel(t.Context())
 			for range 9 {
+				_, waited, err := l.acquire(t.Context(), false, in(time.Hour))
+				if !errors.Is(err, auth.ErrRateLimited) || waited {
+					t.Error(waited, err)
+				}
 				queue(ctx, l, false, time.Time{})
-			}
-			_, _, err := l.acquire(t.Context(), false, in(time.Hour))
-			if !errors.Is(err, auth.ErrRateLimited) {
-				t.Error(err)
 			}
 			cancel()
 			synctest.Wait()
@@ -570,8 +620,10 @@ func TestLimiterPause(t *testing.T) {
 				defer cancel()
 				byCtx := queue(ctx, l, false, time.Time{})
 				pending(t, short)
-				time.Sleep(time.Second)
+				time.Sleep(500 * time.Millisecond)
 				l.pause(in(time.Millisecond)) // shortens nothing
+				time.Sleep(500 * time.Millisecond)
+				pending(t, call)
 				l.pause(in(4 * time.Second))
 				for _, c := range []<-chan result{short, byCtx} {
 					r := <-c
@@ -647,7 +699,7 @@ func TestLimiterOthersUse(t *testing.T) {
 		{"fraction", 4, "20", "3.5", 16},
 		{"list", 4, "20, 20;w=1", "3", 16},
 		{"huge", 4, "20", "99999999999999999999", 16},
-		{"more left than there is", 4, "20", "21", 16},
+		{"more left than there is", 4, "5", "8", 16},
 		{"no limit at all", 4, "0", "0", 16},
 		{"half", 4, "20", "", 16},
 	} {
@@ -655,7 +707,7 @@ func TestLimiterOthersUse(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				for _, observe := range []func(*Limiter, *slot, http.Header){
-					func(l *Limiter, _ *slot, h http.Header) { l.observe(h) },
+					func(l *Limiter, _ *slot, h http.Header) { l.learn(h, nil) },
 					func(_ *Limiter, s *slot, h http.Header) { s.observe(h) },
 				} {
 					l := NewLimiter([]auth.Limit{perHour(20), perSecond(1000)}, 0)
@@ -746,12 +798,30 @@ func TestLimiterProbes(t *testing.T) {
 	})
 }
 
+// Who is waiting already is refused as soon as it is seen that others leave no room in time.
+func TestLimiterObservationRefuses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter([]auth.Limit{perSecond(1), perHour(20)}, 0)
+		s := take(t, l, false)
+		s.answered()
+		c := queue(t.Context(), l, false, time.Now().Add(9*time.Second))
+		pending(t, c)
+		s.observe(header(20, 0))
+		r := <-c
+		wantLimited(t, r.err, 10*time.Second)
+		if r.after != 0 {
+			t.Errorf("refused after %v", r.after)
+		}
+	})
+}
+
 // What was seen holds for one length of the window, even if nothing more is heard.
 func TestLimiterObservationExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLimiter([]auth.Limit{{Requests: 5, Per: 4 * time.Second}}, 0)
-		l.observe(header(5, 0))
+		l.learn(header(5, 0), nil)
 		for range 5 {
 			c := queue(t.Context(), l, false, time.Time{})
 			r := <-c
@@ -803,19 +873,36 @@ func TestLimiterLateAnswers(t *testing.T) {
 			if got := room(l); got != 10 {
 				t.Errorf("room for %d, want 10", got)
 			}
+
+			l = NewLimiter([]auth.Limit{{Requests: 10, Per: 10 * time.Second}}, 0)
+			for range 5 {
+				take(t, l, false).answered()
+			}
+			time.Sleep(9 * time.Second)
+			for range 4 {
+				take(t, l, false).answered()
+			}
+			s := take(t, l, false)
+			s.wrote()
+			time.Sleep(3 * time.Second)
+			s.answered()
+			s.observe(header(10, 0)) // so it was when it left: five of ours have gone since
+			if got := room(l); got != 10 {
+				t.Errorf("room for %d, want 10", got)
+			}
 		})
 	})
 	t.Run("unknown departure", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			l := NewLimiter([]auth.Limit{perHour(100)}, 0)
-			l.observe(header(100, 60))
-			l.observe(header(100, 99))
+			l.learn(header(100, 60), nil)
+			l.learn(header(100, 99), nil)
 			if got := room(l); got != 60 {
 				t.Errorf("room for %d, want 60: a smaller figure may be a late one", got)
 			}
 			time.Sleep(probeEvery)
-			l.observe(header(100, 99))
+			l.learn(header(100, 99), nil)
 			if got := room(l); got != 99 {
 				t.Errorf("room for %d, want 99", got)
 			}
@@ -827,7 +914,6 @@ func TestNoLimiter(t *testing.T) {
 	t.Parallel()
 	var l *Limiter
 	l.pause(time.Now().Add(time.Hour))
-	l.observe(header(20, 0))
 	if l.limited() || NewLimiter(nil, 3).limited() || !NewLimiter([]auth.Limit{perHour(1)}, 0).limited() {
 		t.Error("limited is not whether there is a window")
 	}
@@ -887,6 +973,8 @@ func TestLimiterUnderLoad(t *testing.T) {
 	wg.Wait()
 	seen.check(t, limits...)
 	idle(t, l)
+	l.mu.Lock() // a last tick may be under way
+	defer l.mu.Unlock()
 	for i := l.stamps.head + 1; i < l.stamps.tail; i++ {
 		if l.stamps.at(i) < l.stamps.at(i-1) {
 			t.Fatal("stamps out of order")
@@ -917,7 +1005,7 @@ func FuzzLimiterObserve(f *testing.F) {
 			for _, h := range [][2]string{{limit1, remaining1}, {limit2, remaining2}} {
 				h := http.Header{"X-Ratelimit-Limit": {h[0]}, "X-Ratelimit-Remaining": {h[1]}}
 				s.observe(h)
-				l.observe(h)
+				l.learn(h, nil)
 			}
 			for i := range l.windows {
 				if w := &l.windows[i]; w.room(time.Since(l.base)) < 0 || w.room(time.Since(l.base)) > w.requests {

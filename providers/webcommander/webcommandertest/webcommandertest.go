@@ -1,0 +1,381 @@
+// Package webcommandertest is a WebCommander store for tests, in the manner of
+// [net/http/httptest]: the token endpoint and a few resources of its API v4, as strict as the
+// product.
+//
+//	s := webcommandertest.NewServer(nil)
+//	defer s.Close()
+//	// connect to s.URL with the Default constants
+//
+// What it has:
+//
+//	POST /api/v4/oauth2/token               grant_type=client_credentials or refresh_token, as JSON
+//	GET  /api/v4/products
+//	GET  /api/v4/customers/ID               101 and 102 exist
+//	POST /api/v4/customers/change-password  old_password and new_password, of the token's user
+//
+// See https://developers.webcommander.com/webcommander-api-authentication.
+package webcommandertest
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// The application and the user of a Server that is not told otherwise. All but the URI hold what
+// is easily lost in an encoding.
+const (
+	DefaultClientID     = "shop/sync+eu=1&50%2B"
+	DefaultClientSecret = "Wc9/t+Y6%2Fz==&q%25M/n+"
+	DefaultUsername     = "sync+eu/1=&%40@shop.example.com"
+	DefaultPassword     = "p:w+d/7=&%25"
+	DefaultRedirectURI  = "https://api.webcommander.com/oauth-callback"
+)
+
+const tokenPath = "/api/v4/oauth2/token"
+
+// Options are the store's settings. The zero value of each field is its default.
+type Options struct {
+	// ClientID, ClientSecret and RedirectURI are the application's, by default those above.
+	ClientID, ClientSecret, RedirectURI string
+	// Username and Password are those that auth_string must hold, by default those above.
+	Username, Password string
+	// TokenLifetime (1 h) is that of an access token. Refresh tokens live until they are used.
+	TokenLifetime time.Duration
+	// BearerToo accepts "Authorization: Bearer" beside the access_token header, as newer stores do.
+	BearerToo bool
+	// Listener is where to listen, by default at a free port of loopback. With a
+	// [crypto/tls.NewListener] the Server's URL is still spelled http.
+	Listener net.Listener
+}
+
+// Stats are counts of requests, whoever answered them: the Server or a hook.
+type Stats struct {
+	Exchanges         int // token requests answered with a token
+	TokenRequests     int
+	APICalls          int // other requests under /api/
+	Rejected          int // API calls refused for their token
+	ReusedConnections int // API calls on a connection that had carried a request before; 0 if the Server is mounted in another
+	Throttled         int // 429s, by Throttle
+	BadHeaders        int // API calls refused for an access_token header that is misspelled or repeated
+	Refreshes         int // Exchanges that used up a refresh token
+	RefusedRefreshes  int // token requests with a refresh token that was used before, revoked or never made
+	WriteRequests     int // password changes asked for with a valid token
+	Writes            int // and made
+}
+
+// A Server is a store on a loopback port. As an [http.Handler] it can be mounted in another server
+// as well; there net/http has changed the spelling of header names, so it is not looked at.
+type Server struct {
+	front
+	// URL is the base URL, http://127.0.0.1:PORT without a trailing slash.
+	URL string
+
+	opts    Options
+	access  map[string]time.Time // when each expires
+	refresh map[string]bool
+}
+
+// NewServer starts a store; nil opts are the defaults. It panics if it cannot listen.
+func NewServer(opts *Options) *Server {
+	s := &Server{access: make(map[string]time.Time), refresh: make(map[string]bool)}
+	if opts != nil {
+		s.opts = *opts
+	}
+	o := &s.opts
+	o.ClientID = cmp.Or(o.ClientID, DefaultClientID)
+	o.ClientSecret = cmp.Or(o.ClientSecret, DefaultClientSecret)
+	o.RedirectURI = cmp.Or(o.RedirectURI, DefaultRedirectURI)
+	o.Username = cmp.Or(o.Username, DefaultUsername)
+	o.Password = cmp.Or(o.Password, DefaultPassword)
+	o.TokenLifetime = cmp.Or(o.TokenLifetime, time.Hour)
+	s.URL = s.start(o.Listener, s)
+	return s
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.answer) }
+
+// Revoke kills one token, access or refresh.
+func (s *Server) Revoke(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.access, token)
+	delete(s.refresh, token)
+}
+
+// RevokeAll kills every access token. Refresh tokens stay.
+func (s *Server) RevokeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.access)
+}
+
+// RevokeRefresh kills every refresh token. Access tokens stay.
+func (s *Server) RevokeRefresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.refresh)
+}
+
+// Expire makes every access token as old as it can get. The answer to it is that to a revoked one.
+func (s *Server) Expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t := range s.access {
+		s.access[t] = time.Now()
+	}
+}
+
+// SetSecret changes the client secret. Tokens stay.
+func (s *Server) SetSecret(secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.ClientSecret = secret
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, req *Request) {
+	var resource func(http.ResponseWriter, *http.Request, *Request)
+	switch route := r.Method + " " + r.URL.Path; {
+	case route == "POST "+tokenPath:
+		resource = s.exchange
+	case route == "POST /api/v4/customers/change-password":
+		resource = s.authorized(s.changePassword)
+	case route == "GET /api/v4/products":
+		resource = s.authorized(s.products)
+	case strings.HasPrefix(route, "GET /api/v4/customers/"):
+		resource = s.authorized(s.customer)
+	default:
+		writeJSON(w, http.StatusOK, map[string]any{"isSuccess": false, "message": "There is nothing at this URL."})
+		return
+	}
+	if s.throttled(w) {
+		refuse(w, http.StatusTooManyRequests, "too_many_requests", "Too many requests.")
+		return
+	}
+	resource(w, r, req)
+}
+
+func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) {
+	params, problems := fields(r, req, "grant_type", "client_id", "client_secret", "redirect_uri")
+	var user string
+	switch grant := params["grant_type"]; grant {
+	case "":
+	case "client_credentials":
+		more, missing := fields(r, req, "auth_string")
+		problems = append(problems, missing...)
+		decoded, err := base64.StdEncoding.Strict().DecodeString(more["auth_string"])
+		user = string(decoded)
+		if len(missing) == 0 && (err != nil || !strings.Contains(user, ":")) {
+			problems = append(problems, fieldError{"auth_string", "invalid", "auth_string must be base64 of username:password."})
+		}
+	case "refresh_token":
+		more, missing := fields(r, req, "refresh_token")
+		problems = append(problems, missing...)
+		params["refresh_token"] = more["refresh_token"]
+	default:
+		problems = append(problems, fieldError{"grant_type", "invalid", "grant_type must be client_credentials or refresh_token."})
+	}
+
+	s.mu.Lock()
+	opts := s.opts
+	s.mu.Unlock()
+	if uri := params["redirect_uri"]; uri != "" && uri != opts.RedirectURI {
+		problems = append(problems, fieldError{"redirect_uri", "invalid", "redirect_uri is not the application's."})
+	}
+	switch {
+	case len(problems) > 0:
+		refuse(w, http.StatusBadRequest, "validation_failed", "The request is not valid.", problems...)
+	case params["client_id"] != opts.ClientID || params["client_secret"] != opts.ClientSecret:
+		refuse(w, http.StatusUnauthorized, "invalid_client", "The client credentials are invalid.",
+			fieldError{"client_secret", "invalid", "client_id or client_secret is wrong."})
+	case params["grant_type"] == "refresh_token":
+		s.grant(w, params["refresh_token"])
+	case user != opts.Username+":"+opts.Password:
+		refuse(w, http.StatusUnauthorized, "invalid_grant", "The user's credentials are invalid.",
+			fieldError{"auth_string", "invalid", "username or password is wrong."})
+	default:
+		s.grant(w, "")
+	}
+}
+
+// grant answers with new tokens, in exchange for a refresh token unless that is "".
+func (s *Server) grant(w http.ResponseWriter, spent string) {
+	access, refresh, now := newToken(), newToken(), time.Now()
+	s.mu.Lock()
+	known := spent == "" || s.refresh[spent]
+	switch {
+	case !known:
+		s.stats.RefusedRefreshes++
+	case spent != "":
+		delete(s.refresh, spent)
+		s.stats.Refreshes++
+		fallthrough
+	default:
+		maps.DeleteFunc(s.access, func(_ string, expires time.Time) bool { return !now.Before(expires) })
+		s.access[access] = now.Add(s.opts.TokenLifetime)
+		s.refresh[refresh] = true
+		s.stats.Exchanges++
+	}
+	s.mu.Unlock()
+	if !known {
+		refuse(w, http.StatusUnauthorized, "invalid_grant", "The refresh token is invalid.",
+			fieldError{"refresh_token", "invalid", "refresh_token is unknown or was used before."})
+		return
+	}
+	writeJSON(w, http.StatusCreated, map[string]any{
+		"access_token":  access,
+		"refresh_token": refresh,
+		"expires_in":    s.opts.TokenLifetime.Seconds(),
+	})
+}
+
+// authorized lets a request with one valid token through to h.
+func (s *Server) authorized(h func(http.ResponseWriter, *http.Request, *Request)) func(http.ResponseWriter, *http.Request, *Request) {
+	return func(w http.ResponseWriter, r *http.Request, req *Request) {
+		token, problem := s.credential(req)
+		s.mu.Lock()
+		expires, known := s.access[token]
+		valid := known && time.Now().Before(expires)
+		switch {
+		case problem != "":
+			s.stats.BadHeaders++
+		case !valid:
+			s.stats.Rejected++
+		}
+		s.mu.Unlock()
+		switch {
+		case problem != "":
+			refuse(w, http.StatusBadRequest, "invalid_header", problem, fieldError{"access_token", "invalid", problem})
+		case !valid:
+			refuse(w, http.StatusUnauthorized, "unauthorized", "The access token is invalid or has expired.")
+		default:
+			h(w, r, req)
+		}
+	}
+}
+
+// credential returns the token of a request, "" if there is none or what is wrong with its header.
+func (s *Server) credential(req *Request) (token, problem string) {
+	spelled := "access_token"
+	if req.Wire == nil {
+		spelled = http.CanonicalHeaderKey(spelled)
+	}
+	for name := range req.Header {
+		if name != spelled && strings.EqualFold(strings.ReplaceAll(name, "-", "_"), spelled) {
+			return "", fmt.Sprintf("The header must be spelled access_token, not %s.", name)
+		}
+	}
+	switch values := req.Header[spelled]; {
+	case len(values) > 1:
+		return "", fmt.Sprintf("The header access_token must come once, not %d times.", len(values))
+	case len(values) == 1:
+		return values[0], ""
+	}
+	if s.opts.BearerToo {
+		for name, values := range req.Header {
+			if strings.EqualFold(name, "Authorization") && len(values) == 1 {
+				if scheme, value, _ := strings.Cut(values[0], " "); strings.EqualFold(scheme, "Bearer") {
+					return value, ""
+				}
+			}
+		}
+	}
+	return "", ""
+}
+
+func (s *Server) products(w http.ResponseWriter, _ *http.Request, _ *Request) {
+	type product struct {
+		ID        int     `json:"id"`
+		Name      string  `json:"name"`
+		SKU       string  `json:"sku"`
+		BasePrice float64 `json:"base_price"`
+	}
+	succeed(w, []product{
+		{239, "Espresso machine", "PRODUCT-9911C0FB", 500},
+		{240, "Burr grinder", "PRODUCT-17A20CE4", 129.5},
+	})
+}
+
+func (s *Server) customer(w http.ResponseWriter, r *http.Request, _ *Request) {
+	type customer struct {
+		CustomerID int    `json:"customer_id"`
+		FirstName  string `json:"first_name"`
+		Email      string `json:"email"`
+		Status     string `json:"status"`
+	}
+	switch strings.TrimPrefix(r.URL.Path, "/api/v4/customers/") {
+	case "101":
+		succeed(w, customer{101, "Ada", "ada@example.com", "active"})
+	case "102":
+		succeed(w, customer{102, "Grace", "grace@example.com", "active"})
+	default:
+		refuse(w, http.StatusNotFound, "not_found", "There is no such customer.")
+	}
+}
+
+func (s *Server) changePassword(w http.ResponseWriter, r *http.Request, req *Request) {
+	params, problems := fields(r, req, "old_password", "new_password")
+	s.mu.Lock()
+	s.stats.WriteRequests++
+	known := params["old_password"] == s.opts.Password
+	if len(problems) == 0 && known {
+		s.opts.Password = params["new_password"]
+		s.stats.Writes++
+	}
+	s.mu.Unlock()
+	switch {
+	case len(problems) > 0:
+		refuse(w, http.StatusBadRequest, "validation_failed", "The request is not valid.", problems...)
+	case !known:
+		refuse(w, http.StatusUnauthorized, "invalid_password", "The password was not changed.",
+			fieldError{"old_password", "invalid", "old_password is wrong."})
+	default:
+		succeed(w, nil)
+	}
+}
+
+// fields reads those that must be strings in the JSON of the body. A body that is anything else is
+// one without fields, to the product as well.
+func fields(r *http.Request, req *Request, names ...string) (values map[string]string, missing []fieldError) {
+	var body map[string]any
+	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t == "application/json" {
+		json.Unmarshal(req.Body, &body)
+	}
+	values = make(map[string]string)
+	for _, name := range names {
+		if v, _ := body[name].(string); v != "" {
+			values[name] = v
+		} else {
+			missing = append(missing, fieldError{name, "required", name + " is required."})
+		}
+	}
+	return values, missing
+}
+
+type fieldError struct {
+	Field   string `json:"field"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func refuse(w http.ResponseWriter, status int, reason, message string, problems ...fieldError) {
+	writeJSON(w, status, map[string]any{
+		"status":  "error",
+		"code":    status,
+		"message": message,
+		"error":   reason,
+		"errors":  append([]fieldError{}, problems...), // [] where there is none
+	})
+}
+
+func succeed(w http.ResponseWriter, data any) {
+	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "code": http.StatusOK, "data": data})
+}

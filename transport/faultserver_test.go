@@ -1,0 +1,136 @@
+package transport_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// faultServer is a listener on loopback that treats each connection as its play says.
+type faultServer struct {
+	addr  string
+	play  func(s *faultServer, c *peer)
+	tls   *tls.Config
+	acted atomic.Int64 // whole requests, body included, that it would have carried out
+	conns atomic.Int64
+
+	gone chan struct{} // closed when the test is over
+	seen chan struct{} // closed when the client has the headers of its answer
+}
+
+// peer is one connection, with what a play does to it.
+type peer struct {
+	net.Conn
+	tcp *net.TCPConn
+	r   *bufio.Reader
+	s   *faultServer
+	n   int64 // the how manieth connection
+}
+
+func serveFaults(t testing.TB, config *tls.Config, play func(s *faultServer, c *peer)) *faultServer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &faultServer{addr: l.Addr().String(), play: play, tls: config, gone: make(chan struct{}), seen: make(chan struct{})}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c := &peer{Conn: conn, tcp: conn.(*net.TCPConn), s: s, n: s.conns.Add(1)}
+			wg.Go(func() {
+				defer c.tcp.Close()
+				stop := make(chan struct{})
+				defer close(stop)
+				wg.Go(func() { // a stuck peer ends with the test
+					select {
+					case <-s.gone:
+						c.tcp.Close()
+					case <-stop:
+					}
+				})
+				if s.tls != nil {
+					c.Conn = tls.Server(c.tcp, s.tls)
+				}
+				c.r = bufio.NewReader(c.Conn)
+				s.play(s, c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		close(s.gone)
+		l.Close()
+		wg.Wait()
+	})
+	return s
+}
+
+// read takes in a whole request, as a server would that then refuses it.
+func (c *peer) read() bool {
+	r, err := http.ReadRequest(c.r)
+	if err != nil {
+		return false
+	}
+	n, err := io.Copy(io.Discard, r.Body)
+	return err == nil && (r.ContentLength < 0 || n == r.ContentLength)
+}
+
+// act takes in a whole request and carries it out.
+func (c *peer) act() bool {
+	if !c.read() {
+		return false
+	}
+	c.s.acted.Add(1)
+	return true
+}
+
+func (c *peer) say(s string) { io.WriteString(c.Conn, s) }
+
+// reset ends the connection with a RST.
+func (c *peer) reset() {
+	c.tcp.SetLinger(0)
+	c.tcp.Close()
+}
+
+// half says that nothing more will come, and goes on listening.
+func (c *peer) half() {
+	c.tcp.CloseWrite()
+	io.Copy(io.Discard, c.r)
+}
+
+// stall does nothing until the client gives up.
+func (c *peer) stall() { io.Copy(io.Discard, c.r) }
+
+// answered waits until the client has the headers of its answer.
+func (c *peer) answered() {
+	select {
+	case <-c.s.seen:
+	case <-c.s.gone:
+	}
+}
+
+// drip says s a byte at a time; every is the server's own time.
+func (c *peer) drip(s string, every time.Duration) {
+	for i := range len(s) {
+		select {
+		case <-time.After(every):
+		case <-c.s.gone:
+			return
+		}
+		if _, err := io.WriteString(c.Conn, s[i:i+1]); err != nil {
+			return
+		}
+	}
+}
+
+const ok = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
