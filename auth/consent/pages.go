@@ -1,0 +1,261 @@
+package consent
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+var (
+	//go:embed pages.html
+	pagesHTML string
+	//go:embed style.css
+	style string
+
+	pages = template.Must(template.New("pages").Funcs(template.FuncMap{
+		"style": func() template.CSS { return template.CSS(style) },
+		"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	}).Parse(pagesHTML))
+
+	// policy allows the one stylesheet and our own form, and nothing from outside. Browsers apply
+	// form-action to where the form's answer redirects, too, so that answer is a page.
+	policy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+		base64.StdEncoding.EncodeToString(hashed(style)))
+)
+
+func hashed(s string) []byte {
+	sum := sha256.Sum256([]byte(s))
+	return sum[:]
+}
+
+// A tone goes with a symbol and with words, never with a colour alone.
+type tone string
+
+const (
+	good    tone = "good"
+	warning tone = "warning"
+	bad     tone = "bad"
+	neutral tone = "neutral"
+	onward  tone = "onward"
+)
+
+// A page says what happened and what to do.
+type page struct {
+	Status       int
+	Tone         tone
+	Title        string
+	What, Do     string
+	Detail       string // the cause, for whoever has to mend it
+	Link         string // where to go on
+	LinkText     string
+	Close        bool // nothing is left to do in the browser
+	Rows         []row
+	List         bool
+	Notice, CSRF string // of the list
+}
+
+func (p page) write(w http.ResponseWriter) {
+	var b bytes.Buffer
+	if err := pages.Execute(&b, p); err != nil {
+		http.Error(w, "This page could not be made.", http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(b.Len()))
+	h.Set("Content-Security-Policy", policy)
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	w.Write(b.Bytes())
+}
+
+// back adds the way back to the list at path, if it is known.
+func (p page) back(path string) page {
+	if path != "" {
+		p.Link, p.LinkText = path, "Back to connections"
+	}
+	return p
+}
+
+func connected(name string) page {
+	return page{Status: http.StatusOK, Tone: good, Title: name + " is connected",
+		What: "Access was granted and saved.",
+		Do:   "Nothing more to do: the connection renews itself from now on."}
+}
+
+func refused(name string) page {
+	return page{Status: http.StatusOK, Tone: warning, Title: name + " was not connected",
+		What: "Access was refused on the sign-in page. Nothing was changed.",
+		Do:   "If that was not meant, connect again and choose Allow."}
+}
+
+func failed(name string, err error) page {
+	p := page{Status: http.StatusBadGateway, Tone: bad, Title: name + " could not be connected", Detail: cause(err)}
+	p.What, p.Do = explain(err)
+	p.Do += " Then connect again."
+	return p
+}
+
+// explain says what an error of the flow means to a person, and what to do.
+func explain(err error) (what, do string) {
+	for _, e := range []struct {
+		is       error
+		what, do string
+	}{
+		{auth.ErrConsentRequired, "The product did not accept the authorization code.",
+			"If this is not the first time, compare redirect_uri with the one that is registered in the product."},
+		{auth.ErrCredentials, "The product refused this client’s credentials.",
+			"Compare client_id and client_secret with the client’s registration in the product."},
+		{auth.ErrStore, "The token store failed.",
+			"Check token_store: its place, its permissions, its space."},
+		{auth.ErrRateLimited, "The product receives too many requests at the moment.",
+			"Wait a minute."},
+		{auth.ErrUnavailable, "The product could not be reached, or could not answer.",
+			"Wait a few minutes. If it lasts, check the URL, the network and the product."},
+		{auth.ErrInsecure, "The credentials were not sent, because that would not have been safe.",
+			"Check the product’s URL, allow_http and tls_config."},
+		{auth.ErrProtocol, "The product’s answer was not one that was expected.",
+			"Check the product’s URL and the settings against its version."},
+	} {
+		if errors.Is(err, e.is) {
+			return e.what, e.do
+		}
+	}
+	return "It was interrupted before it was done.", "Wait a moment."
+}
+
+func used(name string) page {
+	return page{Status: http.StatusGone, Tone: warning, Title: "This sign-in is over",
+		What: "The address with which the browser came back works once, and was used before. Nothing was changed this time.",
+		Do:   "If " + name + " is connected, all is well. Otherwise connect again."}
+}
+
+func expired(name string) page {
+	return page{Status: http.StatusGone, Tone: warning, Title: "This sign-in took too long",
+		What: fmt.Sprintf("It was begun more than %d minutes ago, so %s was not connected.", int(flowLifetime.Minutes()), name),
+		Do:   "Connect again."}
+}
+
+func foreign(name string) page {
+	p := page{Status: http.StatusForbidden, Tone: bad, Title: "This sign-in was not begun here",
+		What: "It does not belong to a sign-in that is waiting. Nothing was changed.",
+		Do:   "If you did not begin one, close this page. Otherwise begin again where you began, and use the newest tab."}
+	if name != "" {
+		p.What = "It was begun in another browser, or under another address of this page. Nothing was changed."
+		p.Do = "If you did not begin it, close this page. Otherwise open the connections page in this browser, under the address in redirect_uri, and connect " + name + " there."
+	}
+	return p
+}
+
+func leaving(name, to, host string) page {
+	return page{Status: http.StatusOK, Tone: onward, Title: "On to " + host,
+		What: "You sign in there, and come back here once you have allowed access for " + name + ".",
+		Link: to, LinkText: "Continue to " + host}
+}
+
+func unknown() page {
+	return page{Status: http.StatusNotFound, Tone: neutral, Title: "There is no such page",
+		What: "Nothing is kept at this address.",
+		Do:   "Check the address, or begin again where you came from."}
+}
+
+func wrongHost() page {
+	return page{Status: http.StatusMisdirectedRequest, Tone: bad, Title: "This address is not served here",
+		What: "The page was asked for under a host name that it does not answer to.",
+		Do:   "Use the host name in redirect_uri, or have this one added to the allowed hosts."}
+}
+
+func wrongMethod(w http.ResponseWriter, allowed ...string) {
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	p := unknown()
+	p.Status = http.StatusMethodNotAllowed
+	p.Title, p.What = "That cannot be done here", "This address does not take such a request."
+	p.write(w)
+}
+
+// A row is a connector in the list.
+type row struct {
+	Name, Provider string
+	Tone           tone
+	State          string
+	Until          time.Time
+	What, Detail   string
+	Button         string // "" without
+}
+
+// newRow tells the state of c as it is now.
+func newRow(c Connector, st auth.Status, err error, now time.Time) row {
+	r := row{Name: c.Name, Provider: c.Provider}
+	person := c.Session.CodeFlow() != nil
+	if person {
+		r.Button = "Reconnect"
+	}
+	if err == nil && !errors.Is(st.Failure, auth.ErrConsentRequired) {
+		err = st.Failure
+	}
+	switch {
+	case person && st.State == auth.StateConsentRequired, errors.Is(st.Failure, auth.ErrConsentRequired):
+		r.Tone, r.State = warning, "Needs consent"
+		r.What = "A person has to sign in to the product before it can be used."
+		if end := st.ConsentExpiry; !end.IsZero() && now.After(end) {
+			r.What = "The consent ended. " + r.What
+		}
+		if person {
+			r.Button = "Connect"
+		}
+		if st.Failure != nil {
+			r.Detail = cause(st.Failure)
+		}
+	case err != nil:
+		r.Tone, r.State, r.Detail = bad, "Failing", cause(err)
+		what, do := explain(err)
+		r.What = what + " " + do
+		switch {
+		case st.State == auth.StateFresh || st.State == auth.StateStale:
+			r.What += " The token at hand is still good."
+		case now.Before(st.NextTry):
+			r.What += " Next try " + in(st.NextTry.Sub(now)) + "."
+		}
+	case !person:
+		r.Tone, r.State = neutral, "No consent needed"
+		r.What = "It signs in by itself."
+	case st.State == auth.StateNone:
+		r.Tone, r.State = neutral, "Ready"
+		r.What = "It begins with the configured refresh token when it is first used."
+	default:
+		r.Tone, r.State, r.Until = good, "Connected", st.ConsentExpiry
+		if !r.Until.IsZero() {
+			r.What = "That is " + in(r.Until.Sub(now)) + ". It renews itself while the service runs."
+		}
+	}
+	return r
+}
+
+// in tells a time to come as people do.
+func in(d time.Duration) string {
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
+		if n := int(d.Round(u.unit) / u.unit); n > 1 || n == 1 && d >= u.unit {
+			if n > 1 {
+				u.name += "s"
+			}
+			return fmt.Sprintf("in %d %s", n, u.name)
+		}
+	}
+	return "in a moment"
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config"
+)
+
+type callFlags struct {
+	data    string
+	headers []string
+	include bool
+}
+
+func (a *app) call() *cobra.Command {
+	var f callFlags
+	cmd := &cobra.Command{
+		Use:   "call NAME [METHOD] PATH",
+		Short: "Make one authenticated request",
+		Long: `Make one authenticated request to PATH below the connector's base_url, which
+may have a query. The body goes to stdout as it came. A status of 400 or more
+exits with 1.`,
+		Example: `  itsmauth call support /api/command?action=get_api_info
+  itsmauth call shop POST /api/v4/customers/change-password -d @passwords.json
+  itsmauth call remedy DELETE /api/arsys/v1/entry/HPD:IncidentInterface/INC01 -i`,
+		Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			method, path := http.MethodGet, args[len(args)-1]
+			if cmd.Flags().Changed("data") {
+				method = http.MethodPost
+			}
+			if len(args) == 3 {
+				method = strings.ToUpper(args[1])
+			}
+			return a.connector(args[0], func(_ *config.Connectors, conn *config.Connector) error {
+				req, err := a.request(cmd.Context(), conn, method, path, f)
+				if err != nil {
+					return usage(err)
+				}
+				return a.send(conn, req, f.include)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&f.data, "data", "d", "", "body: `DATA`, @FILE, or @- for stdin; as JSON if it begins with { or [, else as a form")
+	flags.StringArrayVarP(&f.headers, "header", "H", nil, "`'K: V'`, any number of times")
+	flags.BoolVarP(&f.include, "include", "i", false, "print the status line and the headers too")
+	return cmd
+}
+
+// request makes what the flags say.
+func (a *app) request(ctx context.Context, conn *config.Connector, method, path string, f callFlags) (*http.Request, error) {
+	data, err := a.data(f.data)
+	if err != nil {
+		return nil, err
+	}
+	var body io.Reader
+	if data != "" {
+		body = strings.NewReader(data)
+	}
+	req, err := conn.NewRequest(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range f.headers {
+		name, value, ok := strings.Cut(h, ":")
+		if name = strings.TrimSpace(name); !ok || name == "" {
+			return nil, errors.New("-H needs 'K: V'")
+		}
+		if strings.EqualFold(name, "Host") {
+			req.Host = strings.TrimSpace(value)
+		}
+		req.Header.Add(name, strings.TrimSpace(value))
+	}
+	if data != "" && req.Header.Get("Content-Type") == "" {
+		t := "application/x-www-form-urlencoded"
+		if s := strings.TrimSpace(data); s != "" && strings.ContainsRune("{[", rune(s[0])) {
+			t = "application/json"
+		}
+		req.Header.Set("Content-Type", t)
+	}
+	return req, nil
+}
+
+// data is what -d stands for.
+func (a *app) data(flag string) (string, error) {
+	name, isFile := strings.CutPrefix(flag, "@")
+	if !isFile {
+		return flag, nil
+	}
+	if name == "-" {
+		b, err := io.ReadAll(a.stdin)
+		return string(b), err
+	}
+	b, err := os.ReadFile(name)
+	return string(b), err
+}
+
+func (a *app) send(conn *config.Connector, req *http.Request, include bool) error {
+	resp, err := conn.Do(req)
+	if err != nil {
+		if e := (*auth.Error)(nil); errors.As(err, &e) {
+			return e // which names the connector, and has no need of the URL
+		}
+		return fmt.Errorf("%s: %w", conn.Name, err)
+	}
+	defer resp.Body.Close()
+	if include {
+		if _, err := fmt.Fprintf(a.stdout, "%s %s\n", resp.Proto, resp.Status); err != nil {
+			return err
+		}
+		if err := a.headers(resp.Header); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(a.stdout); err != nil {
+			return err
+		}
+	}
+	if _, err := io.Copy(a.stdout, resp.Body); err != nil {
+		return fmt.Errorf("%s: %s %s: %w", conn.Name, req.Method, req.URL.Path, err)
+	}
+	if resp.StatusCode >= 400 {
+		return fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, resp.Status)
+	}
+	return nil
+}

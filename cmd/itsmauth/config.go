@@ -1,0 +1,106 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/filestore"
+	"github.com/itsmauth/itsmauth/auth/redisstore"
+	"github.com/itsmauth/itsmauth/config"
+)
+
+// path is that of the configuration.
+func (a *app) path() string {
+	return cmp.Or(a.file, os.Getenv("ITSMAUTH_CONFIG"), "itsmauth.yaml")
+}
+
+// load makes the connectors; opts come after the CLI's own. Its error is a usage error.
+func (a *app) load(opts ...config.Option) (*config.Connectors, error) {
+	own := []config.Option{config.WithDefaultStore("file", openFiles), config.WithStore("redis", redisstore.Open)}
+	if a.verbose {
+		own = append(own, config.WithLogger(a.logger()))
+	}
+	conns, err := config.Load(a.path(), append(own, opts...)...)
+	if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(config.Problems)) {
+		err = fmt.Errorf("there is no %s; name a file with --config or $ITSMAUTH_CONFIG", a.path())
+	}
+	if err != nil {
+		return nil, usage(err)
+	}
+	return conns, nil
+}
+
+func (a *app) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// openFiles opens the store of a file that names none.
+func openFiles() (auth.Store, error) {
+	dir, err := stateDir()
+	if err != nil {
+		return nil, err
+	}
+	return filestore.Open(filestore.Config{Path: filepath.Join(dir, "itsmauth")})
+}
+
+// stateDir is where programs keep what is theirs alone (XDG Base Directory Specification).
+func stateDir() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return dir, nil
+	}
+	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
+		return os.UserConfigDir()
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local", "state"), err
+}
+
+// inMemory is for what needs no tokens: it makes no directory.
+func inMemory() config.Option {
+	return config.WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })
+}
+
+// connectors runs f with all connectors. It does not return before what they are saving is saved.
+func (a *app) connectors(f func(*config.Connectors) error) error {
+	conns, err := a.load()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(conns), conns.Close())
+}
+
+// connector is connectors for the one of that name.
+func (a *app) connector(name string, f func(*config.Connectors, *config.Connector) error) error {
+	return a.connectors(func(conns *config.Connectors) error {
+		conn, err := conns.Get(name)
+		if err != nil {
+			return usage(err)
+		}
+		return f(conns, conn)
+	})
+}
+
+// session is conn's: what config makes is always one.
+func session(conn *config.Connector) *auth.Session { return conn.Authenticator().(*auth.Session) }
+
+// names completes a connector's name, once.
+func (a *app) names(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	conns, err := a.load(inMemory())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer conns.Close()
+	return conns.Names(), cobra.ShellCompDirectiveNoFileComp
+}

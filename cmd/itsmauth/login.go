@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/itsmauth/itsmauth/auth/consent"
+	"github.com/itsmauth/itsmauth/config"
+)
+
+func (a *app) login() *cobra.Command {
+	var noBrowser bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "login NAME",
+		Short: "Log a person in, once, in their browser",
+		Long: `Log a person in, once, in their browser (the authorization-code grant). What
+comes of it is stored and renewed from then on.`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if timeout <= 0 {
+				return usage(errors.New("--timeout must be above 0"))
+			}
+			return a.connector(args[0], func(conns *config.Connectors, conn *config.Connector) error {
+				if session(conn).CodeFlow() == nil {
+					return usage(fmt.Errorf("%s needs no login: its grant is for programs", conn.Name))
+				}
+				if err := lasting(conns); err != nil {
+					return err
+				}
+				return a.logIn(cmd.Context(), conn, noBrowser, timeout)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&noBrowser, "no-browser", false, "open none: print the URL alone on the first line of stdout")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long the person may take")
+	return cmd
+}
+
+// lasting refuses a store in which a login would be gone with this process.
+func lasting(conns *config.Connectors) error {
+	if conns.Store() == "memory" {
+		return usage(errors.New("token_store is memory, so a login would be gone when this command ends; set type: file, or leave token_store out"))
+	}
+	return nil
+}
+
+func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool, timeout time.Duration) error {
+	o := &consent.LoginOptions{Timeout: timeout}
+	var done func()
+	o.Show = func(url string) {
+		if noBrowser {
+			fmt.Fprintln(a.stdout, url)
+		} else {
+			fmt.Fprintf(a.stderr, "Allow access in your browser. If it does not open by itself, go to\n\n  %s\n\n", url)
+		}
+		done = a.waiting(timeout)
+	}
+	if noBrowser {
+		o.Open = func(string) error { return nil }
+	}
+	err := consent.Login(ctx, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)}, o)
+	if done != nil {
+		done()
+	}
+	if err != nil {
+		return err
+	}
+	st, err := session(conn).Status(ctx)
+	if err != nil {
+		return err
+	}
+	until := ""
+	if !st.ConsentExpiry.IsZero() {
+		until = ", and stays so until " + st.ConsentExpiry.Local().Format("2 January 2006") + " or longer if it is used"
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s is logged in%s\n", conn.Name, until)
+	return err
+}
+
+// waiting says on stderr how long there is; on a terminal it counts down until done is called.
+func (a *app) waiting(timeout time.Duration) (done func()) {
+	if !isTerminal(a.stderr) {
+		fmt.Fprintf(a.stderr, "waiting up to %s for the browser to come back\n", timeout)
+		return func() {}
+	}
+	ends := time.Now().Add(timeout)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			left := max(0, time.Until(ends)).Round(time.Second)
+			fmt.Fprintf(a.stderr, "\r\x1b[KWaiting for the browser to come back: %s left, Ctrl-C gives up", left)
+			select {
+			case <-tick.C:
+			case <-stop:
+				fmt.Fprint(a.stderr, "\r\x1b[K")
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
+}
+
+func (a *app) logout() *cobra.Command {
+	return &cobra.Command{
+		Use:   "logout NAME",
+		Short: "Revoke the tokens where the product can, and forget them",
+		Args:  cobra.ExactArgs(1), ValidArgsFunction: a.names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.connector(args[0], func(_ *config.Connectors, conn *config.Connector) error {
+				if err := session(conn).Revoke(cmd.Context()); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(a.stdout, "%s is logged out\n", conn.Name)
+				return err
+			})
+		},
+	}
+}

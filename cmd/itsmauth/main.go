@@ -1,0 +1,133 @@
+// Command itsmauth is the command line of the library: it checks a configuration, prints tokens,
+// makes calls, and logs people in. Run itsmauth help, or itsmauth demo for a tour.
+//
+// It exits with 0 when done, 1 when something failed, 2 for wrong usage or configuration, 3 when a
+// person has to log in first, and 4 when the product refused the credentials.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config"
+)
+
+func main() {
+	// A signal, or a reader of our output that leaves, ends the work and not the process, which
+	// may be about to save a refresh token.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program but for the process around it. It returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	err := a.execute(ctx, args)
+	a.report(err)
+	return exitCode(err)
+}
+
+// app is what the verbs share: where they read and write, and the flags of the root.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	file    string
+	output  string
+	verbose bool
+}
+
+func (a *app) execute(ctx context.Context, args []string) error {
+	understood := false
+	root := &cobra.Command{
+		Use:   "itsmauth",
+		Short: "One authenticated HTTP client per ITSM product, from one YAML file",
+		Long: `One authenticated HTTP client per ITSM product, from one YAML file.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 a person has to
+log in first, 4 the product refused the credentials.`,
+		Example: `  itsmauth demo                         a tour, with nothing to set up
+  itsmauth check                        is ./itsmauth.yaml right?
+  itsmauth token support                a valid token and nothing else
+  itsmauth call support /api/command?action=get_api_info`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "text" && a.output != "json" {
+				return errors.New("--output must be text or json")
+			}
+			understood = true
+			return nil
+		},
+	}
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.file, "config", "", "`file` to read (default $ITSMAUTH_CONFIG, then ./itsmauth.yaml)")
+	flags.StringVar(&a.output, "output", "text", "text or json")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log attempts and exchanges to stderr")
+	root.AddCommand(
+		a.check(), a.token(), a.call(), a.login(), a.logout(), a.status(), a.serve(),
+		a.emulate(), a.demo(), a.keygen(), a.providers(), a.version(),
+		a.schema(),
+	)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !understood {
+		message, _, _ := strings.Cut(err.Error(), "\n")
+		err = usage(fmt.Errorf("%s; see %s --help", message, cmd.CommandPath()))
+	}
+	return err
+}
+
+// A usageError is the fault of the command line or of the configuration.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usage(err error) error { return usageError{err} }
+
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, new(usageError)):
+		return 2
+	case errors.Is(err, auth.ErrConsentRequired):
+		return 3
+	case errors.Is(err, auth.ErrCredentials):
+		return 4
+	}
+	return 1
+}
+
+// report writes one line for each error. A file's problems begin with the file, as a compiler's do.
+func (a *app) report(err error) {
+	prefix := "itsmauth: "
+	if errors.As(err, new(config.Problems)) {
+		prefix = ""
+	}
+	if err == nil || errors.Is(err, syscall.EPIPE) {
+		return
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(a.stderr, prefix+strings.TrimRight(line, "\n"))
+	}
+}

@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/itsmauth/itsmauth/providers"
+	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
+	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
+	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"itsmauth": main})
+}
+
+var secrets = []string{
+	beyondtrusttest.DefaultClientSecret,
+	remedytest.DefaultClientSecret, remedytest.DefaultPassword,
+	webcommandertest.DefaultClientSecret, webcommandertest.DefaultPassword,
+}
+
+// silent fails if output shows a secret, or is coloured though it goes to no terminal.
+func silent(t interface{ Fatalf(string, ...any) }, output string) {
+	for _, s := range secrets {
+		if strings.Contains(output, s) {
+			t.Fatalf("the output shows a secret:\n%s", output)
+		}
+	}
+	if strings.Contains(output, "\x1b") {
+		t.Fatalf("the output is coloured:\n%q", output)
+	}
+}
+
+// products are those of one script, by connector.
+type products map[string]*emulator
+
+// start runs all emulators, and writes their configuration to dir/itsmauth.yaml.
+func start(dir string) (products, error) {
+	redirectURI, err := freeRedirectURI()
+	if err != nil {
+		return nil, err
+	}
+	p := products{}
+	var list []*emulator
+	for _, e := range emulators {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		product := e.start(l, redirectURI)
+		p[product.connector] = product
+		list = append(list, product)
+	}
+	return p, os.WriteFile(filepath.Join(dir, "itsmauth.yaml"), []byte(yamlOf(list)), 0o600)
+}
+
+func (p products) close() {
+	for _, product := range p {
+		product.close()
+	}
+}
+
+// The scripts' own commands:
+//
+//	emulators                       start all of them, and write itsmauth.yaml
+//	run CODE ARG...                 itsmauth, which exits with CODE and shows no secret
+//	json VALUE                      stdout of the last run is VALUE; "*" in it is any text
+//	lines N                         stderr of the last run has N lines
+//	exchanges CONNECTOR N           what the emulator counted
+//	revoke CONNECTOR                kill all access tokens
+//	edit FROM TO OLD NEW            copy a file with its lines changed by a regular expression
+//	damage DIR                      write something else into every record
+//	person allow|deny CODE ARG...   run, with the URL on the first line of its stdout opened
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // or each run takes a second
+			env.Values["products"] = products{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"emulators": func(ts *testscript.TestScript, _ bool, _ []string) {
+				p, err := start(ts.MkAbs("."))
+				ts.Check(err)
+				for name, product := range p {
+					ts.Value("products").(products)[name] = product
+				}
+				ts.Defer(p.close)
+			},
+			"run": func(ts *testscript.TestScript, _ bool, args []string) {
+				exits(ts, args[0], ts.Exec("itsmauth", args[1:]...))
+				silent(ts, ts.ReadFile("stdout")+ts.ReadFile("stderr"))
+			},
+			"json": func(ts *testscript.TestScript, _ bool, args []string) {
+				var got, want any
+				ts.Check(json.Unmarshal([]byte(args[0]), &want))
+				ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &got))
+				anyText := cmp.FilterValues(func(x, y any) bool { return x == "*" || y == "*" },
+					cmp.Comparer(func(x, y any) bool {
+						a, _ := x.(string)
+						b, _ := y.(string)
+						return a != "" && b != ""
+					}))
+				if diff := cmp.Diff(want, got, anyText); diff != "" {
+					ts.Fatalf("want -, got +\n%s", diff)
+				}
+			},
+			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
+				if n := strings.Count(ts.ReadFile("stderr"), "\n"); strconv.Itoa(n) != args[0] {
+					ts.Fatalf("%d lines, not %s", n, args[0])
+				}
+			},
+			"exchanges": func(ts *testscript.TestScript, _ bool, args []string) {
+				if n := ts.Value("products").(products)[args[0]].exchanges(); strconv.Itoa(n) != args[1] {
+					ts.Fatalf("%d exchanges, not %s", n, args[1])
+				}
+			},
+			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Value("products").(products)[args[0]].revokeAll()
+			},
+			"edit": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := regexp.MustCompile("(?m)"+args[2]).ReplaceAllLiteralString(ts.ReadFile(args[0]), strings.ReplaceAll(args[3], `\n`, "\n"))
+				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+			},
+			"damage": func(ts *testscript.TestScript, _ bool, args []string) {
+				records, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*.json"))
+				ts.Check(err)
+				if len(records) == 0 {
+					ts.Fatalf("there are none")
+				}
+				for _, r := range records {
+					ts.Check(os.WriteFile(r, []byte("x"), 0o600))
+				}
+			},
+			"person": func(ts *testscript.TestScript, _ bool, args []string) {
+				cmd := exec.Command("itsmauth", args[2:]...)
+				cmd.Dir = ts.MkAbs(".")
+				cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+ts.Getenv("XDG_STATE_HOME"), "GORACE="+ts.Getenv("GORACE"))
+				var stderr bytes.Buffer
+				cmd.Stderr = &stderr
+				stdout, err := cmd.StdoutPipe()
+				ts.Check(err)
+				ts.Check(cmd.Start())
+				out := bufio.NewReader(stdout)
+				line, err := out.ReadString('\n')
+				ts.Check(err)
+				decide := ts.Value("products").(products)["remedy"].consent
+				if args[0] == "deny" {
+					decide = ts.Value("products").(products)["remedy"].deny
+				}
+				back, err := decide(strings.TrimSpace(line))
+				ts.Check(err)
+				resp, err := http.Get(back.String())
+				ts.Check(err)
+				resp.Body.Close()
+				rest, err := io.ReadAll(out)
+				ts.Check(err)
+				exits(ts, args[1], cmd.Wait())
+				silent(ts, line+string(rest)+stderr.String())
+				ts.Logf("%s%s", rest, &stderr)
+			},
+		},
+	})
+}
+
+func exits(ts *testscript.TestScript, want string, err error) {
+	code := 0
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(code) != want {
+		ts.Fatalf("exit code %d, not %s", code, want)
+	}
+}
+
+// itsmauth runs it in this process.
+func itsmauth(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(ctx, args, strings.NewReader(""), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// withStore adds a token store to the configuration in dir.
+func withStore(t *testing.T, dir string) (file string) {
+	t.Helper()
+	file = filepath.Join(dir, "itsmauth.yaml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = fmt.Appendf(data, "token_store: {type: file, path: %q}\n", filepath.Join(dir, "store"))
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// The command is interrupted after the token endpoint was asked and before it answers.
+func TestInterruptedExchangeIsSaved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	file := withStore(t, dir)
+
+	ctx, interrupt := context.WithCancel(t.Context())
+	p["support"].watch(func(http.ResponseWriter, *http.Request) bool {
+		interrupt()
+		return false
+	})
+	code, stdout, stderr := itsmauth(ctx, "--config", file, "token", "support")
+	if code != 1 || stdout != "" || !strings.Contains(stderr, "support: token: context canceled") {
+		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+	_, stdout, _ = itsmauth(t.Context(), "--config", file, "--output", "json", "status")
+	var list []connectorStatus
+	if err := json.Unmarshal([]byte(stdout), &list); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(list, func(s connectorStatus) bool { return s.Connector == "support" })
+	if list[i].State != "fresh" {
+		t.Errorf("%+v", list[i])
+	}
+}
+
+// Whoever reads stdout has left. That ends the command, and not by a signal.
+func TestBrokenPipe(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command("itsmauth", "keygen")
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = w, &stderr
+	err = cmd.Run()
+	w.Close()
+	if cmd.ProcessState.ExitCode() != 1 || stderr.Len() > 0 {
+		t.Errorf("%v: %s", err, &stderr)
+	}
+}
+
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	code, stdout, stderr := itsmauth(t.Context(), "demo")
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	silent(t, stdout)
+	for _, want := range []string{
+		"POST /oauth2/token  200\n      Authorization: Basic c3Vw…\n",
+		"GET /api/config/v1/jump-item  200\n      Authorization: Bearer ",
+		"GET /api/config/v1/jump-item  401\n    POST /oauth2/token  200\n    GET /api/config/v1/jump-item  200\n",
+		"      client_id=itsm…  client_secret=c0rr…  code=",
+		"GET /api/arsys/v1/entry/HPD:IncidentInterface  401\n    POST /rsso/oauth2/token  200\n",
+		"POST /api/v4/oauth2/token  201\n      Content-Type: application/json\n",
+		"  200\n      access_token: ",
+		"support    2      0       1              2\n",
+		"remedy     2      0       1              2\n",
+		"shop       65     0       1              2\n",
+		"itsmauth emulate > itsmauth.yaml &",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in\n%s", want, stdout)
+		}
+	}
+	for line := range strings.Lines(stdout) {
+		if n := len([]rune(line)); n > 81 {
+			t.Errorf("%d columns: %s", n-1, line)
+		}
+	}
+}
+
+func TestProvidersAreDescribed(t *testing.T) {
+	t.Parallel()
+	for _, d := range providers.All() {
+		about, ok := described[d.Name()]
+		if !ok {
+			t.Errorf("%s is not described", d.Name())
+			continue
+		}
+		if name, ok := strings.CutPrefix(about[1], pages); ok {
+			if _, err := os.Stat(filepath.Join("../../docs/providers", name)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// json prints v on stdout.
+func (a *app) json(v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// A style is an SGR parameter (ECMA-48 section 8.3.117).
+type style string
+
+const (
+	plain  style = ""
+	bold   style = "1"
+	dim    style = "2"
+	red    style = "31"
+	green  style = "32"
+	yellow style = "33"
+)
+
+// painter gives text its style on a terminal that wants colour, and leaves it alone elsewhere.
+// See https://no-color.org.
+func painter(w io.Writer) func(style, string) string {
+	colour := isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return func(s style, text string) string {
+		if !colour || s == plain || text == "" {
+			return text
+		}
+		return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
+	}
+}
+
+type cell struct {
+	text  string
+	style style
+}
+
+// table aligns rows; a tabwriter would count the colours.
+func table(w io.Writer, rows [][]cell) error {
+	var widths []int
+	for _, row := range rows {
+		for i, c := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
+		}
+	}
+	paint := painter(w)
+	for _, row := range rows {
+		var line strings.Builder
+		for i, c := range row {
+			line.WriteString(paint(c.style, c.text))
+			if i < len(row)-1 {
+				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
+			}
+		}
+		if _, err := fmt.Fprintln(w, line.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// header is a table's first row.
+func header(titles ...string) []cell { return cells(bold, titles...) }
+
+func cells(s style, texts ...string) []cell {
+	row := make([]cell, len(texts))
+	for i, t := range texts {
+		row[i] = cell{t, s}
+	}
+	return row
+}
+
+// exact is t for machines; zero is nil, null in JSON.
+func exact(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Second)
+	return &t
+}
+
+// when is t for a table: relative for eyes, exact for whatever else reads it.
+func when(t time.Time, eyes bool) string {
+	switch {
+	case t.IsZero():
+		return "-"
+	case !eyes:
+		return exact(t).Format(time.RFC3339)
+	}
+	if d := time.Until(t); d <= 0 {
+		return about(-d) + " ago"
+	} else {
+		return "in " + about(d)
+	}
+}
+
+// about is d in its largest unit, or two of it while that is small.
+func about(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours())/24)
+}

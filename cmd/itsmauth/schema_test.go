@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"gopkg.in/yaml.v3"
+)
+
+var update = flag.Bool("update", false, "write docs/itsmauth.schema.json and docs/yaml.md")
+
+// current looks that a file is what it is generated to be.
+func current(t *testing.T, name, want string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(name, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, strings.ReplaceAll(string(have), "\r\n", "\n")); diff != "" {
+		t.Errorf("run go test ./cmd/itsmauth -run Schema -update\n-want +have\n%s", diff)
+	}
+}
+
+func TestSchemaFile(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"schema"}, nil, &stdout, &stderr); code != 0 {
+		t.Fatal(stderr.String())
+	}
+	current(t, "../../docs/itsmauth.schema.json", stdout.String())
+}
+
+func TestSchemaReference(t *testing.T) {
+	t.Parallel()
+	b, err := jsonSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root node
+	if err := json.Unmarshal(b, &root); err != nil {
+		t.Fatal(err)
+	}
+	current(t, "../../docs/yaml.md", reference(t, root))
+}
+
+// TestSchemaTakesTheRepository validates each whole configuration in the repository's files and pages.
+func TestSchemaTakesTheRepository(t *testing.T) {
+	t.Parallel()
+	b, err := jsonSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := c.Compile("schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fenced := regexp.MustCompile("(?ms)^```ya?ml\n(.*?)^```")
+	n := 0
+	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			if err == nil && (d.Name() == "testdata" || d.Name() == ".git") {
+				return fs.SkipDir // whose files are broken on purpose; package config has a test of them
+			}
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var files [][]byte
+		switch filepath.Ext(path) {
+		case ".yaml", ".yml":
+			files = [][]byte{data}
+		case ".md":
+			for _, m := range fenced.FindAllSubmatch(data, -1) {
+				files = append(files, m[1])
+			}
+		}
+		for _, f := range files {
+			if !regexp.MustCompile(`(?m)^version:`).Match(f) || !regexp.MustCompile(`(?m)^connectors:`).Match(f) {
+				continue
+			}
+			n++
+			var v any
+			if err := yaml.Unmarshal(f, &v); err != nil {
+				t.Errorf("%s: %v", path, err)
+			} else if err := schema.Validate(v); err != nil {
+				t.Errorf("%s: %v\n%s", path, err, f)
+			}
+		}
+		return nil
+	})
+	if err != nil || n == 0 {
+		t.Errorf("%d configurations: %v", n, err)
+	}
+}
+
+// A node is what the reference needs of a schema.
+type node struct {
+	Ref         string          `json:"$ref"`
+	Type        any             `json:"type"`
+	Description string          `json:"description"`
+	Default     string          `json:"default"`
+	Examples    []string        `json:"examples"`
+	Enum        []string        `json:"enum"`
+	Const       any             `json:"const"`
+	AnyOf       []node          `json:"anyOf"`
+	Items       *node           `json:"items"`
+	Additional  json.RawMessage `json:"additionalProperties"`
+	Properties  keys            `json:"properties"`
+	Required    []string        `json:"required"`
+	AllOf       []struct{ If, Then node }
+}
+
+// keys leaves out those that are true: of other keys, not of the one that is described.
+type keys map[string]node
+
+func (k *keys) UnmarshalJSON(b []byte) error {
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return err
+	}
+	*k = keys{}
+	for name, r := range raw {
+		if string(r) == "true" {
+			continue
+		}
+		var n node
+		if err := json.Unmarshal(r, &n); err != nil {
+			return err
+		}
+		(*k)[name] = n
+	}
+	return nil
+}
+
+// additional is the schema of a mapping's values, if its keys are free.
+func (n node) additional() (elem node, free bool) {
+	if len(n.Additional) == 0 || string(n.Additional) == "false" {
+		return node{}, false
+	}
+	return elem, json.Unmarshal(n.Additional, &elem) == nil
+}
+
+func (n node) kind() string {
+	name, list := "", n.Enum
+	if i := slices.IndexFunc(n.AnyOf, func(c node) bool { return c.Enum != nil }); i >= 0 {
+		list = n.AnyOf[i].Enum
+	}
+	if elem, free := n.additional(); free {
+		return "mapping to " + elem.kind()
+	}
+	switch {
+	case list != nil:
+		return "`" + strings.Join(list, "`, `") + "`"
+	case n.Const != nil:
+		return "number"
+	case n.Ref != "":
+		name = strings.TrimPrefix(n.Ref, "#/$defs/")
+	case n.Items != nil && n.Items.Properties != nil:
+		return "list"
+	case n.Items != nil:
+		return "list of " + n.Items.kind() + "s"
+	case len(n.AnyOf) > 0:
+		return n.AnyOf[0].kind()
+	default:
+		name = fmt.Sprint(n.Type)
+	}
+	return map[string]string{"[object null]": "mapping", "object": "mapping", "boolean": "true or false", "integer": "number", "url": "URL"}[name] +
+		map[bool]string{true: name}[slices.Contains([]string{"text", "secret", "duration", "size"}, name)]
+}
+
+func escaped(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
+
+func code(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "`" + s + "`"
+}
+
+// literal is a default that is a value and not words about one.
+func literal(s string) string {
+	if strings.Contains(s, " ") && !strings.ContainsAny(s, `[{"`) || s == "none" || s == "any" || s == "unknown" {
+		return s
+	}
+	return code(s)
+}
+
+func reference(t *testing.T, root node) string {
+	var b strings.Builder
+	b.WriteString(referenceIntro)
+	seen := 0
+	var rows func(n node, prefix string, deep bool)
+	rows = func(n node, prefix string, deep bool) {
+		names := slices.Sorted(maps.Keys(n.Properties))
+		slices.SortStableFunc(names, func(a, b string) int {
+			return boolInt(slices.Contains(n.Required, b)) - boolInt(slices.Contains(n.Required, a))
+		})
+		for _, name := range names {
+			p := n.Properties[name]
+			seen++
+			value := literal(p.Default)
+			if slices.Contains(n.Required, name) {
+				value = "*required*"
+			}
+			nested := p.Properties
+			if p.Items != nil {
+				nested = p.Items.Properties
+			}
+			if p.Description == "" || p.kind() == "" || len(p.Examples) == 0 && nested == nil && prefix+name != "connectors" {
+				t.Errorf("%s%s lacks a description, a type or an example", prefix, name)
+			}
+			example := ""
+			if len(p.Examples) > 0 {
+				example = p.Examples[0]
+				var v any
+				if err := yaml.Unmarshal([]byte(name+": "+example), &v); err != nil {
+					t.Errorf("%s%s: the example: %v", prefix, name, err)
+				}
+			}
+			fmt.Fprintf(&b, "| `%s%s` | %s | %s | %s | %s |\n", prefix, name, escaped(p.kind()), escaped(value), escaped(code(example)), escaped(p.Description))
+			switch {
+			case !deep:
+			case p.Items != nil && p.Items.Properties != nil:
+				rows(*p.Items, prefix+name+"[].", true)
+			case p.Properties != nil:
+				rows(p, prefix+name+".", true)
+			}
+		}
+	}
+	section := func(title, text string, n node, deep bool) {
+		b.WriteString("\n" + title + "\n\n")
+		if text != "" {
+			b.WriteString(text + "\n\n")
+		}
+		if len(n.Properties) == 0 {
+			b.WriteString("No keys of its own.\n")
+			return
+		}
+		b.WriteString("| key | type | default | example | |\n| --- | --- | --- | --- | --- |\n")
+		rows(n, "", deep)
+	}
+	section("## The file", "", root, false)
+	store := root.Properties["token_store"]
+	section("## `token_store`", "", store, true)
+	for _, c := range store.AllOf {
+		section(fmt.Sprintf("### `type: %s`", c.If.Properties["type"].Const), "", c.Then, true)
+	}
+	section("## `defaults`", "Built-in settings, then these, then the product's own limits, then the connector's: mappings merge, lists replace.", root.Properties["defaults"], true)
+	connector, _ := root.Properties["connectors"].additional()
+	shared := connector
+	shared.Properties = maps.Clone(connector.Properties)
+	for name := range root.Properties["defaults"].Properties {
+		delete(shared.Properties, name)
+	}
+	section("## Every connector", "Beside these, whatever `defaults` may have.", shared, true)
+	for _, c := range connector.AllOf {
+		name := fmt.Sprint(c.If.Properties["provider"].Const)
+		section(fmt.Sprintf("## `provider: %s`", name), described[name][0]+".", c.Then, true)
+	}
+	if seen < 80 {
+		t.Errorf("%d keys", seen)
+	}
+	return b.String()
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+const referenceIntro = "# YAML reference\n\n" +
+	"Generated from the types of the settings and their comments; a test keeps it current. For editors the\n" +
+	"same is in [itsmauth.schema.json](itsmauth.schema.json), and `itsmauth schema` prints it. With the YAML\n" +
+	"language server, the first line of a file says:\n\n" +
+	"```yaml\n# yaml-language-server: $schema=https://raw.githubusercontent.com/itsmauth/itsmauth/main/docs/itsmauth.schema.json\n```\n\n" +
+	"`itsmauth init` writes a file to begin with, `itsmauth check` finds all that is wrong with one.\n\n" +
+	"| type | is written | unit |\n| --- | --- | --- |\n" +
+	"| text | `itsm-sync` | |\n" +
+	"| secret | `${file:/run/secrets/name}`, `${env:NAME}`; read again at each use, never shown | |\n" +
+	"| duration | `500ms`, `30s`, `5m`, `1h30m`; longer than 0, at most ten years | always written: `ms`, `s`, `m`, `h` |\n" +
+	"| size | `4096`, `512KiB`, `1MiB` | bytes, or `KiB`, `MiB`, `GiB` |\n" +
+	"| URL | `https://host:8443/path`, absolute, `http` or `https`, without user and password | |\n" +
+	"| number | `4`, in decimal digits, without quotes | what is counted |\n" +
+	"| true or false | without quotes | |\n\n" +
+	"Any value may be, or hold, a reference: `${env:NAME}`, `${env:NAME:-default}`, or `${file:PATH}`, whose\n" +
+	"path is relative to the file's directory and whose content loses one newline at its end. `$${` is a literal\n" +
+	"`${`. Top-level keys that begin with `x-` are free, for anchors.\n"

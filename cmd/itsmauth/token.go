@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/itsmauth/itsmauth/config"
+)
+
+func (a *app) token() *cobra.Command {
+	var asHeader bool
+	cmd := &cobra.Command{
+		Use:   "token NAME",
+		Short: "Print a valid access token",
+		Long: `Print a valid access token and nothing else. The stored one is used while it
+is good, so a hundred calls are not a hundred exchanges.`,
+		Example: `  curl -H "$(itsmauth token --header support)" https://support.example.com/api/...`,
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.connector(args[0], func(_ *config.Connectors, conn *config.Connector) error {
+				tok, err := conn.Authenticator().Token(cmd.Context())
+				if err != nil {
+					return err
+				}
+				header := conn.Authenticator().Header(tok)
+				switch {
+				case a.output == "json":
+					return a.json(struct {
+						Connector   string     `json:"connector"`
+						AccessToken string     `json:"access_token"`
+						TokenType   string     `json:"token_type"`
+						Expiry      *time.Time `json:"expiry"`
+					}{conn.Name, tok.AccessToken, tokenType(header, tok.TokenType), exact(tok.Expiry)})
+				case asHeader:
+					return a.headers(header)
+				}
+				_, err = fmt.Fprintln(a.stdout, tok.AccessToken)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asHeader, "header", false, "print the header line or lines, as they are sent")
+	return cmd
+}
+
+// tokenType is the scheme that goes before the token, whatever the exchange said, if any does.
+func tokenType(h http.Header, said string) string {
+	if scheme, _, ok := strings.Cut(h.Get("Authorization"), " "); ok {
+		return scheme
+	}
+	return said
+}
+
+// headers prints h as on the wire, but sorted.
+func (a *app) headers(h http.Header) error {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		for _, value := range h[name] {
+			if _, err := fmt.Fprintf(a.stdout, "%s: %s\n", name, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
