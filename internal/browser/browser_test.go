@@ -1,0 +1,175 @@
+// Package browser holds the tests that need a real browser, in a module of their own, so that its
+// driver is no dependency of ours.
+package browser
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/chromedp"
+)
+
+// A browser is a Chromium, without a window.
+type browser struct{ ctx context.Context }
+
+// newBrowser starts one. Where there is none the test is skipped, and with CI=true it fails.
+func newBrowser(t *testing.T) browser {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
+		if p, err := exec.LookPath(name); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		const missing = "there is no Chromium here; on Debian: apt-get install chromium"
+		if os.Getenv("CI") == "true" {
+			t.Fatal(missing)
+		}
+		t.Skip(missing)
+	}
+	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.ExecPath(path),
+		chromedp.DisableGPU,
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("no-proxy-server", true),
+	)
+	if os.Getuid() == 0 {
+		opts = append(opts, chromedp.NoSandbox)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return browser{ctx}
+}
+
+// A tab fails its test if what it shows breaks the page's own policy.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+}
+
+// person opens a tab in a profile of its own: as if in another browser.
+func (b browser) person(t *testing.T) tab {
+	t.Helper()
+	return newTab(t, b.ctx, chromedp.WithNewBrowserContext())
+}
+
+// another opens a tab beside this one.
+func (p tab) another() tab {
+	p.t.Helper()
+	return newTab(p.t, p.ctx)
+}
+
+func newTab(t *testing.T, parent context.Context, opts ...chromedp.ContextOption) tab {
+	t.Helper()
+	var mu sync.Mutex
+	var refused []string
+	ctx, cancel := chromedp.NewContext(parent, append(opts, chromedp.WithListener(func(ev any) {
+		if e, ok := ev.(*log.EventEntryAdded); ok && strings.Contains(e.Entry.Text, "Content Security Policy") {
+			mu.Lock()
+			defer mu.Unlock()
+			refused = append(refused, e.Entry.Text)
+		}
+	}))...)
+	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, s := range refused {
+			t.Error("the browser refused:", s)
+		}
+	})
+	if err := chromedp.Do(ctx); err != nil { // the tab lives as long as the context of the first call
+		t.Fatal(err)
+	}
+	p := tab{t, ctx}
+	p.do(chromedp.EmulateViewport(1000, 700))
+	return p
+}
+
+func (p tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	read(p, chromedp.Steps(steps...))
+}
+
+func read[T any](p tab, a chromedp.Action[T]) T {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	defer cancel()
+	v, err := chromedp.Run(ctx, a)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(p.ctx, 2*time.Second)
+		defer cancel()
+		shown, _ := chromedp.Run(ctx, chromedp.Evaluate[string]("location.href + '\\n' + document.body.innerText"))
+		p.t.Fatalf("%v, at %s", err, shown)
+	}
+	return v
+}
+
+// sees waits for a page with that heading.
+func (p tab) sees(heading string) {
+	p.t.Helper()
+	p.do(chromedp.WaitVisible(`//h1[contains(., "` + heading + `")]`))
+}
+
+// looks checks what every page of ours has to be, in each form that it takes, and keeps a picture
+// of each in the directory that SHOTS names, if it does.
+func (p tab) looks(name string) {
+	p.t.Helper()
+	wrong := read(p, chromedp.Evaluate[[]string](`[
+		[document.documentElement.lang === "en", "no language"],
+		[/\S · itsmauth$/.test(document.title), "no title: " + document.title],
+		[document.querySelectorAll("main").length === 1, "no main"],
+		[document.querySelectorAll("h1").length === 1, "not one h1"],
+		[!document.querySelector("script"), "a script"],
+		[getComputedStyle(document.querySelector("main")).maxWidth !== "none", "no stylesheet"],
+		[[...document.querySelectorAll("button, a")].every(e => e.innerText.trim()), "a control without words"],
+	].filter(c => !c[0]).map(c => c[1])`))
+	for _, form := range []struct {
+		name, scheme string
+		width        int64
+	}{{"light", "light", 1000}, {"dark", "dark", 1000}, {"phone", "light", 375}, {"phone-dark", "dark", 375}} {
+		p.do(scheme(form.scheme), chromedp.EmulateViewport(form.width, 700))
+		if read(p, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`)) {
+			wrong = append(wrong, "wider than "+form.name)
+		}
+		if dir := os.Getenv("SHOTS"); dir != "" {
+			picture := read(p, chromedp.FullScreenshot(100))
+			if err := os.WriteFile(filepath.Join(dir, name+"-"+form.name+".png"), picture, 0o644); err != nil {
+				p.t.Error(err)
+			}
+		}
+	}
+	p.do(scheme(""), chromedp.EmulateViewport(1000, 700))
+	for _, s := range wrong {
+		p.t.Errorf("%s: %s", name, s)
+	}
+}
+
+func scheme(s string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: s}},
+		})
+		return err
+	})
+}
