@@ -41,9 +41,9 @@ func Example() {
 	call()
 	s.RevokeAll()
 	call()
-	fmt.Printf("%+v\n", s.Stats())
+	fmt.Println(s.Stats().Exchanges, "exchange,", s.Stats().Rejected, "call refused for its token")
 	// Output:
 	// 200 OK
 	// 401 Unauthorized
-	// {Exchanges:1 TokenRequests:1 APICalls:2 Rejected:1 ReusedConnections:0 Throttled:0 Killed:0 Writes:0}
+	// 1 exchange, 1 call refused for its token
 }

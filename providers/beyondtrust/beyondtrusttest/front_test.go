@@ -197,8 +197,12 @@ func TestBreak(t *testing.T) {
 			t.Error(err)
 			return true
 		}
-		conn.(*net.TCPConn).SetLinger(0)
-		conn.Close()
+		defer conn.Close()
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		} else {
+			t.Errorf("hijacked a %T, which cannot be reset", conn)
+		}
 		return true
 	})
 	if resp, err := c.Post(s.URL+"/api/command", "", strings.NewReader("x")); err == nil {
@@ -277,6 +281,11 @@ func TestDelay(t *testing.T) {
 		synctest.Wait()
 		if n := s.Stats().Exchanges; n != 2 {
 			t.Errorf("%d exchanges, want the one that nobody got too", n)
+		}
+		start = time.Now()
+		s.Close()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("the delay held Close up for %s", d)
 		}
 	})
 }

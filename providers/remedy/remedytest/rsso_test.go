@@ -413,7 +413,7 @@ func TestRotation(t *testing.T) {
 		t.Errorf("the family's access token lives: %d", got.status)
 	}
 	refusedWith(t, refresh(t, s, otherAccess), 400, "invalid_grant") // not a refresh token
-	pair(t, refresh(t, s, other)) // another family
+	pair(t, refresh(t, s, other))                                    // another family
 	pair(t, refresh(t, s, s.MintRefresh()))
 	if got := api(t, s, other); got.status != 401 {
 		t.Errorf("a refresh token works as an access token: %d", got.status)

@@ -200,36 +200,37 @@ func TestBreak(t *testing.T) {
 	}
 }
 
-func TestCloseEndsHangs(t *testing.T) {
+func TestClose(t *testing.T) {
 	t.Parallel()
-	s := NewServer(nil)
-	arrived := make(chan struct{})
-	left := false
-	s.Break(func(_ http.ResponseWriter, r *http.Request) bool {
-		close(arrived)
-		<-r.Context().Done()
-		time.Sleep(time.Millisecond) // for the race to be lost without the wait
-		left = true
-		return true
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+		s := NewServer(&Options{Listener: p})
+		left := false
+		s.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+			<-r.Context().Done() // hangs until Close ends it
+			time.Sleep(time.Second)
+			left = true
+			return true
+		})
+		failed := make(chan error)
+		go func() {
+			_, err := p.client().Get(s.URL)
+			failed <- err
+		}()
+		synctest.Wait()
+		s.Close()
+		if !left {
+			t.Error("Close did not wait for the handler")
+		}
+		if err := <-failed; err == nil {
+			t.Error("a request outlived Close")
+		}
+		s.Close()
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)); w.Code != 503 {
+			t.Errorf("a closed server answers %d", w.Code)
+		}
 	})
-	failed := make(chan error)
-	go func() {
-		_, err := http.Get(s.URL)
-		failed <- err
-	}()
-	<-arrived
-	s.Close()
-	if !left {
-		t.Error("Close did not wait for the handler")
-	}
-	if err := <-failed; err == nil {
-		t.Error("a request outlived Close")
-	}
-	s.Close()
-	w := httptest.NewRecorder()
-	if s.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)); w.Code != 503 {
-		t.Errorf("a closed server answers %d", w.Code)
-	}
 }
 
 func TestRecords(t *testing.T) {
