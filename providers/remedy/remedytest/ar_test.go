@@ -80,6 +80,9 @@ func TestSchemes(t *testing.T) {
 	if got := [...]int{logout("x"), logout(access), logout(jwt), logout(jwt)}; got != [...]int{401, 401, 204, 401} {
 		t.Errorf("logout: %v", got)
 	}
+	if got := do(t, http.DefaultClient, "POST", s.URL+"/api/jwt/logout", "", "Authorization", "Bearer "+access); got.status != 401 {
+		t.Errorf("logout as Bearer: %d", got.status)
+	}
 	if got := api(t, s, access); got.status != 200 {
 		t.Errorf("a logout killed another's token: %d", got.status)
 	}
