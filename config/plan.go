@@ -209,13 +209,14 @@ var index = regexp.MustCompile(`\.(\d+)\b`)
 // refuseKeys puts each [auth.KeyError] in err at its key, unless that was refused already, and any
 // other error at path itself.
 func (d *decoder) refuseKeys(path string, err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+	var k *auth.KeyError
+	joined, ok := err.(interface{ Unwrap() []error })
+	if ok && errors.As(err, &k) { // several at fault; without a key, it is one error with two causes
 		for _, err := range joined.Unwrap() {
 			d.refuseKeys(path, err)
 		}
 		return
 	}
-	var k *auth.KeyError
 	if errors.As(err, &k) {
 		d.refuseKeys(path+"."+index.ReplaceAllString(k.Key, "[$1]"), k.Err)
 		return

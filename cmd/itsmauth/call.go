@@ -27,8 +27,9 @@ func (a *app) call() *cobra.Command {
 		Use:   "call NAME [METHOD] PATH",
 		Short: "Make one authenticated request",
 		Long: `Make one authenticated request to PATH below the connector's base_url, which
-may have a query. The body goes to stdout as it came. A status of 400 or more
-exits with 1.`,
+may have a query. Data that begins with { or [ is sent as JSON, other data as a
+form, unless -H Content-Type says what it is. The body of the answer goes to
+stdout as it came. A status of 400 or more exits with 1.`,
 		Example: `  itsmauth call support /api/command?action=get_api_info
   itsmauth call shop POST /api/v4/customers/change-password -d @passwords.json
   itsmauth call remedy DELETE /api/arsys/v1/entry/HPD:IncidentInterface/INC01 -i`,
@@ -51,8 +52,8 @@ exits with 1.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&f.data, "data", "d", "", "body: `DATA`, @FILE, or @- for stdin; as JSON if it begins with { or [, else as a form")
-	flags.StringArrayVarP(&f.headers, "header", "H", nil, "`'K: V'`, any number of times")
+	flags.StringVarP(&f.data, "data", "d", "", "`DATA` to send, or @FILE, or @- for stdin")
+	flags.StringArrayVarP(&f.headers, "header", "H", nil, "a header, `'K: V'`; any number of them")
 	flags.BoolVarP(&f.include, "include", "i", false, "print the status line and the headers too")
 	return cmd
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -242,11 +243,14 @@ func (v *visit) requests() []request {
 	return since
 }
 
-// freeRedirectURI is one on a port that nobody listens on.
-func freeRedirectURI() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freeRedirectURI is one on a port that nobody listens on, below those that systems hand out by
+// themselves, lest another connection get it meanwhile.
+func freeRedirectURI() (uri string, err error) {
+	for range 10 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))); err == nil {
+			return "http://" + l.Addr().String() + "/callback", l.Close()
+		}
 	}
-	return "http://" + l.Addr().String() + "/callback", l.Close()
+	return "", err
 }

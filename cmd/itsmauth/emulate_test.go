@@ -96,8 +96,11 @@ func TestServe(t *testing.T) {
 	}
 	page.RawQuery = ""
 
-	jar, _ := cookiejar.New(nil) // never fails
-	mine, others := &http.Client{Jar: jar}, &http.Client{}
+	browser := func() *http.Client {
+		jar, _ := cookiejar.New(nil) // never fails
+		return &http.Client{Jar: jar}
+	}
+	mine, others := browser(), browser()
 	get := func(c *http.Client, u string) (int, string) {
 		t.Helper()
 		resp, err := c.Get(u)

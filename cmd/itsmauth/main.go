@@ -81,13 +81,13 @@ log in first, 4 the product refused the credentials.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.file, "config", "", "`file` to read (default $ITSMAUTH_CONFIG, then ./itsmauth.yaml)")
-	flags.StringVar(&a.output, "output", "text", "text or json")
+	flags.StringVar(&a.file, "config", "", "`FILE` to read (default $ITSMAUTH_CONFIG or ./itsmauth.yaml)")
+	flags.StringVar(&a.output, "output", "text", "`FORMAT`: text or json")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log attempts and exchanges to stderr")
 	root.AddCommand(
 		a.check(), a.token(), a.call(), a.login(), a.logout(), a.status(), a.serve(),
 		a.emulate(), a.demo(), a.keygen(), a.providers(), a.version(),
-		a.schema(),
+		a.initialize(), a.schema(),
 	)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !understood {
@@ -121,8 +121,12 @@ func exitCode(err error) int {
 // report writes one line for each error. A file's problems begin with the file, as a compiler's do.
 func (a *app) report(err error) {
 	prefix := "itsmauth: "
-	if errors.As(err, new(config.Problems)) {
-		prefix = ""
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		if prefix = ""; isTerminal(a.stderr) {
+			a.explain(problems)
+			return
+		}
 	}
 	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return

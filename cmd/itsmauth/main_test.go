@@ -250,6 +250,28 @@ func TestInterruptedExchangeIsSaved(t *testing.T) {
 	}
 }
 
+// The error of net/http itself, which has the URL in it.
+func TestCallShowsNoQuery(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	file := withStore(t, dir)
+	p["shop"].watch(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet {
+			http.Redirect(w, r, "/api?signature=x", http.StatusFound)
+		}
+		return r.Method == http.MethodGet
+	})
+	code, stdout, stderr := itsmauth(t.Context(), "--config", file, "call", "shop", "/api")
+	if code != 1 || stdout != "" || !strings.Contains(stderr, "redirects") || strings.Contains(stderr, "signature") {
+		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+}
+
 // Whoever reads stdout has left. That ends the command, and not by a signal.
 func TestBrokenPipe(t *testing.T) {
 	t.Parallel()

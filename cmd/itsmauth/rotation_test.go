@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -32,12 +31,10 @@ type consented struct {
 
 func newConsented(t *testing.T) *consented {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free, most likely, for the redirect
+	redirect, err := freeRedirectURI()
 	if err != nil {
 		t.Fatal(err)
 	}
-	redirect := fmt.Sprintf("http://%s/callback", l.Addr())
-	l.Close()
 	c := &consented{T: t, sso: remedytest.NewServer(&remedytest.Options{RedirectURIs: []string{redirect}})}
 	t.Cleanup(c.sso.Close)
 	dir := t.TempDir()
