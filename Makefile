@@ -1,12 +1,13 @@
 # make test    everything that CI runs: formatting, vet, staticcheck, all tests with -race
 # make servers installs the programs that some tests want, where it may
+# make bench   the figures of docs/performance.md, some 20 minutes on a quiet machine
 # make fuzz    each fuzz target for FUZZTIME (60s)
 
 GO       ?= go
 FUZZTIME ?= 60s
 TOOL      = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test servers lint fuzz
+.PHONY: test servers lint bench fuzz
 
 test: servers lint
 	$(GO) test -race ./...
@@ -19,6 +20,13 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
+
+bench:
+	cd internal/bench && { \
+		$(GO) test -run '^$$' -bench Token -cpu 1,2,8 -benchtime 200ms -count 10 . && \
+		$(GO) test -run '^$$' -bench RoundTrip -cpu 1 -benchtime 200ms -count 10 . && \
+		$(GO) run ./load -count 3; } >bench.txt && \
+	$(GO) run ./report -into ../../docs/performance.md bench.txt
 
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \

@@ -45,9 +45,12 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	}
 
 	h, err := c.lock(ctx)
+	if err != nil && ctx.Err() != nil { // Close gave up waiting
+		return &Error{Op: "token", Err: ErrClosed}
+	}
 	if err != nil {
-		if c.atStake(f.last) {
-			return &Error{Op: "store", Err: err}
+		if c.atStake(f.last) || f.kind != foreground {
+			return &Error{Op: "store", Err: err} // nobody waits: by the expiry the store may be back
 		}
 		c.logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
 		return c.exchange(ctx, f, nil, time.Time{})

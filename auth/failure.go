@@ -13,6 +13,7 @@ import (
 type failure struct {
 	err     error
 	until   time.Time // nobody who waits starts an exchange before
+	next    time.Time // nobody at all does, but one who finds the token expired
 	waits   int       // failures in a row while somebody waited
 	quiet   int       // failures in a row in the background
 	secrets string    // fingerprint of the secrets that were refused
@@ -83,7 +84,8 @@ func (c *core) failed(f *flight) {
 		m.until = now.Add(wait)
 		c.logger.Warn("exchange failed", "connector", c.opts.Connector, "error", f.err, "next_try", wait)
 	}
-	c.next.Store(now.Add(wait).UnixNano())
+	m.next = now.Add(wait)
+	c.next.Store(m.next.UnixNano())
 	if f.kind == idling {
 		c.idle.Reset(max(wait, idleLook))
 	}

@@ -42,6 +42,10 @@ type Options struct {
 // exchangeTimeout is an exchange's own deadline, whatever that of the caller who began it.
 const exchangeTimeout = 30 * time.Second
 
+// wallClock is how long the wall clock is not looked at again: the monotonic one costs half, but
+// stands still while the machine sleeps.
+const wallClock = 100 * time.Millisecond
+
 // ErrClosed is returned for a token that only a closed [Session] could have obtained.
 var ErrClosed = errors.New("session is closed")
 
@@ -61,6 +65,7 @@ type core struct {
 	opts     Options
 	refresh  Refresh
 	key      string
+	epoch    time.Time     // of the monotonic clock
 	owner    string        // tells our pending marks from others'
 	early    time.Duration // the early window, if the lifetime allows
 	logger   *slog.Logger
@@ -85,7 +90,7 @@ type core struct {
 
 // New makes the Session of p; nil opts are the defaults. It starts nothing: the first Token does.
 func New(p Provider, opts *Options) *Session {
-	c := &core{provider: p, owner: rand.Text(), closing: make(chan struct{})}
+	c := &core{epoch: time.Now(), provider: p, owner: rand.Text(), closing: make(chan struct{})}
 	if opts != nil {
 		c.opts = *opts
 	}
@@ -151,8 +156,12 @@ func (s *Session) Traffic() Traffic {
 // [ErrClosed] where an exchange would be needed.
 func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 	if snap := s.current.Load(); snap != nil {
+		if int64(time.Since(s.epoch)) < snap.fresh.Load() {
+			return snap.public, nil
+		}
 		now := time.Now().UnixNano()
 		if now < snap.stale {
+			snap.fresh.Store(int64(time.Since(s.epoch)) + min(snap.stale-now, int64(wallClock)))
 			return snap.public, nil
 		}
 		if now < snap.expires {
@@ -188,8 +197,8 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			return nil, &Error{Op: "token", Err: context.Cause(ctx)}
 		}
 		if f.err != nil {
-			if errors.Is(f.err, errNotDue) {
-				continue // it was not meant to obtain anything
+			if f.kind != foreground {
+				continue // it did not look for what would do for those who wait
 			}
 			return nil, f.err
 		}

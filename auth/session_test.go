@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -515,6 +516,30 @@ func TestStoreFailsWithNothingAtStake(t *testing.T) {
 	})
 }
 
+// A token that is still valid is no reason to exchange beside the store: others would do the same.
+// One that is not, is.
+func TestStoreFailsInTheBackground(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, &auth.Options{Store: &store})
+		get(t, s)
+		store.load.Store(true)
+		time.Sleep(59 * time.Minute)
+		for range 20 {
+			if got := get(t, s); got != "T1" || p.calls.Load() != 1 {
+				t.Errorf("%s after %d exchanges", got, p.calls.Load())
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Minute)
+		if got := get(t, s); got != "T2" {
+			t.Errorf("%s once the token has expired", got)
+		}
+	})
+}
+
 // A rotated refresh token is saved however long that takes; callers do not wait for it, Close does.
 func TestSaveIsRepeated(t *testing.T) {
 	t.Parallel()
@@ -744,4 +769,21 @@ func TestTokenSourceGivesCopies(t *testing.T) {
 	if got := get(t, back); got != "T1" {
 		t.Error(got)
 	}
+}
+
+// Another replica can tell who obtained the token, and when.
+func TestStatusTellsWhoAndWhen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := &product{lifetime: time.Hour}
+		get(t, newSession(t, p, &auth.Options{Store: &store}))
+		begun := time.Now()
+		time.Sleep(time.Minute)
+		st, err := newSession(t, p, &auth.Options{Store: &store}).Status(t.Context())
+		host, herr := os.Hostname()
+		if err != nil || herr != nil || !st.Obtained.Equal(begun) || st.Host != host {
+			t.Errorf("obtained by %q at %v, want %q at %v; %v, %v", st.Host, st.Obtained, host, begun, err, herr)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +19,8 @@ type snapshot struct {
 	version  atomic.Uint64 // of the record in the store, or of the one it should have replaced
 	public   *oauth2.Token
 	header   http.Header
-	stale    int64 // wall clock, ns
+	fresh    atomic.Int64 // until then by the monotonic clock, ns since core.epoch
+	stale    int64        // wall clock, ns
 	expires  int64
 	forced   bool // obtained because the one before was refused
 	accepted atomic.Bool
@@ -51,6 +53,7 @@ type tokenRecord struct {
 	TokenType    string        `json:"token_type,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
 	Obtained     time.Time     `json:"obtained,omitzero"`  // when the exchange began
+	Host         string        `json:"host,omitempty"`     // where that was
 	Lifetime     time.Duration `json:"lifetime,omitempty"` // of the access token
 	Refreshed    time.Time     `json:"refreshed,omitzero"` // when RefreshToken came
 	Seed         string        `json:"seed,omitempty"`     // fingerprint of the token that began the chain
@@ -134,6 +137,7 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time) tokenRecord 
 		TokenType:    tok.TokenType,
 		RefreshToken: tok.RefreshToken,
 		Obtained:     start.Round(0),
+		Host:         host(),
 		Lifetime:     lifetime(tok, start),
 		Refreshed:    start.Round(0),
 		Seed:         prev.Seed,
@@ -142,6 +146,12 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time) tokenRecord 
 		r.RefreshToken, r.Refreshed = prev.RefreshToken, prev.Refreshed
 	}
 	return r
+}
+
+// host names this replica: in a container its hostname is the container's.
+func host() string {
+	name, _ := os.Hostname() // "" is unknown
+	return name
 }
 
 func lifetime(tok *oauth2.Token, start time.Time) time.Duration {

@@ -23,6 +23,10 @@ type Status struct {
 	State State
 	// Expiry is the access token's end; zero if there is none.
 	Expiry time.Time
+	// Obtained is when the exchange of the access token began, and Host the name of the machine or
+	// container where; zero and "" if there is none.
+	Obtained time.Time
+	Host     string
 	// ConsentExpiry is the refresh token's end; zero if there is none, or it is unknown.
 	ConsentExpiry time.Time
 	// Failure is how the last exchange of this process failed, or nil.
@@ -46,7 +50,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	if err := s.failure.err; err != nil {
 		st.Failure = s.named(err)
 		if !errors.Is(err, ErrConsentRequired) {
-			st.NextTry = s.failure.until
+			st.NextTry = s.failure.next
 		}
 	}
 	s.mu.Unlock()
@@ -56,7 +60,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	r = snap.record
 	st.ConsentExpiry = s.consentExpiry(r)
 	if r.AccessToken != "" {
-		st.Expiry = r.Obtained.Add(r.Lifetime)
+		st.Expiry, st.Obtained, st.Host = r.Obtained.Add(r.Lifetime), r.Obtained, r.Host
 	}
 	now := time.Now()
 	switch {

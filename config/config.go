@@ -24,8 +24,6 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/auth/filestore"
-	"github.com/itsmauth/itsmauth/providers"
 )
 
 // file is what a configuration holds. Keys that begin with x- are free, for anchors.
@@ -70,16 +68,7 @@ func Load(path string, opts ...Option) (*Connectors, error) {
 // Parse is [Load] for data at hand. filename is for the problems, and its directory is what
 // relative paths in ${file:PATH} are relative to.
 func Parse(filename string, data []byte, opts ...Option) (*Connectors, error) {
-	o := &options{stores: map[string]storeType{}, providers: map[string]providers.Definition{}}
-	WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })(o)
-	WithStore("memory", func(struct{}) (auth.Store, error) { return new(auth.Memory), nil })(o)
-	WithStore("file", filestore.Open)(o)
-	for _, def := range providers.All() {
-		WithProvider(def)(o)
-	}
-	for _, opt := range opts {
-		opt(o)
-	}
+	o := newOptions(opts)
 	d := newDecoder(filepath.Dir(filename))
 	if c := d.connectors(data, o); c != nil {
 		c.file = filename

@@ -1,14 +1,18 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/transport"
@@ -27,6 +31,8 @@ type Connector struct {
 
 	client  *http.Client
 	session *auth.Session
+	own     []*url.URL // among the provider's settings
+	proxy   func(*http.Request) (*url.URL, error)
 }
 
 // Client is the authenticated client: token, retries, limits and origin check are inside.
@@ -34,6 +40,27 @@ func (c *Connector) Client() *http.Client { return c.client }
 
 // Authenticator gives just the token. Its dynamic type is [*auth.Session].
 func (c *Connector) Authenticator() auth.Authenticator { return c.session }
+
+// Endpoints are BaseURL and the URLs among the provider's own settings, such as sso_url, one for each
+// origin: where the connector's requests go by themselves.
+func (c *Connector) Endpoints() []*url.URL {
+	list := []*url.URL{c.BaseURL}
+	for _, u := range c.own {
+		if !slices.ContainsFunc(list, func(o *url.URL) bool { return origin(o) == origin(u) }) {
+			list = append(list, u)
+		}
+	}
+	return list
+}
+
+// Proxy is that of requests to u, without its user and password, or nil if there is none.
+func (c *Connector) Proxy(u *url.URL) (*url.URL, error) {
+	proxy, err := c.proxy(&http.Request{URL: u})
+	if proxy == nil {
+		return nil, err
+	}
+	return &url.URL{Scheme: proxy.Scheme, Host: proxy.Host}, err
+}
 
 var absolute = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*:)?//`)
 
@@ -108,6 +135,9 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 func (d *decoder) build(c *Connectors, p *plan, o *options) {
 	if p.first == p {
 		p.transport.Limiter = transport.NewLimiter(p.Transport.RateLimits, p.Transport.MaxConcurrency)
+		if w, ok := c.opened.(auth.Windower); ok {
+			p.transport.Limiter.Share(w.Window(p.key, p.Transport.RateLimits, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second)))
+		}
 		exchanger, err := transport.NewExchanger(&p.transport)
 		if err != nil {
 			d.refuseKeys(p.path, err)
@@ -126,5 +156,14 @@ func (d *decoder) build(c *Connectors, p *plan, o *options) {
 		return
 	}
 	c.clients = append(c.clients, client)
-	c.byName[p.name] = &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session}
+	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, nil, p.transport.Proxy}
+	if conn.proxy == nil {
+		conn.proxy = http.ProxyFromEnvironment
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
+		if u, ok := p.settings[key].(*url.URL); ok && u != nil {
+			conn.own = append(conn.own, u)
+		}
+	}
+	c.byName[p.name] = conn
 }

@@ -6,6 +6,7 @@ import (
 	"reflect"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/filestore"
 	"github.com/itsmauth/itsmauth/providers"
 )
 
@@ -18,6 +19,21 @@ type options struct {
 	providers    map[string]providers.Definition
 	logger       *slog.Logger
 	wrap         func(string, http.RoundTripper) http.RoundTripper
+}
+
+// newOptions has the built-in stores and providers beneath opts.
+func newOptions(opts []Option) *options {
+	o := &options{stores: map[string]storeType{}, providers: map[string]providers.Definition{}}
+	WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })(o)
+	WithStore("memory", func(struct{}) (auth.Store, error) { return new(auth.Memory), nil })(o)
+	WithStore("file", filestore.Open)(o)
+	for _, def := range providers.All() {
+		WithProvider(def)(o)
+	}
+	for _, opt := range opts {
+		opt(o)
+	}
+	return o
 }
 
 // WithStore hands in a type of token store, for YAML to name as token_store.type:

@@ -21,7 +21,7 @@ type connectorConfig struct {
 	// Provider is the adapter for the product.
 	Provider string `yaml:"provider" required:"true"`
 	// BaseURL of the product's API. Credentials go to its origin.
-	BaseURL *url.URL `yaml:"base_url" required:"true"`
+	BaseURL *url.URL `yaml:"base_url" required:"true" pattern:"^[^?#]*$"`
 	// Account is a label that separates identities, such as two consents of one client.
 	Account string `yaml:"account"`
 	// Probe is a harmless path of the API, for check --online.
@@ -148,7 +148,6 @@ func loopback(host string) bool {
 
 // version is the module's, as the program that holds it was built.
 func version() string {
-	const module = "github.com/itsmauth/itsmauth"
 	info, _ := debug.ReadBuildInfo()
 	if info == nil {
 		return "devel"

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -192,7 +193,10 @@ func TestCanary(t *testing.T) {
 				st, err := c.Authenticator().(*auth.Session).Status(ctx)
 				out.WriteString(shown(st) + shown(err))
 				out.WriteString(shown(c) + shown(conns) + shown(c.Authenticator()) + shown(c.Client()))
-				for _, canary := range canaries {
+				mu.Lock() // an exchange may still be under way
+				seen := slices.Clone(canaries)
+				mu.Unlock()
+				for _, canary := range seen {
 					for _, form := range forms(canary) {
 						if i := strings.Index(out.String(), form); i >= 0 {
 							t.Errorf("%s: %q is shown: %.200s", p.id(), canary, out.String()[max(0, i-100):])

@@ -41,7 +41,7 @@ func (p *payload) replayable() bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.lost
+	return !p.lost && (p.err == nil || p.err == io.EOF)
 }
 
 // next gives the body of the next attempt. The one before must have been abandoned.
@@ -61,16 +61,32 @@ func (p *payload) next(c *call) (*upload, error) {
 	return u, nil
 }
 
-// abandon says that the last attempt failed: it gets no more of the body.
-func (p *payload) abandon() {
+// abandon takes the body from the last attempt, if it can be sent again, and reports whether it
+// can. What that attempt was about to read does not change it any more.
+func (p *payload) abandon() bool {
+	if p == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.getBody == nil && p.lost {
+		return false
+	}
+	if p.last != nil {
+		p.last.stale.Store(true)
+	}
+	return true
+}
+
+// interrupt closes the caller's body, which ends a Read that waits for input.
+func (p *payload) interrupt() {
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.last != nil {
-		p.last.stale.Store(true)
-	}
+	p.over, p.open = true, 0
+	p.release()
 }
 
 // finish says that there will be no further attempt.
@@ -147,7 +163,7 @@ func (u *upload) read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err
-	if !p.lost && int64(len(p.kept)+n) > p.max {
+	if !p.lost && int64(len(p.kept)+n) > p.max && !u.stale.Load() {
 		p.lost, p.kept, u.pos = true, nil, 0
 	}
 	if !p.lost {
@@ -181,8 +197,10 @@ type download struct {
 }
 
 func (d *download) Read(b []byte) (int, error) {
+	d.c.reading.Store(true)
 	d.c.timer.Reset(d.c.t.o.AttemptTimeout)
 	n, err := d.body.Read(b)
+	d.c.reading.Store(false)
 	d.c.timer.Stop()
 	if err != nil {
 		if err != io.EOF {
@@ -196,5 +214,17 @@ func (d *download) Read(b []byte) (int, error) {
 func (d *download) Close() error {
 	err := d.body.Close()
 	d.c.end()
+	return err
+}
+
+// upgraded is the connection that a response of 101 has become: closing it ends the call.
+type upgraded struct {
+	io.ReadWriteCloser
+	c *call
+}
+
+func (u *upgraded) Close() error {
+	err := u.ReadWriteCloser.Close()
+	u.c.end()
 	return err
 }

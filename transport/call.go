@@ -34,6 +34,7 @@ type call struct {
 	deadline atomic.Int64 // wall clock ns by which headers are due
 	upstart  atomic.Int64 // when the body began to flow, 0 if it does not
 	answered atomic.Bool
+	reading  atomic.Bool // the response's body
 
 	slot *slot
 	down download
@@ -62,8 +63,9 @@ func (c *call) do() (*http.Response, error) {
 	}
 	resp.Request = c.req
 	c.answered.Store(true)
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return resp, nil // a connection now, and the caller's
+	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &upgraded{conn, c} // a connection now, and the caller's
+		return resp, nil
 	}
 	if resp.Body == nil || resp.Body == http.NoBody {
 		c.end()
@@ -95,11 +97,10 @@ func (c *call) attempt() (*http.Response, error) {
 		return resp, err
 	}
 	c.replayed = true
-	if fresh, terr := c.t.auth.Token(c.ctx); terr != nil || fresh.AccessToken == tok.AccessToken {
+	if fresh, terr := c.t.auth.Token(c.ctx); terr != nil || fresh.AccessToken == tok.AccessToken || !c.payload.abandon() {
 		return resp, nil
 	}
 	discard(resp)
-	c.payload.abandon()
 	c.uploaded()
 	c.attempts--
 	return c.attempt()
@@ -169,8 +170,11 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	if c.origin == nil && c.t.auth != nil {
 		inner = c.t.bare
 	}
-	start := time.Now()
-	resp, err := inner.RoundTrip(out)
+	var start time.Time
+	if c.t.o.Logger != nil {
+		start = time.Now()
+	}
+	resp, err := c.roundTrip(inner, out)
 	err = unquoted(err)
 	if err != nil && neverConnected(err) {
 		slot.cancel()
@@ -189,6 +193,34 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		c.log(resp, err, time.Since(start))
 	}
 	return resp, err
+}
+
+// roundTrip returns when the call ends, also where net/http would wait for a Read of the body.
+func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Response, error) {
+	if c.payload == nil || c.payload.getBody != nil {
+		return inner.RoundTrip(out)
+	}
+	type answer struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		resp, err := inner.RoundTrip(out)
+		done <- answer{resp, err}
+	}()
+	select {
+	case a := <-done:
+		return a.resp, a.err
+	case <-c.ctx.Done():
+		c.payload.interrupt()
+		go func() {
+			if a := <-done; a.err == nil {
+				a.resp.Body.Close()
+			}
+		}()
+		return nil, context.Cause(c.ctx)
+	}
 }
 
 // header gives the headers of an attempt: the caller's, with the token's in place of any spelling
@@ -287,6 +319,9 @@ func (e timeoutError) Temporary() bool      { return true }
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 func (c *call) expire() {
+	if c.answered.Load() && !c.reading.Load() {
+		return // nobody waits: it was set while the last wait ended
+	}
 	if c.answered.Load() || c.upstart.Load() != 0 {
 		c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", c.t.o.AttemptTimeout)})
 		return
@@ -296,10 +331,10 @@ func (c *call) expire() {
 
 // flowing notes that a piece of the request's body is on its way.
 func (c *call) flowing() {
-	if c.answered.Load() {
-		return // the response is read already; its silence counts
-	}
-	if c.upstart.Load() == 0 {
+	switch answered := c.answered.Load(); {
+	case answered && !c.reading.Load():
+		return
+	case !answered && c.upstart.Load() == 0:
 		c.upstart.Store(time.Now().UnixNano())
 	}
 	c.timer.Reset(c.t.o.AttemptTimeout)
@@ -320,6 +355,7 @@ func (c *call) end() {
 	c.timer.Stop()
 	c.slot.done()
 	c.cancel(nil)
+	c.payload.interrupt()
 }
 
 // explain prefers the reason why the call was ended to what it looks like from below.
@@ -336,6 +372,10 @@ func (c *call) explain(err error) error {
 		named := *e
 		named.Connector = c.t.o.Connector
 		return &named
+	}
+	var n net.Error
+	if errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded) { // that of a TLS handshake
+		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: timeoutError{err.Error()}}
 	}
 	return err
 }

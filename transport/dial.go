@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
 )
 
 // connections makes the net/http transport beneath everything.
@@ -23,8 +26,9 @@ func connections(o *Options) *http.Transport {
 			return conn, nil
 		},
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-			if resp.StatusCode == http.StatusProxyAuthRequired {
-				return errProxyAuth
+			switch resp.StatusCode {
+			case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy says 401 to a wrong password
+				return &auth.Error{Op: "request", Status: resp.StatusCode, Err: errProxyAuth}
 			}
 			return nil
 		},
@@ -45,7 +49,7 @@ func connections(o *Options) *http.Transport {
 	return t
 }
 
-var errProxyAuth = errors.New("the proxy wants authentication (HTTP 407)")
+var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or wants them", auth.ErrUnavailable)
 
 // dialError is a connection that was never made: nobody has seen the request.
 type dialError struct{ error }
@@ -70,10 +74,10 @@ func hopeless(err error) bool {
 	var (
 		dns    *net.DNSError
 		cert   *tls.CertificateVerificationError
-		alert  tls.AlertError
+		alert  *net.OpError
 		record tls.RecordHeaderError
 	)
 	return errors.As(err, &dns) && dns.IsNotFound ||
-		errors.As(err, &cert) || errors.As(err, &alert) || errors.As(err, &record) ||
+		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
 		errors.Is(err, errProxyAuth)
 }

@@ -22,6 +22,7 @@ type faultServer struct {
 
 	gone chan struct{} // closed when the test is over
 	seen chan struct{} // closed when the client has the headers of its answer
+	idle chan struct{} // closed when the client has closed an idle connection
 }
 
 // peer is one connection, with what a play does to it.
@@ -39,7 +40,7 @@ func serveFaults(t testing.TB, config *tls.Config, play func(s *faultServer, c *
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &faultServer{addr: l.Addr().String(), play: play, tls: config, gone: make(chan struct{}), seen: make(chan struct{})}
+	s := &faultServer{addr: l.Addr().String(), play: play, tls: config, gone: make(chan struct{}), seen: make(chan struct{}), idle: make(chan struct{})}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {

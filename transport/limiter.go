@@ -37,6 +37,7 @@ type Limiter struct {
 	base    time.Time
 	open    bool        // without windows and max, only a pause can hold anybody
 	paused  atomic.Bool // until is set
+	shared  *shared     // the windows of all processes, or nil
 
 	mu        sync.Mutex    // all below; its times are since base, by the monotonic clock
 	exchanges slotList      // waiting, first come first served
@@ -74,11 +75,11 @@ func NewLimiter(limits []auth.Limit, maxConcurrency int) *Limiter {
 // limited reports whether there is a window, so that slots need to know when they were written.
 func (l *Limiter) limited() bool { return l != nil && len(l.windows) > 0 }
 
-// acquire waits for a slot in every window and, unless it is for an exchange, for a place among
+// acquireHere waits for a slot in every window and, unless it is for an exchange, for a place among
 // the calls in flight. Exchanges stand before calls. If the slot cannot come before deadline (zero
-// is none) or ctx's own, acquire returns [auth.ErrRateLimited] at once. If ctx ends, it returns
+// is none) or ctx's own, acquireHere returns [auth.ErrRateLimited] at once. If ctx ends, it returns
 // the cause and takes nothing. The slot may be nil. waited reports whether there was a wait.
-func (l *Limiter) acquire(ctx context.Context, exchange bool, deadline time.Time) (_ *slot, waited bool, err error) {
+func (l *Limiter) acquireHere(ctx context.Context, exchange bool, deadline time.Time) (_ *slot, waited bool, err error) {
 	if l == nil || l.open && !l.paused.Load() {
 		return nil, false, nil
 	}
@@ -372,6 +373,7 @@ type slot struct {
 	at         time.Duration // when it was taken, then when it was written
 	window     *window       // the one that answers speak of,
 	own        int           // and how many of ours counted there at that time
+	there      *sharedSlot   // among all processes
 
 	// While it waits.
 	last  time.Duration // when it gives up
@@ -412,6 +414,7 @@ func (s *slot) wrote() {
 	s.state = slotSent
 	l.sent.push(s)
 	l.date(s, now)
+	s.wroteThere()
 }
 
 // answered notes that response headers came, or that the attempt failed and may have been sent.
@@ -471,6 +474,7 @@ func (s *slot) giveBack(used bool) {
 	if s.state == slotTaken && !used {
 		l.taken--
 		s.state = slotOver
+		s.overThere(false)
 	}
 	s.finish(now)
 	if s.placed {
@@ -490,6 +494,7 @@ func (s *slot) finish(now time.Duration) {
 		s.l.stamp(now)
 	}
 	s.state = slotOver
+	s.overThere(true)
 }
 
 // slotList is a queue of slots that can be left from anywhere.

@@ -43,7 +43,6 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 			c.t.logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
 				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
 			c.slot.done()
-			c.payload.abandon()
 			c.uploaded()
 			return wait
 		},
@@ -84,7 +83,7 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 	if end, ok := c.ctx.Deadline(); ok && now.Add(wait).After(end) {
 		return 0, false
 	}
-	return wait, c.budget().retry(now.Unix())
+	return wait, c.budget().retry(now.Unix()) && c.payload.abandon()
 }
 
 // backoff is the longest wait before the next attempt.

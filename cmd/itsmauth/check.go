@@ -10,14 +10,22 @@ import (
 )
 
 func (a *app) check() *cobra.Command {
-	return &cobra.Command{
+	online := false
+	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Validate the configuration offline",
-		Long: `Validate the configuration offline: every problem is one line on stderr,
-FILE:LINE:COL: path: message. Nothing is sent.`,
+		Short: "Validate the configuration; with --online, the way to each product too",
+		Long: `Validate the configuration: every problem is one line on stderr,
+FILE:LINE:COL: path: message. Nothing is sent.
+
+With --online, look at each connector too: name, connection, certificate, proxy,
+clock, token, consent, and the API at its probe path. The stored token is used,
+and at most one exchange made.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if online {
+				return a.online(cmd.Context())
+			}
 			report := struct {
 				OK         bool            `json:"ok"`
 				Connectors int             `json:"connectors"`
@@ -41,4 +49,6 @@ FILE:LINE:COL: path: message. Nothing is sent.`,
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&online, "online", false, "look at each product too")
+	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -25,6 +26,7 @@ func (a *app) path() string {
 
 // load makes the connectors; opts come after the CLI's own. Its error is a usage error.
 func (a *app) load(opts ...config.Option) (*config.Connectors, error) {
+	logging.Disable() // go-redis tells stderr what its connections to Sentinels do
 	own := []config.Option{config.WithDefaultStore("file", openFiles), config.WithStore("redis", redisstore.Open)}
 	if a.verbose {
 		own = append(own, config.WithLogger(a.logger()))

@@ -34,7 +34,7 @@ func current(t *testing.T, name, want string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, strings.ReplaceAll(string(have), "\r\n", "\n")); diff != "" {
-		t.Errorf("run go test ./cmd/itsmauth -run Schema -update\n-want +have\n%s", diff)
+		t.Errorf("run go generate ./config\n-want +have\n%s", diff)
 	}
 }
 

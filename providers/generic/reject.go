@@ -5,12 +5,17 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"sync"
 )
 
 // Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
-	doc := sync.OnceValue(func() any { return decode(body) })
+	var decoded any
+	doc := func() any {
+		if decoded == nil {
+			decoded = decode(body)
+		}
+		return decoded
+	}
 	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body, doc) }
 	return slices.ContainsFunc(p.c.RejectedWhen, holds) && !slices.ContainsFunc(p.c.NotRejectedWhen, holds)
 }

@@ -1,0 +1,406 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/internal/testpki"
+	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
+	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
+	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
+)
+
+// A sick is a way for a connector to be unwell.
+type sick struct {
+	yaml     string // of the connector
+	code     int
+	want     []string // lines, or parts of them
+	requests func() int
+	most     int // of token requests
+}
+
+// serveTLS serves h on loopback with a certificate. net/http's log, of handshakes that fail, is dropped.
+func serveTLS(t *testing.T, h http.Handler, config *tls.Config) (port string) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = config
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	_, port, _ = net.SplitHostPort(s.Listener.Addr().String())
+	return port
+}
+
+func appliance(t *testing.T) *beyondtrusttest.Server {
+	s := beyondtrusttest.NewServer(nil)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func lines(base string, more ...string) string {
+	return fmt.Sprintf("    provider: beyondtrust\n    base_url: %s\n    client_id: %q\n    client_secret: %q\n", base,
+		beyondtrusttest.DefaultClientID, beyondtrusttest.DefaultClientSecret) + strings.Join(more, "")
+}
+
+// change wraps a handler whose answers are changed before they go out.
+func change(h http.Handler, f func(*http.Response) *http.Response) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, r)
+		resp := f(rec.Result())
+		for k, v := range resp.Header {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(resp.StatusCode)
+		io.Copy(w, resp.Body)
+	})
+}
+
+func answer(h http.Handler, prefix string, status int, header, value string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, prefix) {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set(header, value)
+		w.WriteHeader(status)
+		io.WriteString(w, `{"error":"access_denied"}`)
+	})
+}
+
+func plainServer(t *testing.T, h http.Handler) string {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// forward is a proxy for CONNECT.
+func forward(w http.ResponseWriter, r *http.Request) {
+	up, err := net.Dial("tcp", r.Host)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	down, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	go func() { io.Copy(up, down); up.Close() }()
+	io.Copy(down, up)
+	down.Close()
+}
+
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	caLine := "    transport: {tls_config: {ca_file: " + ca.File(t) + "}"
+	issue := func(host string, end time.Duration) *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, host, time.Now().Add(end))}}
+	}
+	for name, setup := range map[string]func(t *testing.T) sick{
+		"well": func(t *testing.T) sick {
+			s := httptest.NewTLSServer(appliance(t))
+			t.Cleanup(s.Close)
+			file := filepath.Join(t.TempDir(), "ca.pem")
+			if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return sick{yaml: lines(s.URL, "    transport: {tls_config: {ca_file: "+file+"}}\n"), want: []string{
+				"dns: ok: 127.0.0.1 needs no look-up", "tcp: ok: connected to 127.0.0.1:", "tls: ok: TLS 1.3, certificate for 127.0.0.1, ",
+				"clock: ok: agrees with the server's", "token: ok: a new one, by one exchange; valid for 59m",
+				"probe: ok: GET /api/command answered 200 OK", "rate limit: ok: 14998 of 15000 requests left"}}
+		},
+		"name unknown": func(t *testing.T) sick {
+			return sick{yaml: lines("https://itsm.invalid"), code: 1, want: []string{"dns: failed: itsm.invalid has no address: ", "; check the name in base_url", "token: skipped"}}
+		},
+		"port closed": func(t *testing.T) sick {
+			return sick{yaml: lines("https://" + closed(t)), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "refused; check host and port in base_url"}}
+		},
+		"certificate expired": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", -72*time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate expired 3 days ago, on "}}
+		},
+		"certificate not yet valid": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", 72*time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is not valid before ", "; check this machine's clock"}}
+		},
+		"certificate ends": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", 20*time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), want: []string{"tls: warning: TLS 1.3, certificate for 127.0.0.1, 19h59m left; have it renewed"}}
+		},
+		"certificate of another": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("other.example", time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is for other.example, not for 127.0.0.1; write that name in base_url, or in"}}
+		},
+		"authority unknown": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:" + port), code: 1, want: []string{"tls: failed: the certificate is from CN=test CA, which is not trusted here; give that authority's PEM file in transport.tls_config.ca_file"}}
+		},
+		"unverified": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("other.example", time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:"+port, "    transport: {tls_config: {insecure_skip_verify: true}}\n"), want: []string{"tls: warning: ", "not verified; insecure_skip_verify protects nothing"}}
+		},
+		"no TLS": func(t *testing.T) sick {
+			return sick{yaml: lines("https" + strings.TrimPrefix(plainServer(t, appliance(t)), "http")), code: 1, want: []string{"tls: failed: 127.0.0.1:", " does not speak TLS; check the port"}}
+		},
+		"client certificate wanted": func(t *testing.T) sick {
+			config := issue("127.0.0.1", time.Hour)
+			config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
+			port := serveTLS(t, appliance(t), config)
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the server refuses the handshake: ", "if it wants a client certificate"}}
+		},
+		"through a proxy": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
+			proxy := plainServer(t, http.HandlerFunc(forward))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: "+proxy+"}\n"), want: []string{"proxy: ok: through 127.0.0.1:", "probe: ok"}}
+		},
+		"proxy down": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: http://"+closed(t)+"}\n"), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "check host and port in transport.proxy_url"}}
+		},
+		"proxy wants a password": func(t *testing.T) sick {
+			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
+			return sick{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "or wants them; check user and password in transport.proxy_url"}}
+		},
+		"proxy forbids": func(t *testing.T) sick {
+			proxy := plainServer(t, answer(nil, "", http.StatusForbidden, "X", "y"))
+			return sick{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "Forbidden; check user"}}
+		},
+		"certificate expired behind a proxy": func(t *testing.T) sick {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", -time.Hour))
+			proxy := plainServer(t, http.HandlerFunc(forward))
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: ok", "tls: failed: the certificate expired 1h00m ago"}}
+		},
+		"clock an hour behind": func(t *testing.T) sick {
+			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
+				r.Header.Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+				return r
+			}))), code: 1, want: []string{"clock: failed: this machine's clock is 1h00m behind the server's; set the clock", "token: ok"}}
+		},
+		"clock an hour ahead": func(t *testing.T) sick {
+			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
+				r.Header.Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+				return r
+			}))), code: 1, want: []string{"clock: failed: this machine's clock is 1h00m ahead of the server's"}}
+		},
+		"no answer": func(t *testing.T) sick {
+			s := appliance(t)
+			return sick{yaml: lines(plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				panic(http.ErrAbortHandler)
+			}))), code: 1, want: []string{"http: failed: no answer from 127.0.0.1:"}, requests: func() int { return s.Stats().TokenRequests }}
+		},
+		"credentials refused": func(t *testing.T) sick {
+			s := appliance(t)
+			s.SetSecret("another+/=&%")
+			return sick{yaml: lines(s.URL), code: 4, want: []string{"token: failed: credentials refused", "check the client id, the secret"}, requests: func() int { return s.Stats().TokenRequests }, most: 1}
+		},
+		"consent required": func(t *testing.T) sick {
+			s := remedytest.NewServer(nil)
+			t.Cleanup(s.Close)
+			return sick{yaml: fmt.Sprintf("    provider: remedy\n    base_url: %s\n    sso_url: %s\n    client_id: a\n    client_secret: b\n    redirect_uri: http://127.0.0.1:8400/callback\n", s.URL, s.SSOURL),
+				code: 3, want: []string{"token: failed: consent required", "run: itsmauth login sick"}}
+		},
+		"every token refused": func(t *testing.T) sick {
+			s := appliance(t)
+			return sick{yaml: lines(plainServer(t, answer(s, "/api/", 401, "Content-Type", "application/json"))), code: 1,
+				want: []string{"probe: failed: the product answers a new token as it answers none: something in front of it drops the header Authorization"}, requests: func() int { return s.Stats().TokenRequests }, most: 1}
+		},
+		"header dropped": func(t *testing.T) sick {
+			s := webcommandertest.NewServer(nil)
+			t.Cleanup(s.Close)
+			u, err := url.Parse(s.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nginx := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+				r.SetURL(u)
+				for name := range r.Out.Header {
+					if strings.Contains(name, "_") {
+						delete(r.Out.Header, name)
+					}
+				}
+			}}
+			return sick{yaml: storeLines(plainServer(t, nginx)), code: 1, want: []string{"something in front of it drops the header access_token; nginx drops names with _ unless told underscores_in_headers on"}}
+		},
+		"path unknown": func(t *testing.T) sick {
+			return sick{yaml: lines(appliance(t).URL, "    probe: /api/nowhere?a=hunter2\n"), code: 1, want: []string{"probe: failed: GET /api/nowhere answered 404 Not Found; check the path"}}
+		},
+		"forbidden":   status(403, "give the account the permission"),
+		"throttled":   status(429, "the account's rate limit is used up: send less, or wait 7"),
+		"redirected":  status(302, "write the URL that it names in base_url"),
+		"out of work": status(503, "the product itself fails"),
+		"limit nearly used up": func(t *testing.T) sick {
+			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
+				r.Header.Set("X-RateLimit-Remaining", "12")
+				return r
+			}))), want: []string{"rate limit: warning: 12 of 15000 requests left; find out who else"}}
+		},
+		"no probe": func(t *testing.T) sick {
+			s := webcommandertest.NewServer(nil)
+			t.Cleanup(s.Close)
+			return sick{yaml: strings.ReplaceAll(storeLines(s.URL), "    probe: /api/v4/products\n", ""), want: []string{"token: ok", "probe: skipped: no path to try; set probe"}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := setup(t)
+			file := healthFile(t, s.yaml)
+			code, stdout, stderr := examine(t, file)
+			if code != s.code {
+				t.Errorf("exit %d, want %d: %s", code, s.code, stderr)
+			}
+			for _, w := range s.want {
+				if !strings.Contains(stdout, w) {
+					t.Errorf("lacks %q:\n%s", w, stdout)
+				}
+			}
+			if strings.Contains(stdout+stderr, "hunter2") || strings.Count(stderr, "\n") > 1 {
+				t.Errorf("%s", stdout+stderr)
+			}
+			if s.requests != nil && s.requests() > s.most {
+				t.Errorf("%d token requests", s.requests())
+			}
+		})
+	}
+}
+
+// TestDoctorBehindNginx sees nginx itself drop the header, and with underscores_in_headers not.
+func TestDoctorBehindNginx(t *testing.T) {
+	t.Parallel()
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("nginx is missing; install the package nginx")
+		}
+		t.Skip("nginx is missing; install the package nginx to run this test")
+	}
+	for _, tc := range []struct {
+		setting, want string
+		code          int
+	}{
+		{"", "something in front of it drops the header access_token; nginx drops names with _ unless told underscores_in_headers on", 1},
+		{"underscores_in_headers on;", "probe: ok: GET /api/v4/products answered 200 OK", 0},
+	} {
+		s := webcommandertest.NewServer(nil)
+		defer s.Close()
+		at, dir := closed(t), t.TempDir()
+		conf := "daemon off; master_process off; pid nginx.pid; error_log error.log; events {}\nhttp { access_log off; server { listen " + at + "; " + tc.setting + " location / { proxy_pass " + s.URL + "; } }\n"
+		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+			conf += kind + "_temp_path " + kind + ";\n"
+		}
+		if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(conf+"}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(nginx, "-p", dir, "-c", "nginx.conf", "-e", "error.log")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+			if c, err := net.Dial("tcp", at); err == nil {
+				c.Close()
+				break
+			} else if time.Since(begin) > 10*time.Second {
+				log, _ := os.ReadFile(filepath.Join(dir, "error.log"))
+				t.Fatalf("nginx does not listen: %s", log)
+			}
+		}
+		code, stdout, _ := examine(t, healthFile(t, storeLines("http://"+at)))
+		if code != tc.code || !strings.Contains(stdout, tc.want) {
+			t.Errorf("%q: exit %d\n%s", tc.setting, code, stdout)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+}
+
+func storeLines(base string) string {
+	return fmt.Sprintf("    provider: webcommander\n    base_url: %s\n    client_id: %q\n    client_secret: %q\n    redirect_uri: %s\n    username: %q\n    password: %q\n", base,
+		webcommandertest.DefaultClientID, webcommandertest.DefaultClientSecret, webcommandertest.DefaultRedirectURI, webcommandertest.DefaultUsername, webcommandertest.DefaultPassword) +
+		"    probe: /api/v4/products\n"
+}
+
+func status(code int, want string) func(*testing.T) sick {
+	return func(t *testing.T) sick {
+		return sick{yaml: lines(plainServer(t, answer(appliance(t), "/api/", code, "Retry-After", "7"))), code: 1, want: []string{"probe: failed: GET /api/command answered ", want}}
+	}
+}
+
+// closed is an address at which nobody listens.
+func closed(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func healthFile(t *testing.T, connector string) string {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "itsmauth.yaml")
+	text := "version: 1\ntoken_store: {type: file, path: " + filepath.Join(dir, "store") + "}\nconnectors:\n  sick:\n" + connector
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func examine(t *testing.T, file string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(context.WithoutCancel(t.Context()), append([]string{"--config", file, "check", "--online"}, args...), nil, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// TestDoctorSharesTheToken looks that a second look makes no exchange, and that a token which died
+// meanwhile costs one.
+func TestDoctorSharesTheToken(t *testing.T) {
+	t.Parallel()
+	s := appliance(t)
+	file := healthFile(t, lines(s.URL))
+	for i, want := range []struct {
+		exchanges int
+		says      string
+	}{{1, "token: ok: a new one"}, {1, "token: ok: the stored one, without an exchange"}, {2, "probe: warning: the product refuses the stored token"}} {
+		if i == 2 {
+			s.RevokeAll()
+		}
+		code, stdout, stderr := examine(t, file)
+		if code != 0 || s.Stats().Exchanges != want.exchanges || !strings.Contains(stdout, want.says) || !strings.Contains(stdout, "probe: ok") {
+			t.Errorf("look %d: exit %d, %d exchanges\n%s%s", i, code, s.Stats().Exchanges, stdout, stderr)
+		}
+	}
+}
+
+func TestDoctorJSON(t *testing.T) {
+	t.Parallel()
+	file := healthFile(t, lines("https://"+closed(t)))
+	code, stdout, _ := examine(t, file, "--output", "json")
+	var got []diagnosis
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 1 {
+		t.Fatal(code, err, stdout)
+	}
+	if len(got) != 1 || got[0].Connector != "sick" || got[0].Provider != "beyondtrust" || len(got[0].Checks) != 3 ||
+		got[0].Checks[1].Status != "failed" || got[0].Checks[1].Fix == "" {
+		t.Errorf("%+v", got)
+	}
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/config"
+)
+
+// beginnings are what a connector of each provider begins with: its usual name, then its keys, each
+// with its default if it has one. Those that end in ! are secrets.
+var beginnings = map[string][]string{
+	"beyondtrust":  {"support", "base_url", "client_id", "client_secret!"},
+	"oauth2":       {"api", "base_url", "token_url", "client_id", "client_secret!"},
+	"remedy":       {"remedy", "base_url", "sso_url", "client_id", "client_secret!", "redirect_uri=http://127.0.0.1:8400/callback"},
+	"webcommander": {"shop", "base_url", "client_id", "client_secret!", "redirect_uri=https://api.webcommander.com/oauth-callback", "username", "password!"},
+}
+
+func (a *app) initialize() *cobra.Command {
+	known := strings.Join(slices.Sorted(maps.Keys(beginnings)), ", ")
+	force := false
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Write a configuration to begin with",
+		Long: `Write a configuration of one connector, with comments, to the file that
+--config names. On a terminal, what no flag says is asked for. Secrets are not:
+the file refers to environment variables.`,
+		Example: `  itsmauth init
+  itsmauth init --provider beyondtrust --base-url https://support.example.com --client-id sync`,
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	flags := cmd.Flags()
+	flags.String("provider", "", known)
+	flags.String("name", "", "the connector's `name` (default one that suits the product)")
+	for _, name := range []string{"base-url", "token-url", "sso-url", "client-id", "redirect-uri", "username"} {
+		flags.String(name, "", "the connector's "+strings.ReplaceAll(name, "-", "_"))
+	}
+	flags.BoolVar(&force, "force", false, "replace the file if there is one")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if _, err := os.Stat(a.path()); err == nil && !force {
+			return usage(fmt.Errorf("%s is there already; --force replaces it, --config names another", a.path()))
+		}
+		lines := bufio.NewReader(a.stdin)
+		return a.begin(func(flag, about, otherwise string) (string, error) {
+			value, _ := flags.GetString(flag)
+			if in, ok := a.stdin.(io.Writer); value == "" && ok && isTerminal(in) {
+				value = a.ask(cmd.Context(), lines, flag, about, otherwise)
+			}
+			if value = cmp.Or(value, otherwise); value == "" {
+				return "", usage(fmt.Errorf("--%s is missing: %s", flag, about))
+			}
+			return value, cmd.Context().Err()
+		}, known)
+	}
+	return cmd
+}
+
+// ask asks on a terminal.
+func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwise string) string {
+	paint := painter(a.stderr)
+	fmt.Fprintf(a.stderr, "%s\n%s", paint(dim, strings.Join(wrap(about, width), "\n")), paint(bold, flag))
+	if otherwise != "" {
+		fmt.Fprintf(a.stderr, " [%s]", otherwise)
+	}
+	fmt.Fprint(a.stderr, ": ")
+	answer := make(chan string, 1)
+	go func() { // nothing but the end of the process ends a read from a terminal
+		line, _ := lines.ReadString('\n')
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case line := <-answer:
+		return line
+	case <-ctx.Done():
+		return ""
+	}
+}
+
+func (a *app) begin(ask func(flag, about, otherwise string) (string, error), known string) error {
+	provider, err := ask("provider", "The product: "+known+".", "")
+	if err != nil {
+		return err
+	}
+	keys := beginnings[provider]
+	if keys == nil {
+		return usage(fmt.Errorf("--provider must be one of %s", known))
+	}
+	name, err := ask("name", "What to call the connector.", keys[0])
+	if err != nil {
+		return err
+	}
+	about := descriptions(provider)
+	text := "# yaml-language-server: $schema=https://raw.githubusercontent.com/itsmauth/itsmauth/main/docs/itsmauth.schema.json\n" +
+		"# Every key: https://github.com/itsmauth/itsmauth/blob/main/docs/yaml.md\nversion: 1\n\n" +
+		"# Tokens are kept in files that only this user can read, unless this names another place.\n" +
+		"# token_store: {type: file, path: /var/lib/itsmauth}\n\nconnectors:\n  " + scalar(name) + ":\n    provider: " + provider + "\n"
+	trial, exports := text, ""
+	for _, key := range keys[1:] {
+		key, otherwise, _ := strings.Cut(key, "=")
+		key, secret := strings.CutSuffix(key, "!")
+		value, tried := "", "c2VjcmV0"
+		if secret {
+			variable := "ITSM_" + strings.Trim(regexp.MustCompile(`[^A-Z0-9]+`).ReplaceAllString(strings.ToUpper(name+"_"+key), "_"), "_")
+			value, exports = "${env:"+variable+"}", exports+"  export "+variable+"=...\n"
+		} else if value, err = ask(strings.ReplaceAll(key, "_", "-"), about(key), otherwise); err != nil {
+			return err
+		} else {
+			tried = value
+		}
+		line := "    # " + strings.Join(wrap(about(key), width-6), "\n    # ") + "\n    " + key + ": "
+		text, trial = text+line+scalar(value)+"\n", trial+line+scalar(tried)+"\n"
+	}
+	text += "    # A harmless path of the API, for itsmauth check --online.\n    # probe: /api/...\n"
+	if conns, err := config.Parse(a.path(), []byte(trial), inMemory()); err == nil {
+		conns.Close()
+	} else if problems := (config.Problems{}); errors.As(err, &problems) {
+		var errs []error
+		for _, p := range problems {
+			errs = append(errs, fmt.Errorf("--%s %s", strings.ReplaceAll(p.Path[strings.LastIndex(p.Path, ".")+1:], "_", "-"), p.Message))
+		}
+		return usage(errors.Join(errs...))
+	}
+	if err := os.WriteFile(a.path(), []byte(text), 0o600); err != nil {
+		return err
+	}
+	next := "itsmauth check"
+	if provider == "remedy" {
+		next = "itsmauth login " + name
+	}
+	_, err = fmt.Fprintf(a.stdout, "wrote %s; next:\n%s  %s\n", a.path(), exports, next)
+	return err
+}
+
+// scalar is s in YAML.
+func scalar(s string) string {
+	b, _ := yaml.Marshal(s) // strings always marshal
+	return strings.TrimSpace(string(b))
+}
+
+// descriptions give what the schema says of a key of a connector.
+func descriptions(provider string) func(key string) string {
+	b, _ := jsonSchema()
+	var root any
+	_ = json.Unmarshal(b, &root) // tests look at it; without it there are no comments
+	of := dig(root, "properties", "connectors", "additionalProperties")
+	common, own := dig(of, "properties"), any(nil)
+	cases, _ := dig(of, "allOf").([]any)
+	for _, c := range cases {
+		if dig(c, "if", "properties", "provider", "const") == provider {
+			own = dig(c, "then", "properties")
+		}
+	}
+	return func(key string) string {
+		text, ok := dig(own, key, "description").(string)
+		if !ok {
+			text, _ = dig(common, key, "description").(string)
+		}
+		return text
+	}
+}
+
+func dig(n any, path ...string) any {
+	for _, key := range path {
+		m, _ := n.(map[string]any)
+		n = m[key]
+	}
+	return n
+}

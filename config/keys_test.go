@@ -1,0 +1,249 @@
+package config
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What comments leave out, by the key's place or by its name.
+var (
+	docs = map[string]string{
+		"auth.Limit.Requests":     "How many requests there may be.",
+		"auth.Limit.Per":          "In any window of this length.",
+		"generic.Config.Response": "Where in the token endpoint's answer things are, as JSON Pointers (RFC 6901) in which * is any element of an array.",
+		"generic.Config.Refresh":  "How an access token is refreshed (RFC 6749 section 6).",
+
+		"generic.Response.AccessToken":  "Where the access token is.",
+		"generic.Response.RefreshToken": "Where the refresh token is.",
+		"generic.Response.ExpiresIn":    "Where the lifetime is, in seconds.",
+		"generic.Response.TokenType":    "Where the token's type is.",
+		"generic.Response.Error":        "Where the code of a failure is.",
+
+		"generic.Config.NotRejectedWhen": "not_rejected_when says which responses do not refuse the token, whatever rejected_when says.",
+		"generic.Config.RejectedWhen":    "rejected_when says which responses refuse the token: any of these, unless one of not_rejected_when.",
+
+		"generic.Condition.Pointer": "A JSON Pointer into the body, in which * is any element of an array. What is there must equal equals; without equals it must be there and neither null nor \"\".",
+		"generic.Condition.Equals":  "What must be at pointer, as text.",
+
+		"generic.Header.Template":    "The header's value, with placeholders in braces.",
+		"remedy.Config.ClientID":     "The OAuth client's id, as registered in Remedy SSO.",
+		"remedy.Config.ClientSecret": "The OAuth client's secret.",
+		"remedy.Config.Scopes":       "Scopes to ask for on the authorization page.",
+
+		"beyondtrust.Config.ClientID":     "The API account's client id (Management > API Configuration).",
+		"beyondtrust.Config.ClientSecret": "The API account's client secret. It is sent as it is, not URL-escaped.",
+
+		"webcommander.Config.ClientID":     "The application's client id.",
+		"webcommander.Config.ClientSecret": "The application's client secret.",
+		"webcommander.Config.Username":     "The user's name; needs password.",
+		"webcommander.Config.Password":     "The user's password.",
+
+		"tlsfile.Config.CAFile":             "A PEM file with the certificate authorities to trust, in place of the system's.",
+		"tlsfile.Config.CertFile":           "A PEM file with the client's certificate, read again at each handshake; needs key_file.",
+		"tlsfile.Config.KeyFile":            "A PEM file with the key of cert_file.",
+		"tlsfile.Config.ServerName":         "The name that the server's certificate must be for.",
+		"tlsfile.Config.MinVersion":         "The oldest TLS version to speak: TLS12 or TLS13.",
+		"tlsfile.Config.InsecureSkipVerify": "Trust any certificate, which protects nothing. For tests.",
+
+		"transport.Retry.MaxAttempts":   "How often a call is tried at most, the first attempt included.",
+		"transport.Retry.MinBackoff":    "The first wait is at most this long; each further one at most twice the one before.",
+		"transport.Retry.MaxBackoff":    "No wait is longer.",
+		"transport.Retry.MaxRetryAfter": "A longer Retry-After is not waited for: the response is returned as it is.",
+	}
+	defaultValues = map[string]string{
+		"config.defaults.EarlyRefresh":          "5m",
+		"config.transportConfig.Timeout":        "60s",
+		"config.transportConfig.AttemptTimeout": "30s",
+		"config.transportConfig.MaxReplayBody":  "1MiB",
+		"config.transportConfig.MaxConcurrency": "0",
+		"config.transportConfig.AllowHTTP":      "false",
+		"config.transportConfig.UserAgent":      "itsmauth/VERSION",
+		"config.transportConfig.RateLimits":     "the product's own",
+		"config.transportConfig.Connection":     "the product's own",
+		"config.transportConfig.Proxy":          "the environment's",
+		"config.storeConfig.Encryption":         "aes-256-gcm with encryption_keys",
+		"tlsfile.Config.CAFile":                 "the system's",
+		"tlsfile.Config.ServerName":             "the URL's host",
+		"tlsfile.Config.MinVersion":             "TLS12",
+		"tlsfile.Config.InsecureSkipVerify":     "false",
+		"redisstore.Config.KeyPrefix":           `"itsmauth:"`,
+		"transport.Retry.MaxAttempts":           "4",
+		"transport.Retry.MinBackoff":            "500ms",
+		"transport.Retry.MaxBackoff":            "30s",
+		"transport.Retry.MaxRetryAfter":         "30s",
+		"generic.Config.Method":                 "POST",
+		"generic.Config.CredentialsIn":          "basic",
+		"generic.Config.DefaultLifetime":        "1h",
+		"generic.Config.PKCE":                   "false",
+		"generic.Config.TokenHeaders":           `[{name: Authorization, template: "Bearer {access_token}"}]`,
+		"generic.Config.RejectedWhen":           "[{status: 401}]",
+		"generic.Config.NotRejectedWhen":        "none",
+		"generic.Response.Format":               "json",
+		"generic.Response.AccessToken":          "/access_token",
+		"generic.Response.RefreshToken":         "/refresh_token",
+		"generic.Response.ExpiresIn":            "/expires_in",
+		"generic.Response.TokenType":            "/token_type",
+		"generic.Response.Error":                "/error",
+		"remedy.Config.RefreshLifetime":         "1440h",
+		"remedy.Config.PKCE":                    "false",
+		"remedy.Config.Grant":                   "authorization_code",
+		"remedy.Config.OAuthVersion":            "v1",
+		"remedy.Config.CredentialsIn":           "form",
+		"remedy.Config.RefreshParam":            "refresh_token",
+		"webcommander.Config.TokenHeader":       "access_token",
+	}
+	exampleValues = map[string]string{
+		"version": "1", "provider": "remedy", "base_url": "https://itsm.example.com:8443/api", "account": "team-a", "probe": "/api/ping",
+		"early_refresh": "2m", "timeout": "90s", "attempt_timeout": "20s", "max_attempts": "6", "min_backoff": "250ms", "max_backoff": "1m",
+		"max_retry_after": "1m", "max_replay_body": "512KiB", "rate_limits": "[{requests: 20, per: 1s}, {requests: 15000, per: 1h}]",
+		"requests": "15000", "per": "1h", "max_concurrency": "8", "connection": "close", "ca_file": "/etc/itsmauth/ca.pem",
+		"cert_file": "/etc/itsmauth/client.pem", "key_file": "/etc/itsmauth/client.key", "server_name": "itsm.internal", "min_version": "TLS13",
+		"insecure_skip_verify": "true", "proxy_url": "http://proxy.example.com:3128", "allowed_origins": "[https://files.example.com]",
+		"allow_http": "true", "user_agent": "sync/2.1", "type": "file", "path": "/var/lib/itsmauth", "encryption": "none",
+		"encryption_keys": `["${env:ITSMAUTH_KEY}"]`, "url": "rediss://sync:${env:REDIS_PASSWORD}@redis.example.com:6379/0", "key_prefix": `"prod:"`,
+		"client_id": "itsm-sync", "client_secret": "${file:/run/secrets/client_secret}", "username": "sync", "password": "${env:ITSM_PASSWORD}",
+		"auth_string": "${env:WC_AUTH_STRING}", "redirect_uri": "http://127.0.0.1:8400/callback", "token_header": "authorization",
+		"grant": "password", "sso_url": "https://sso.example.com/rsso", "scopes": "[read, write]", "refresh_token": "${file:/run/secrets/refresh_token}",
+		"refresh_lifetime": "720h", "pkce": "true", "oauth_version": "v1.1", "credentials_in": "basic", "refresh_param": "refreshToken",
+		"token_url": "https://login.example.com/oauth2/token", "auth_url": "https://login.example.com/oauth2/authorize?prompt=login",
+		"revoke_url": "https://login.example.com/oauth2/revoke", "method": "PUT", "params": "{audience: https://api.example.com}",
+		"secret_params": "{api_key: \"${env:API_KEY}\"}", "encoding": "json", "credentials_encoding": "raw", "default_lifetime": "30m",
+		"credential_headers": `[{name: X-Client, template: "{client_id}:{client_secret}"}]`, "token_headers": `[{name: X-Token, template: "{access_token}"}]`,
+		"static_headers": "{X-Gateway-Key: \"${env:GATEWAY_KEY}\"}", "rejected_when": "[{status: 403, pointer: /error, equals: expired}]",
+		"not_rejected_when": "[{body_contains: quota}]", "format": "text", "access_token": "/data/token", "expires_in": "/data/ttl",
+		"token_type": "/data/type", "error": "/fault/code", "param": "refreshToken", "fields": "[redirect_uri]", "fallback": "consent",
+		"name": "X-Token", "template": `"Bearer {access_token}"`, "status": "401", "pointer": "/errors/*/code", "equals": "token_expired",
+		"body_contains": "session expired",
+	}
+	exampleOf = map[string]string{
+		"generic.Response.RefreshToken": "/data/refresh", "generic.Config.CredentialsIn": "form", "remedy.Config.Grant": "ar_jwt",
+	}
+)
+
+// TestKeys looks that keys.json is what the sources say.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	found := map[string]keyDoc{}
+	for _, dir := range []string{"auth", "auth/filestore", "auth/redisstore", "config", "internal/tlsfile", "transport",
+		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/webcommander"} {
+		sources, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(dir), "*.go"))
+		if err != nil || len(sources) == 0 {
+			t.Fatal(dir, err)
+		}
+		for _, name := range sources {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				if spec, ok := n.(*ast.TypeSpec); ok {
+					if st, ok := spec.Type.(*ast.StructType); ok {
+						comments(found, dir, spec.Name.Name, st)
+					}
+				}
+				return true
+			})
+		}
+	}
+	for _, table := range []map[string]string{docs, defaultValues, exampleOf} {
+		for key := range table {
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(found)), func(k string) bool { return strings.HasSuffix(k, "/"+key) || k == key }) {
+				t.Errorf("there is no %s any more", key)
+			}
+		}
+	}
+	got, err := json.MarshalIndent(found, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile("keys.json", got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(keysJSON), string(got)); diff != "" {
+		t.Errorf("run go generate ./config\n-have +want\n%s", diff)
+	}
+}
+
+var (
+	links      = regexp.MustCompile(`\[\*?([\w./]+)\]`)
+	theDefault = regexp.MustCompile(`The default is ([^.,]+)[.,]`)
+)
+
+// comments collects those of a struct's keys. A comment that names the next field is its too.
+func comments(into map[string]keyDoc, dir, typ string, st *ast.StructType) {
+	key := map[string]string{}
+	for _, f := range st.Fields.List {
+		if tag := tagOf(f); tag.Get("yaml") != "-" {
+			name, _, _ := strings.Cut(tag.Get("yaml"), ",")
+			for _, n := range f.Names {
+				if name != "" {
+					key[n.Name] = name
+				}
+			}
+		}
+	}
+	word := regexp.MustCompile(`\b[A-Z]\w+\b`)
+	above := ""
+	for _, f := range st.Fields.List {
+		text := f.Doc.Text() + f.Comment.Text()
+		for _, n := range f.Names {
+			name := key[n.Name]
+			if name == "" {
+				continue
+			}
+			if text == "" && regexp.MustCompile(`\b`+n.Name+`\b`).MatchString(above) {
+				text = above
+			}
+			at := dir + "." + typ + "." + n.Name
+			table := dir[strings.LastIndex(dir, "/")+1:] + "." + typ + "." + n.Name
+			doc := strings.Join(strings.Fields(links.ReplaceAllString(text, "$1")), " ")
+			doc = word.ReplaceAllStringFunc(doc, func(w string) string {
+				if k, ok := key[w]; ok && w != "TLS" {
+					return k
+				}
+				return w
+			})
+
+			if said, ok := docs[table]; ok {
+				doc = said
+			}
+			d := keyDoc{Doc: doc, Default: defaultValues[table], Example: exampleValues[name]}
+			if m := theDefault.FindStringSubmatch(doc); m != nil && d.Default == "" {
+				d.Default = m[1]
+			}
+			if e := exampleOf[table]; e != "" {
+				d.Example = e
+			}
+			into[at] = d
+		}
+		above = text
+	}
+}
+
+func tagOf(f *ast.Field) reflect.StructTag {
+	if f.Tag == nil {
+		return ""
+	}
+	s, _ := strconv.Unquote(f.Tag.Value)
+	return reflect.StructTag(s)
+}

@@ -1,0 +1,252 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"gopkg.in/yaml.v3"
+)
+
+// What config refuses and no schema can, by the words of the problem, and for some by what YAML takes
+// the value for.
+var beyond = []struct{ words, tag, why string }{
+	{"differs from connector", "", "two connectors are compared"},
+	{"plain http sends", "", "depends on allow_http, and on what is loopback"},
+	{"required", "", "a constructor's rule, between keys"},
+	{"must be a status", "", "a constructor's rule"},
+	{"acme takes", "", "a constructor's rule"},
+	{"must be at most 9", "", "a constructor's rule"},
+	{"must be an absolute URI", "", "a constructor's rule"},
+	{"colon, at which", "", "a constructor's rule"},
+	{"must be TLS12 or TLS13", "", "tls_config's own rule: the type has no list of words"},
+	{"must be at least", "", "a rule of the value, which its type does not say"},
+	{"must be base64", "", "what the secret holds"},
+	{"must be a URL such as", "", "what the secret holds"},
+	{"no such file", "", "the file system"},
+	{"the disk is full", "", "the store"},
+	{"there are keys, but", "", "a rule between keys"},
+	{"needs encryption_keys", "", "a rule between keys"},
+	{"needs key_file", "", "a rule between keys"},
+}
+
+func compiled(t testing.TB, opts ...Option) *jsonschema.Schema {
+	t.Helper()
+	b, err := Schema(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	if err := c.AddResource("schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// plainValue is what an editor makes of YAML 1.2: aliases and merges written out.
+func plainValue(n *yaml.Node) any {
+	n = target(n)
+	switch n.Kind {
+	case yaml.MappingNode:
+		m := map[string]any{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if key := n.Content[i]; key.Tag == "!!merge" {
+				from := []*yaml.Node{target(n.Content[i+1])}
+				if from[0].Kind == yaml.SequenceNode {
+					from = from[0].Content
+				}
+				for _, f := range from {
+					merged, _ := plainValue(f).(map[string]any)
+					for k, v := range merged {
+						if _, ok := m[k]; !ok {
+							m[k] = v
+						}
+					}
+				}
+			}
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if key := target(n.Content[i]); key.Tag != "!!merge" {
+				m[key.Value] = plainValue(n.Content[i+1])
+			}
+		}
+		return m
+	case yaml.SequenceNode:
+		list := []any{}
+		for _, c := range n.Content {
+			list = append(list, plainValue(c))
+		}
+		return list
+	}
+	switch n.Tag {
+	case "!!null":
+		return nil
+	case "!!bool":
+		return strings.EqualFold(n.Value, "true")
+	case "!!int", "!!float":
+		var v any
+		if n.Decode(&v) == nil {
+			if b, err := json.Marshal(v); err == nil {
+				return json.Number(b)
+			}
+		}
+	}
+	return n.Value
+}
+
+// agree compares the two on one file, and reports whether both take it.
+func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, data []byte) (both bool) {
+	t.Helper()
+	root, problem := parse(data)
+	if problem != nil {
+		return false // there is nothing to show a schema
+	}
+	bySchema := s.Validate(plainValue(root))
+	conns, err := Parse(name, data, testOptions()...)
+	var problems Problems
+	switch {
+	case err == nil:
+		conns.Close()
+	case !errors.As(err, &problems):
+		t.Fatal(err)
+	}
+	switch {
+	case bySchema == nil && problems == nil:
+		return true
+	case bySchema != nil && problems == nil:
+		t.Errorf("%s: only the schema refuses this: %v\n%s", name, bySchema, data)
+	case bySchema == nil:
+		for _, p := range problems {
+			n := scalarAt(root, p)
+			if n.Tag == "!!str" && regexp.MustCompile(`(^|[^$])\$\{`).MatchString(n.Value) {
+				continue // what it refers to is not known
+			}
+			i := slices.IndexFunc(beyond, func(b struct{ words, tag, why string }) bool {
+				return strings.Contains(p.Message, b.words) && (b.tag == "" || b.tag == n.Tag)
+			})
+			if i < 0 {
+				t.Errorf("%s: the schema takes this: %v\n%s", name, p, data)
+			} else {
+				used[i] = true
+			}
+		}
+	}
+	return false
+}
+
+// scalarAt gives the scalar at a problem, or the zero node.
+func scalarAt(n *yaml.Node, p Problem) (found yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.Line == p.Line && n.Column == p.Col {
+		return *n
+	}
+	for _, c := range n.Content {
+		if found = scalarAt(c, p); found.Kind != 0 {
+			break
+		}
+	}
+	return found
+}
+
+func TestSchemaAgrees(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) < 60 {
+		t.Fatal(len(files), err)
+	}
+	s := compiled(t, testOptions()...)
+	used := map[int]bool{}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ok := agree(t, s, used, file, data)
+			n, every := 0, 71
+			if ok {
+				every = 5
+			}
+			mutate(data, every, func(what string, mutant []byte) {
+				n++
+				agree(t, s, used, filepath.Join("testdata", what), mutant)
+			})
+			if ok && n < 50 {
+				t.Errorf("%d mutants", n)
+			}
+		})
+	}
+	for i, b := range beyond {
+		if !used[i] {
+			t.Errorf("no file has this exception: %s", b.words)
+		}
+	}
+}
+
+var replacements = []string{"null", "true", "yes", "0", "7", "-1", "1.5", `""`, "30", "5m", "0s", "-5m", "1h30m", ".5s", "1MiB", "https://h", "ftp://h",
+	"https://h/?a=b", "https://u@h", "http://[::1]:80/x", "x", `"x"`, `"7"`, `"true"`, "[]", "{}", "[x]", "{x: y}", "2020-01-01", "$", "a$b", "$${x", "${env:CFG_SEVEN}", "${env:CFG_ID:-x}",
+	"a${file:secret.txt}b", "${env}", "${env:}", "${file:}", "${x:y}", `"${"`, `"a ${env:A"`, `"${env:A${env:B}}"`, "beyondtrust", "keepalive", "disk"}
+
+// mutate gives the file with one value replaced, or one key left out or renamed: every so many of
+// these.
+func mutate(data []byte, every int, f func(what string, mutant []byte)) {
+	root, problem := parse(data)
+	if problem != nil {
+		return
+	}
+	i := 0
+	give := func(what string, n *yaml.Node) {
+		if i++; i%every != 0 {
+			return
+		}
+		b, err := yaml.Marshal(root)
+		if err == nil {
+			f(fmt.Sprintf("%d:%d-%s.yaml", n.Line, n.Column, what), b)
+		}
+	}
+	var walk func(n *yaml.Node)
+	walk = func(n *yaml.Node) {
+		for i, c := range n.Content {
+			if n.Kind == yaml.MappingNode && i%2 == 0 {
+				if c.Kind == yaml.ScalarNode {
+					old := c.Value
+					c.Value += "x"
+					give("renamed", c)
+					c.Value = old
+				}
+				all := n.Content
+				n.Content = slices.Delete(slices.Clone(all), i, i+2)
+				give("removed", c)
+				n.Content = all
+				continue
+			}
+			for j, r := range replacements {
+				var doc yaml.Node
+				if err := yaml.Unmarshal([]byte(r), &doc); err != nil {
+					panic(err)
+				}
+				n.Content[i] = doc.Content[0]
+				give(fmt.Sprint("replaced-", j), c)
+			}
+			n.Content[i] = c
+			walk(c)
+		}
+	}
+	walk(root)
+}

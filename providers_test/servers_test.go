@@ -1,0 +1,325 @@
+package providers_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/testpki"
+)
+
+// Real servers between us and an emulator: nginx in front of it, tinyproxy on the way.
+
+// program finds a server program. Where it is missing the test is skipped, with CI=true it fails.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	for _, at := range []string{name, "/usr/sbin/" + name} {
+		if path, err := exec.LookPath(at); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s is missing: apt-get install %s", name, name)
+	}
+	t.Skipf("%s is missing: apt-get install %s", name, name)
+	return ""
+}
+
+// run starts a server and waits until it listens at addr.
+func run(t *testing.T, addr, path string, args ...string) {
+	t.Helper()
+	var out lockedBuffer
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	for range 1000 {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // another process starts
+	}
+	t.Fatalf("%s does not listen: %s", path, out.String())
+}
+
+// freePort gives an address that nobody listens at.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nginx runs one server of nginx in front of p, whose token endpoint always works. lines go into
+// its server block; BACKEND in them stands for p. It gives the base URL and reads the log:
+// "protocol method status" for each API request.
+func nginx(t *testing.T, p *product, listen, lines string) (base string, log func() []string) {
+	t.Helper()
+	path := program(t, "nginx")
+	dir, addr := t.TempDir(), freePort(t)
+	user := ""
+	if os.Geteuid() == 0 {
+		user = "user root;"
+	}
+	conf := `daemon off; master_process off; pid DIR/pid; error_log DIR/error.log; USER
+events {}
+http {
+	log_format plain '$server_protocol $request_method $status';
+	access_log off;
+	client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
+	limit_req_zone $server_port zone=few:1m rate=2r/s;
+	limit_req_status 429;
+	proxy_http_version 1.1;
+	server {
+		listen ADDR LISTEN;
+		access_log DIR/access.log plain;
+		location /api/v4/oauth2/ { access_log off; proxy_pass BACKEND; }
+		LINES
+	}
+}`
+	conf = strings.NewReplacer("LINES", lines).Replace(conf)
+	conf = strings.NewReplacer("DIR", dir, "ADDR", addr, "LISTEN", listen, "BACKEND", p.url, "USER", user).Replace(conf)
+	write(t, filepath.Join(dir, "nginx.conf"), conf)
+	run(t, addr, path, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", filepath.Join(dir, "error.log"))
+	scheme := "http://"
+	if strings.Contains(listen, "ssl") {
+		scheme = "https://"
+	}
+	return scheme + addr, func() []string {
+		b, err := os.ReadFile(filepath.Join(dir, "access.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(strings.TrimSpace(string(b)), "\n")
+	}
+}
+
+// behind makes p's connector to another base URL, with settings of transport.
+func behind(t *testing.T, p *product, base, transport string, opts ...config.Option) *config.Connector {
+	t.Helper()
+	q := *p
+	q.url = base
+	return q.get(t, parse(t, q.yaml("test", "transport: {"+transport+"}"), opts...), "test")
+}
+
+func TestNginxTLS(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	ours, ourKey := testpki.Files(t, ca.Issue(t, "itsmauth", time.Now().Add(time.Hour)))
+	serving := fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s;", cert, key)
+	mutual := serving + fmt.Sprintf("ssl_verify_client on; ssl_client_certificate %s;", ca.File(t))
+	const pass = "underscores_in_headers on; location / { proxy_pass BACKEND; }"
+	trust := "tls_config: {ca_file: " + ca.File(t) + "}"
+	known := fmt.Sprintf("tls_config: {ca_file: %s, cert_file: %s, key_file: %s}", ca.File(t), ours, ourKey)
+	var untrusted *tls.CertificateVerificationError
+	for name, test := range map[string]struct {
+		listen, lines, transport string
+		status, major            int
+		refused                  func(error) bool
+	}{
+		"private CA":                      {"ssl", serving, trust, 200, 1, nil},
+		"private CA, not ours":            {"ssl", serving, "", 0, 0, func(err error) bool { return errors.As(err, &untrusted) }},
+		"HTTP/2":                          {"ssl http2", serving, trust, 200, 2, nil},
+		"client certificate":              {"ssl", mutual, known, 200, 1, nil},
+		"client certificate and HTTP/2":   {"ssl http2", mutual, known, 200, 2, nil},
+		"client certificate is not given": {"ssl", mutual, trust, 400, 1, nil}, // nginx says so in HTTP
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := webcommander(t)
+			base, _ := nginx(t, p, test.listen, test.lines+pass)
+			c := behind(t, p, base, test.transport)
+			req, err := c.NewRequest(t.Context(), "GET", p.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := c.Do(req)
+			switch {
+			case test.refused != nil:
+				if !test.refused(err) {
+					t.Error(err)
+				}
+			case test.status == 400: // the exchange meets it first
+				if err == nil || p.exchanges() != 0 {
+					t.Error(resp, err)
+				}
+			case err != nil:
+				t.Error(err)
+			default:
+				resp.Body.Close()
+				if resp.StatusCode != test.status || resp.ProtoMajor != test.major {
+					t.Errorf("%s over %s", resp.Status, resp.Proto)
+				}
+			}
+		})
+	}
+}
+
+// nginx drops headers with an underscore, WebCommander's among them, unless told not to.
+func TestNginxUnderscores(t *testing.T) {
+	t.Parallel()
+	for lines, want := range map[string]int{"": 401, "underscores_in_headers on;": 200} {
+		p := webcommander(t)
+		base, _ := nginx(t, p, "", lines+"location / { proxy_pass BACKEND; }")
+		status, body, err := call(t.Context(), behind(t, p, base, ""), "GET", p.path, "")
+		if err != nil || status != want {
+			t.Errorf("%q: %d %s %v", lines, status, body, err)
+		}
+	}
+}
+
+func TestNginxThrottles(t *testing.T) {
+	t.Parallel()
+	for name, lines := range map[string]string{
+		"without Retry-After": "location / { limit_req zone=few; proxy_pass BACKEND; }",
+		"with Retry-After": `location / { limit_req zone=few; proxy_pass BACKEND; error_page 429 @later; }
+			location @later { internal; add_header Retry-After 1 always; return 429; }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := webcommander(t)
+			base, log := nginx(t, p, "", "underscores_in_headers on;"+lines)
+			c := behind(t, p, base, "retry: {max_attempts: 8, min_backoff: 400ms}")
+			start := time.Now()
+			for range 3 {
+				if status, body, err := call(t.Context(), c, "GET", p.path, ""); err != nil || status != 200 {
+					t.Fatalf("%d %s %v", status, body, err)
+				}
+			}
+			throttled := strings.Count(strings.Join(log(), "\n"), " 429")
+			if throttled == 0 || p.calls() != 3 {
+				t.Errorf("429 %d times, the product saw %d calls", throttled, p.calls())
+			}
+			if name == "with Retry-After" && time.Since(start) < time.Duration(throttled)*time.Second {
+				t.Errorf("429 %d times within %s", throttled, time.Since(start))
+			}
+		})
+	}
+}
+
+func TestNginxWithoutBackend(t *testing.T) {
+	t.Parallel()
+	hangs, err := net.Listen("tcp", "127.0.0.1:0") // and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangs.Close()
+	for status, lines := range map[int]string{
+		502: "location / { proxy_pass http://" + freePort(t) + "; }",
+		504: "location / { proxy_pass http://" + hangs.Addr().String() + "; proxy_read_timeout 100ms; }",
+	} {
+		p := webcommander(t)
+		base, log := nginx(t, p, "", lines)
+		c := behind(t, p, base, "retry: {min_backoff: 1ms, max_backoff: 2ms}")
+		for _, test := range []struct {
+			method string
+			want   int
+		}{{"GET", 4}, {"PUT", 4}, {"POST", 1}} {
+			got, body, err := call(t.Context(), c, test.method, p.path, "{}")
+			if err != nil || got != status || !strings.Contains(body, "nginx") {
+				t.Errorf("%s: %d %q %v", test.method, got, body, err)
+			}
+			n := 0
+			for range 100 { // nginx answers first and writes its log then
+				if n = strings.Count(strings.Join(log(), "\n"), fmt.Sprintf("%s %d", test.method, status)); n >= test.want {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if n != test.want {
+				t.Errorf("%s was sent %d times, want %d", test.method, n, test.want)
+			}
+		}
+	}
+}
+
+// tinyproxy runs a forward proxy and reads its log.
+func tinyproxy(t *testing.T, lines string) (addr string, log func() string) {
+	t.Helper()
+	path := program(t, "tinyproxy")
+	dir := t.TempDir()
+	addr = freePort(t)
+	_, port, _ := net.SplitHostPort(addr)
+	conf := filepath.Join(dir, "tinyproxy.conf")
+	write(t, conf, fmt.Sprintf("Listen 127.0.0.1\nPort %s\nTimeout 60\nMaxClients 50\nLogFile \"%s/log\"\nLogLevel Connect\nPidFile \"%s/pid\"\n%s\n", port, dir, dir, lines))
+	run(t, addr, path, "-d", "-c", conf)
+	return addr, func() string {
+		b, err := os.ReadFile(filepath.Join(dir, "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+}
+
+func TestTinyproxy(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	p := webcommander(t)
+	https, _ := nginx(t, p, "ssl http2", fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; underscores_in_headers on; location / { proxy_pass BACKEND; }", cert, key))
+	trust := ", tls_config: {ca_file: " + ca.File(t) + "}"
+	open, openLog := tinyproxy(t, "")
+	closed, _ := tinyproxy(t, "BasicAuth user proxypassword")
+	const wrong = "not-the-password"
+	for name, test := range map[string]struct {
+		base, proxy, more string
+		status            int    // 0: an error
+		say               string // that names this
+	}{
+		"CONNECT":                          {https, "http://" + open, trust, 200, ""},
+		"CONNECT with a password":          {https, "http://user:proxypassword@" + closed, trust, 200, ""},
+		"CONNECT with a wrong password":    {https, "http://user:" + wrong + "@" + closed, trust, 0, "the proxy refused"},
+		"CONNECT without a password":       {https, "http://" + closed, trust, 0, "407"},
+		"plain http":                       {p.url, "http://" + open, "", 200, ""},
+		"plain http with a password":       {p.url, "http://user:proxypassword@" + closed, "", 200, ""},
+		"plain http without a password":    {p.url, "http://" + closed, "", 0, "407"},
+		"plain http with a wrong password": {p.url, "http://user:" + wrong + "@" + closed, "", 0, "401"}, // tinyproxy's own
+		"away":                             {https, "http://" + freePort(t), trust, 0, "refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := behind(t, p, test.base, "proxy_url: '"+test.proxy+"'"+test.more+", retry: {min_backoff: 1ms, max_backoff: 2ms}")
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			status, body, err := call(ctx, c, http.MethodGet, p.path, "")
+			switch {
+			case test.status != status:
+				t.Errorf("%d %s %v", status, body, err)
+			case test.status == 0 && (!strings.Contains(err.Error(), test.say) || strings.Contains(err.Error(), wrong)):
+				t.Errorf("%v", err)
+			}
+			if name == "CONNECT" && !strings.Contains(openLog(), "CONNECT "+strings.TrimPrefix(https, "https://")) {
+				t.Errorf("the proxy saw no CONNECT: %s", openLog())
+			}
+		})
+	}
+}

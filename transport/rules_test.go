@@ -1,0 +1,829 @@
+package transport_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/transport"
+)
+
+// The rules that net/http.RoundTripper and net/http.Client set.
+
+// paths answers in every way that a call can end, by path.
+func paths(t testing.TB) *httptest.Server {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/refused": // its token
+			io.Copy(io.Discard, r.Body)
+			http.Error(w, "token", http.StatusUnauthorized)
+		case "/unavailable":
+			io.Copy(io.Discard, r.Body)
+			w.WriteHeader(503)
+		case "/throttled":
+			io.Copy(io.Discard, r.Body)
+			w.WriteHeader(429)
+		case "/early": // answers without a look at the body
+			w.WriteHeader(400)
+		case "/reset":
+			panic(http.ErrAbortHandler)
+		case "/cut":
+			io.Copy(io.Discard, r.Body)
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, "cut")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		case "/redirect":
+			http.Redirect(w, r, "/ok", http.StatusTemporaryRedirect)
+		case "/silent":
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		case "/silent-body":
+			io.Copy(io.Discard, r.Body)
+			w.(http.Flusher).Flush()
+			if r.Method != "HEAD" { // whose connection the client uses again
+				<-r.Context().Done()
+			}
+		case "/nothing":
+			io.Copy(io.Discard, r.Body)
+			w.WriteHeader(204)
+		default:
+			io.Copy(w, r.Body)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+var everyPath = []string{"/ok", "/refused", "/unavailable", "/throttled", "/early", "/reset", "/cut", "/redirect", "/nothing"}
+
+// RoundTrip leaves the request as it was, gives a response or an error, and serves many at once.
+func TestRoundTripperRules(t *testing.T) {
+	t.Parallel()
+	srv := paths(t)
+	rt, err := transport.New(auth.New(new(product), nil), &transport.Options{BaseURL: parse(t, srv.URL), Retry: quick, UserAgent: "ours"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		for _, path := range everyPath {
+			for _, method := range []string{"GET", "PUT", "POST"} {
+				wg.Go(func() {
+					var b io.ReadCloser
+					if method != "GET" {
+						b = io.NopCloser(strings.NewReader("payload"))
+					}
+					req, _ := http.NewRequestWithContext(t.Context(), method, srv.URL+path+"?a=b", b)
+					req.Header = http.Header{"Authorization": {"mine"}, "x-own": {"1", "2"}, "User-Agent": nil}
+					req.Trailer = http.Header{"T": nil}
+					before, headers, url := *req, req.Header.Clone(), *req.URL
+					resp, err := rt.RoundTrip(req)
+					if (resp == nil) == (err == nil) {
+						t.Errorf("%s %s: %v and %v", method, path, resp, err)
+					}
+					if err == nil {
+						if resp.Body == nil || resp.Request != req {
+							t.Errorf("%s %s: body %v of request %v", method, path, resp.Body, resp.Request)
+						}
+						io.Copy(io.Discard, resp.Body)
+						resp.Body.Close()
+						resp.Body.Close()
+					}
+					for i := range reflect.TypeFor[http.Request]().NumField() {
+						was, is := reflect.ValueOf(before).Field(i), reflect.ValueOf(*req).Field(i)
+						if f := reflect.TypeFor[http.Request]().Field(i); f.IsExported() && f.Type.Kind() != reflect.Func && !reflect.DeepEqual(was.Interface(), is.Interface()) {
+							t.Errorf("%s %s: %s was changed", method, path, f.Name)
+						}
+					}
+					if !reflect.DeepEqual(headers, req.Header) || url != *req.URL {
+						t.Errorf("%s %s: now %v %v", method, path, req.URL, req.Header)
+					}
+				})
+			}
+		}
+	}
+	wg.Wait()
+}
+
+// gate is a request body that gives one piece, then waits until it is closed.
+type gate struct {
+	first  atomic.Bool
+	reads  chan struct{} // closed when it waits
+	done   chan struct{}
+	closed atomic.Int64
+}
+
+func newGate() *gate { return &gate{reads: make(chan struct{}), done: make(chan struct{})} }
+
+func (g *gate) Read(b []byte) (int, error) {
+	if g.first.CompareAndSwap(false, true) {
+		return copy(b, "first"), nil
+	}
+	select {
+	case <-g.reads:
+	default:
+		close(g.reads)
+	}
+	<-g.done
+	return 0, errors.New("closed")
+}
+
+func (g *gate) Close() error {
+	if g.closed.Add(1) == 1 {
+		close(g.done)
+	}
+	return nil
+}
+
+// Whatever happens, the caller's body is closed, once. The rest of the ways is in
+// TestBodyIsClosedOnce.
+func TestBodyIsClosedOnceWhenCutOff(t *testing.T) {
+	t.Parallel()
+	srv := paths(t)
+	closedOnce := func(t *testing.T, closed *atomic.Int64) {
+		t.Helper()
+		for range 3000 { // net/http may close it a little later
+			if closed.Load() > 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if n := closed.Load(); n != 1 {
+			t.Errorf("closed %d times", n)
+		}
+	}
+	t.Run("cancelled while the body is read", func(t *testing.T) {
+		t.Parallel()
+		c := client(t, new(product), srv.URL, transport.Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		g := newGate()
+		req, _ := http.NewRequestWithContext(ctx, "POST", srv.URL+"/ok", g)
+		go func() { <-g.reads; cancel() }()
+		if _, err := c.Do(req); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		closedOnce(t, &g.closed)
+	})
+	t.Run("silent body", func(t *testing.T) {
+		t.Parallel()
+		c := client(t, new(product), srv.URL, transport.Options{AttemptTimeout: 100 * time.Millisecond})
+		g := newGate()
+		req, _ := http.NewRequest("POST", srv.URL+"/ok", g)
+		if _, err := c.Do(req); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		closedOnce(t, &g.closed)
+	})
+	t.Run("answered while the body is read", func(t *testing.T) {
+		t.Parallel()
+		g := newGate()
+		early := serveFaults(t, nil, func(s *faultServer, c *peer) {
+			if _, err := http.ReadRequest(c.r); err == nil {
+				c.say("HTTP/1.1 400 Bad Request\r\nContent-Length: 4\r\n\r\ndone")
+			}
+			<-s.gone
+		})
+		c := client(t, new(product), "http://"+early.addr, transport.Options{})
+		req, _ := http.NewRequest("PUT", "http://"+early.addr, g)
+		resp, err := c.Do(req)
+		if err != nil || resp.StatusCode != 400 {
+			t.Fatal(resp, err)
+		}
+		resp.Body.Close()
+		closedOnce(t, &g.closed)
+	})
+	t.Run("cancelled in the wait before a retry", func(t *testing.T) {
+		t.Parallel()
+		c := client(t, new(product), srv.URL, transport.Options{Retry: transport.Retry{MinBackoff: time.Hour, MaxBackoff: time.Hour}, Timeout: 1000 * time.Hour})
+		b := &body{Reader: strings.NewReader("x")}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		req, _ := http.NewRequestWithContext(ctx, "PUT", srv.URL+"/unavailable", b)
+		time.AfterFunc(100*time.Millisecond, cancel)
+		c.Do(req)
+		closedOnce(t, &b.closed)
+	})
+	t.Run("no slot", func(t *testing.T) {
+		t.Parallel()
+		lim := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Hour}}, 0)
+		c := client(t, new(product), srv.URL, transport.Options{Limiter: lim})
+		for want := range 2 {
+			b := &body{Reader: strings.NewReader("x")}
+			req, _ := http.NewRequest("POST", srv.URL+"/nothing", b)
+			if _, err := c.Do(req); errors.Is(err, auth.ErrRateLimited) != (want == 1) {
+				t.Error(err)
+			}
+			closedOnce(t, &b.closed)
+		}
+	})
+	t.Run("no token", func(t *testing.T) {
+		t.Parallel()
+		s := auth.New(&failing{}, nil)
+		c, err := transport.NewClient(s, &transport.Options{BaseURL: parse(t, srv.URL)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &body{Reader: strings.NewReader("x")}
+		req, _ := http.NewRequest("POST", srv.URL+"/nothing", b)
+		if _, err := c.Do(req); !errors.Is(err, auth.ErrCredentials) {
+			t.Error(err)
+		}
+		closedOnce(t, &b.closed)
+	})
+	t.Run("GetBody fails", func(t *testing.T) {
+		t.Parallel()
+		c := client(t, new(product), srv.URL, transport.Options{Retry: quick})
+		b := &body{Reader: strings.NewReader("x")}
+		req, _ := http.NewRequest("PUT", srv.URL+"/unavailable", b)
+		broken := errors.New("the file is gone")
+		req.GetBody = func() (io.ReadCloser, error) { return nil, broken }
+		if _, err := c.Do(req); !errors.Is(err, broken) {
+			t.Error(err)
+		}
+		closedOnce(t, &b.closed)
+	})
+}
+
+// failing has its credentials refused.
+type failing struct{ product }
+
+func (*failing) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
+	return nil, &auth.Error{Op: "exchange", Err: auth.ErrCredentials}
+}
+
+// A body of which more is sent than is kept, while the answer is weighed, is not repeated in part.
+func TestBodyIsNeverRepeatedInPart(t *testing.T) {
+	t.Parallel()
+	const size = 3 << 20
+	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
+		r, err := http.ReadRequest(c.r)
+		if err != nil {
+			return
+		}
+		if c.n == 1 {
+			const page = 100 << 10 // more than is looked at, so the answer is not over yet
+			c.say(fmt.Sprintf("HTTP/1.1 401 Unauthorized\r\nContent-Length: %d\r\n\r\n%-*s", page, page, "token"))
+		}
+		if n, err := io.Copy(io.Discard, r.Body); err == nil && n != size {
+			t.Errorf("request %d had %d of %d bytes", c.n, n, size)
+		}
+		c.say(ok)
+		c.half()
+	})
+	e := &eager{sent: make(chan struct{}), exchange: make(chan struct{})}
+	c, err := transport.NewClient(auth.New(e, nil), &transport.Options{BaseURL: parse(t, "http://"+s.addr)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, _ := http.NewRequest("PUT", "http://"+s.addr, io.NopCloser(io.MultiReader(io.LimitReader(zeros{}, 64<<10), e, io.LimitReader(zeros{}, size-64<<10), &e.end)))
+	resp, err := c.Do(req)
+	if err != nil || resp.StatusCode != 401 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+}
+
+// eager sends the rest of a body while a second token is being obtained.
+type eager struct {
+	product
+	end      eof
+	sent     chan struct{}
+	exchange chan struct{}
+}
+
+func (e *eager) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	if e.made.Load() == 1 {
+		e.end.reached = e.sent
+		close(e.exchange)
+		<-e.sent
+	}
+	return e.product.Exchange(ctx, prev)
+}
+
+func (e *eager) Read([]byte) (int, error) { <-e.exchange; return 0, io.EOF }
+
+type eof struct{ reached chan struct{} }
+
+func (e *eof) Read([]byte) (int, error) { close(e.reached); return 0, io.EOF }
+
+// WebSockets and other upgrades: the connection is the caller's, and a call in flight until closed.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
+		if !c.act() {
+			return
+		}
+		c.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.Copy(c.Conn, c.r)
+	})
+	c := client(t, new(product), "http://"+s.addr, transport.Options{Limiter: transport.NewLimiter(nil, 1), Timeout: 3 * time.Second})
+	for range 2 { // the second would find no place
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.addr, nil)
+		req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, is := resp.Body.(io.ReadWriteCloser)
+		if resp.StatusCode != 101 || !is {
+			t.Fatalf("%d, body %T", resp.StatusCode, resp.Body)
+		}
+		io.WriteString(conn, "hello\n")
+		if line, err := bufio.NewReader(conn).ReadString('\n'); line != "hello\n" {
+			t.Errorf("%q %v", line, err)
+		}
+		conn.Close()
+	}
+}
+
+// Whatever becomes of a call, its place among max_concurrency is free afterwards.
+func TestPlacesComeBack(t *testing.T) {
+	t.Parallel()
+	srv := paths(t)
+	c := client(t, new(product), srv.URL, transport.Options{Retry: quick, Timeout: 10 * time.Second, AttemptTimeout: 5 * time.Second,
+		Limiter: transport.NewLimiter(nil, 1)})
+	for _, path := range append(everyPath, "/silent", "/silent-body") {
+		for _, method := range []string{"GET", "HEAD", "PUT", "POST"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			if strings.HasPrefix(path, "/silent") {
+				time.AfterFunc(50*time.Millisecond, cancel)
+			}
+			var b io.Reader
+			if method == "PUT" || method == "POST" {
+				b = io.NopCloser(strings.NewReader("payload"))
+			}
+			req, _ := http.NewRequestWithContext(ctx, method, srv.URL+path, b)
+			resp, err := c.Do(req)
+			if errors.Is(err, auth.ErrRateLimited) {
+				t.Fatalf("%s %s: no place", method, path)
+			}
+			if err == nil {
+				if method != "POST" {
+					io.Copy(io.Discard, resp.Body)
+				}
+				resp.Body.Close()
+			}
+			cancel()
+		}
+	}
+}
+
+// A call ends at once when its context does, wherever it is.
+func TestCancellationIsPrompt(t *testing.T) {
+	t.Parallel()
+	srv := paths(t)
+	full := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Hour}}, 0)
+	slow := transport.Options{Timeout: 1000 * time.Hour, AttemptTimeout: time.Hour, Retry: transport.Retry{MinBackoff: 100 * time.Hour, MaxBackoff: 100 * time.Hour}}
+	limited := slow
+	limited.Limiter = full
+	hanging := serveFaults(t, nil, func(s *faultServer, c *peer) { <-s.gone })
+	for name, test := range map[string]struct {
+		at      string
+		o       transport.Options
+		p       auth.Provider
+		prepare func(c *http.Client)
+	}{
+		"before the headers": {srv.URL + "/silent", slow, new(product), nil},
+		"in the body":        {srv.URL + "/silent-body", slow, new(product), nil},
+		"between attempts":   {srv.URL + "/unavailable", slow, new(product), nil},
+		"in the exchange":    {srv.URL + "/ok", slow, hangingProvider{}, nil},
+		"in the queue": {srv.URL + "/ok", limited, new(product), func(c *http.Client) {
+			if resp, err := c.Get(srv.URL + "/ok"); err == nil {
+				resp.Body.Close()
+			}
+		}},
+		"in the TLS handshake": {"https://" + hanging.addr, slow, new(product), nil},
+	} {
+		for _, how := range []error{context.Canceled, context.DeadlineExceeded} {
+			t.Run(name+" "+how.Error(), func(t *testing.T) {
+				t.Parallel()
+				o := test.o
+				o.BaseURL, o.Connector = parse(t, test.at), "test"
+				if o.Limiter != nil {
+					o.Limiter = transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Hour}}, 0)
+				}
+				s := auth.New(test.p, nil)
+				c, err := transport.NewClient(s, &o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if test.prepare != nil {
+					test.prepare(c)
+				}
+				// A deadline that is far away as the call begins: waits that cannot fit are not begun.
+				ctx := &late{Context: t.Context(), done: make(chan struct{}), err: how}
+				const after = 300 * time.Millisecond
+				start := time.Now()
+				time.AfterFunc(after, ctx.end)
+				req, _ := http.NewRequestWithContext(ctx, "GET", test.at, nil)
+				resp, err := c.Do(req)
+				if err == nil {
+					_, err = io.ReadAll(resp.Body)
+					resp.Body.Close()
+				}
+				if took := time.Since(start); took < after || took > after+2*time.Second {
+					t.Errorf("after %s", took)
+				}
+				var n net.Error
+				if !errors.Is(err, how) || errors.Is(how, context.DeadlineExceeded) != (errors.As(err, &n) && n.Timeout()) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+	}
+}
+
+// late is a context that ends when told to, with the error it is told.
+type late struct {
+	context.Context
+	done chan struct{}
+	err  error
+}
+
+func (l *late) Done() <-chan struct{} { return l.done }
+func (l *late) end()                  { close(l.done) }
+func (l *late) Err() error {
+	select {
+	case <-l.done:
+		return l.err
+	default:
+		return nil
+	}
+}
+
+// hangingProvider has a token endpoint that does not answer.
+type hangingProvider struct{ *product }
+
+func (hangingProvider) Exchange(ctx context.Context, _ *oauth2.Token) (*oauth2.Token, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Every limit of time that is ours is a deadline and a timeout to whoever asks.
+func TestTimeoutsAreTimeouts(t *testing.T) {
+	t.Parallel()
+	srv := paths(t)
+	hanging := serveFaults(t, nil, func(s *faultServer, c *peer) { <-s.gone })
+	const short = 100 * time.Millisecond
+	for name, test := range map[string]struct {
+		at     string
+		o      transport.Options
+		client time.Duration
+	}{
+		"timeout":                        {srv.URL + "/silent", transport.Options{Timeout: short}, 0},
+		"attempt_timeout":                {srv.URL + "/silent", transport.Options{AttemptTimeout: short, Retry: quick}, 0},
+		"attempt_timeout in a body":      {srv.URL + "/silent-body", transport.Options{AttemptTimeout: short}, 0},
+		"attempt_timeout in a handshake": {"https://" + hanging.addr, transport.Options{AttemptTimeout: short, Retry: quick}, 0},
+		"http.Client.Timeout":            {srv.URL + "/silent", transport.Options{}, short},
+		"http.Client.Timeout, body":      {srv.URL + "/silent-body", transport.Options{}, short},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := client(t, new(product), test.at, test.o)
+			c.Timeout = test.client
+			resp, err := c.Get(test.at)
+			if err == nil {
+				_, err = io.ReadAll(resp.Body)
+				resp.Body.Close()
+			}
+			var n net.Error
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &n) || !n.Timeout() {
+				t.Errorf("%T %v", err, err)
+			}
+		})
+	}
+}
+
+// Expect: 100-continue: the body goes out when the server asks for it, and stays if it refuses.
+func TestExpectContinue(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{100, 417} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
+				r, err := http.ReadRequest(c.r)
+				if err != nil || r.Header.Get("Expect") != "100-continue" {
+					t.Errorf("%v %v", r, err)
+					return
+				}
+				if status == 417 {
+					c.say("HTTP/1.1 417 Expectation Failed\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+					if n, _ := io.Copy(io.Discard, c.r); n != 0 {
+						t.Errorf("%d bytes were sent nevertheless", n)
+					}
+					return
+				}
+				c.say("HTTP/1.1 100 Continue\r\n\r\n")
+				if b, err := io.ReadAll(r.Body); string(b) != "payload" {
+					t.Errorf("%q %v", b, err)
+				}
+				c.say(ok)
+				c.half()
+			})
+			c := client(t, new(product), "http://"+s.addr, transport.Options{})
+			b := &body{Reader: strings.NewReader("payload")}
+			req, _ := http.NewRequest("POST", "http://"+s.addr, b)
+			req.ContentLength = 7
+			req.Header.Set("Expect", "100-continue")
+			resp, err := c.Do(req)
+			if err != nil || resp.StatusCode != max(status, 200) {
+				t.Fatal(resp, err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if n := b.closed.Load(); n != 1 {
+				t.Errorf("closed %d times", n)
+			}
+		})
+	}
+}
+
+// A token refused before the body was asked for costs no upload, and the body is still whole.
+func TestExpectContinueRefusedToken(t *testing.T) {
+	t.Parallel()
+	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
+		r, err := http.ReadRequest(c.r)
+		if err != nil {
+			return
+		}
+		if r.Header.Get("Authorization") == "Bearer T1" {
+			c.say("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 5\r\n\r\ntoken")
+			c.half()
+			return
+		}
+		c.say("HTTP/1.1 100 Continue\r\n\r\n")
+		if n, err := io.Copy(io.Discard, r.Body); n != 3<<20 {
+			t.Errorf("%d bytes %v", n, err)
+		}
+		c.say(ok)
+		c.half()
+	})
+	c := client(t, new(product), "http://"+s.addr, transport.Options{})
+	req, _ := http.NewRequest("POST", "http://"+s.addr, io.NopCloser(io.LimitReader(zeros{}, 3<<20))) // more than is ever kept
+	req.Header.Set("Expect", "100-continue")
+	resp, err := c.Do(req)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+}
+
+// Over a gigabyte goes through without being kept. Not parallel: it looks at the whole heap.
+func TestUploadOfAGigabyte(t *testing.T) {
+	const size = 1<<30 + 1<<20
+	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
+		r, err := http.ReadRequest(c.r)
+		if err != nil {
+			return
+		}
+		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, make([]byte, 1<<20))
+		if err != nil || n != size {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		c.say(ok)
+		c.half()
+	})
+	c := client(t, new(product), "http://"+s.addr, transport.Options{})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	req, _ := http.NewRequest("PUT", "http://"+s.addr, io.NopCloser(io.LimitReader(zeros{}, size)))
+	resp, err := c.Do(req)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+	runtime.ReadMemStats(&after)
+	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 32 { // all that was ever allocated meanwhile
+		t.Errorf("%d MiB allocated", n)
+	}
+}
+
+// The response's body comes as it is sent: its beginning can be read before its end exists.
+func TestResponseStreams(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 206} {
+		half := make(chan struct{})
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(status)
+			io.WriteString(w, "first")
+			w.(http.Flusher).Flush()
+			<-half
+			io.WriteString(w, "second")
+		}))
+		defer srv.Close()
+		c := client(t, new(product), srv.URL, transport.Options{})
+		resp, err := c.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(resp.Body, b); string(b) != "first" {
+			t.Fatal(string(b), err)
+		}
+		close(half)
+		if rest, err := io.ReadAll(resp.Body); string(rest) != "second" {
+			t.Error(string(rest), err)
+		}
+		resp.Body.Close()
+	}
+}
+
+// The shape of ten minutes' transfer, 60 s and 30 s being the limits, in 1/200 of the time: what
+// flows is not cut, what is silent ends at attempt_timeout. TestTimeouts has the same at full
+// length without a network.
+func TestLongTransfers(t *testing.T) {
+	t.Parallel()
+	const timeout, attempt, pause, pieces = 300 * time.Millisecond, time.Second, 100 * time.Millisecond, 30
+	o := transport.Options{Timeout: timeout, AttemptTimeout: attempt}
+	for _, silent := range []bool{false, true} {
+		t.Run(fmt.Sprint("download, silent: ", silent), func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.(http.Flusher).Flush()
+				for range pieces {
+					wait(r.Context(), pause)
+					io.WriteString(w, "x")
+					w.(http.Flusher).Flush()
+					if silent {
+						<-r.Context().Done()
+						return
+					}
+				}
+			}))
+			defer srv.Close()
+			c := client(t, new(product), srv.URL, o)
+			start := time.Now()
+			resp, err := c.Get(srv.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			transferred(t, silent, len(b), pieces, err, time.Since(start), pause, attempt)
+		})
+		t.Run(fmt.Sprint("upload, silent: ", silent), func(t *testing.T) {
+			t.Parallel()
+			var got atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				n, _ := io.Copy(io.Discard, r.Body)
+				got.Store(n)
+			}))
+			defer srv.Close()
+			c := client(t, new(product), srv.URL, o)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			d := &drip{ctx: ctx, every: pause, left: pieces}
+			if silent {
+				d.every = time.Hour
+			}
+			start := time.Now()
+			resp, err := c.Post(srv.URL, "text/plain", io.NopCloser(io.MultiReader(strings.NewReader("x"), d)))
+			took := time.Since(start)
+			if err == nil {
+				resp.Body.Close()
+			}
+			transferred(t, silent, int(got.Load())-1, pieces, err, took, pause, attempt)
+		})
+	}
+}
+
+// An upload that goes on while its answer has begun keeps the answer alive.
+func TestUploadWhileTheAnswerWaits(t *testing.T) {
+	t.Parallel()
+	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
+		r, err := http.ReadRequest(c.r)
+		if err != nil {
+			return
+		}
+		c.say(ok[:len(ok)-4])
+		io.Copy(io.Discard, r.Body)
+		c.say(ok[len(ok)-4:])
+		c.half()
+	})
+	c := client(t, new(product), "http://"+s.addr, transport.Options{AttemptTimeout: time.Second})
+	slow := &drip{ctx: t.Context(), every: 100 * time.Millisecond, left: 20}
+	resp, err := c.Post("http://"+s.addr, "text/plain", io.MultiReader(io.LimitReader(zeros{}, 64<<10), slow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); string(b) != "done" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+// A body that cannot be read is no reason to send it again.
+func TestUnreadableBody(t *testing.T) {
+	t.Parallel()
+	s := serveFaults(t, nil, func(_ *faultServer, c *peer) { c.act() })
+	c := client(t, new(product), "http://"+s.addr, transport.Options{Retry: quick})
+	broken := errors.New("the disk is gone")
+	req, _ := http.NewRequest("PUT", "http://"+s.addr, io.MultiReader(strings.NewReader("x"), iotest.ErrReader(broken)))
+	if _, err := c.Do(req); !errors.Is(err, broken) || s.conns.Load() > 1 || s.acted.Load() != 0 {
+		t.Errorf("%v, %d attempts", err, s.conns.Load())
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+func transferred(t *testing.T, silent bool, n, pieces int, err error, took, pause, attempt time.Duration) {
+	t.Helper()
+	if silent {
+		if !errors.Is(err, context.DeadlineExceeded) || took < attempt || took > attempt+2*time.Second {
+			t.Errorf("%v after %s", err, took)
+		}
+		return
+	}
+	if err != nil || n != pieces || took < time.Duration(pieces)*pause {
+		t.Errorf("%d of %d pieces after %s: %v", n, pieces, took, err)
+	}
+}
+
+// A call that fails takes no more than its own connections with it.
+func TestFailureKeepsThePool(t *testing.T) {
+	t.Parallel()
+	const width = 8
+	var opened atomic.Int64
+	meet := make(chan struct{}, width)
+	all := make(chan struct{})
+	var once sync.Once
+	inner := paths(t).Config.Handler
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/together" {
+			meet <- struct{}{}
+			if len(meet) == width {
+				once.Do(func() { close(all) })
+			}
+			<-all
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	c := client(t, new(product), srv.URL, transport.Options{Retry: quick})
+	get := func(ctx context.Context, method, path string) {
+		req, _ := http.NewRequestWithContext(ctx, method, srv.URL+path, nil)
+		if resp, err := c.Do(req); err == nil {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	}
+	var wg sync.WaitGroup
+	for range width {
+		wg.Go(func() { get(t.Context(), "GET", "/together") })
+	}
+	wg.Wait()
+	before := opened.Load()
+	if before < width {
+		t.Fatalf("%d connections, want %d", before, width)
+	}
+	get(t.Context(), "GET", "/unavailable") // 4 attempts
+	get(t.Context(), "POST", "/throttled")
+	get(t.Context(), "GET", "/refused")
+	get(t.Context(), "POST", "/early")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	get(ctx, "GET", "/silent")  // takes 1
+	get(ctx, "POST", "/silent") // none: its time is over
+	for range width {
+		get(t.Context(), "GET", "/ok")
+	}
+	for len(meet) > 0 {
+		<-meet
+	}
+	all, once = make(chan struct{}), sync.Once{}
+	for range width {
+		wg.Go(func() { get(t.Context(), "GET", "/together") })
+	}
+	wg.Wait()
+	if n := opened.Load() - before; n > 1 {
+		t.Errorf("%d connections had to be opened again", n)
+	}
+}

@@ -1,0 +1,318 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// common is an [auth.Window] of limiters in this process.
+type common struct {
+	limits    []auth.Limit
+	processes int
+	latency   time.Duration
+
+	mu       sync.Mutex
+	err      error
+	asked    int
+	received map[string]time.Time // when it was, or zero while it is not released
+	released []string
+}
+
+func (c *common) Take(ctx context.Context, id string) (time.Duration, int, error) {
+	select {
+	case <-time.After(c.latency):
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked++
+	if c.err != nil {
+		return 0, 0, c.err
+	}
+	now := time.Now()
+	var counted []time.Time
+	for _, t := range c.received {
+		if t.IsZero() {
+			t = now
+		}
+		counted = append(counted, t)
+	}
+	slices.SortFunc(counted, time.Time.Compare)
+	var wait time.Duration
+	for _, l := range c.limits {
+		if len(counted) >= l.Requests {
+			wait = max(wait, counted[len(counted)-l.Requests].Add(l.Per+1).Sub(now))
+		}
+	}
+	if wait <= 0 {
+		if c.received == nil {
+			c.received = map[string]time.Time{}
+		}
+		c.received[id] = time.Time{}
+	}
+	return max(wait, 0), c.processes, nil
+}
+
+func (c *common) Release(id string, sent bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.released = append(c.released, fmt.Sprint(sent))
+	if sent {
+		c.received[id] = time.Now()
+	} else {
+		delete(c.received, id)
+	}
+}
+
+func (c *common) set(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+}
+
+func sharing(c *common, limits ...auth.Limit) *Limiter {
+	if c.limits == nil {
+		c.limits = limits
+	}
+	c.processes = cmp.Or(c.processes, 1)
+	l := NewLimiter(limits, 0)
+	l.Share(c)
+	return l
+}
+
+// granted is a slot that there is.
+func granted(t *testing.T, l *Limiter, exchange bool) *slot {
+	t.Helper()
+	s, _, err := l.acquire(t.Context(), exchange, time.Now().Add(time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Four limiters, as of four processes, that share their windows.
+func TestSharedAsTheServerSeesIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limits := []auth.Limit{perSecond(10), {Requests: 60, Per: 10 * time.Second}}
+		c := &common{latency: time.Millisecond}
+		var server arrivals
+		var wg sync.WaitGroup
+		const d = 60 * time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		for range 4 {
+			l := sharing(c, limits...)
+			for range 8 {
+				wg.Go(func() {
+					for {
+						s, _, err := l.acquire(ctx, rand.IntN(8) == 0, time.Time{})
+						if err != nil {
+							return
+						}
+						if rand.IntN(10) == 0 {
+							s.cancel()
+							continue
+						}
+						time.Sleep(rand.N(20 * time.Millisecond))
+						s.wrote()
+						time.Sleep(rand.N(oneWay))
+						server.note()
+						time.Sleep(rand.N(300 * time.Millisecond))
+						s.done()
+					}
+				})
+			}
+		}
+		wg.Wait()
+		server.check(t, limits...)
+		// Of the longer window, a slot is gone for up to 220 ms more than its length.
+		if n, want := server.within(d), 60*6; n < want*9/10 {
+			t.Errorf("%d requests in %v, of %d allowed", n, d, want)
+		}
+	})
+}
+
+func TestSharedRelease(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		use  func(s *slot)
+		at   time.Duration // of the last release
+		want []string
+	}{
+		"answered":          {func(s *slot) { s.wrote(); time.Sleep(30 * time.Millisecond); s.answered(); s.done() }, 30 * time.Millisecond, []string{"true"}},
+		"answered late":     {func(s *slot) { s.wrote(); time.Sleep(time.Second); s.answered(); s.done() }, oneWay, []string{"true"}},
+		"answered early":    {func(s *slot) { s.answered(); s.done() }, 0, []string{"true"}},
+		"never sent":        {func(s *slot) { s.cancel(); s.done() }, 0, []string{"false"}},
+		"sent, then failed": {func(s *slot) { s.wrote(); s.cancel() }, 0, []string{"true"}},
+		"written twice": {func(s *slot) {
+			s.wrote()
+			time.Sleep(20 * time.Millisecond)
+			s.wrote()
+			time.Sleep(20 * time.Millisecond)
+			s.answered()
+		}, 40 * time.Millisecond, []string{"true", "true"}},
+		"written twice, far apart": {func(s *slot) { s.wrote(); time.Sleep(time.Second); s.wrote(); time.Sleep(time.Second); s.done() },
+			time.Second + oneWay, []string{"true", "true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := &common{}
+				l := sharing(c, perSecond(5))
+				begun := time.Now()
+				tt.use(granted(t, l, false))
+				time.Sleep(5 * time.Second)
+				if !slices.Equal(c.released, tt.want) {
+					t.Errorf("released %v, want %v", c.released, tt.want)
+				}
+				var last time.Time
+				for _, at := range c.received {
+					if at.After(last) {
+						last = at
+					}
+				}
+				if len(c.received) > 0 && last.Sub(begun) != tt.at {
+					t.Errorf("released after %v, want %v", last.Sub(begun), tt.at)
+				}
+			})
+		})
+	}
+}
+
+func TestSharedRefusesAndLeaves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &common{}
+		a, b := sharing(c, perSecond(1)), sharing(c, perSecond(1))
+		held := granted(t, a, false)
+		_, _, err := b.acquire(t.Context(), false, time.Now().Add(500*time.Millisecond))
+		wantLimited(t, err, time.Second)
+
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cause := errors.New("cause")
+		first := queue(ctx, b, false, time.Time{})
+		behind := queue(t.Context(), b, false, time.Now().Add(100*time.Millisecond))
+		pending(t, first)
+		time.Sleep(200 * time.Millisecond)
+		if r := <-behind; !errors.Is(r.err, auth.ErrRateLimited) {
+			t.Errorf("behind one who waits: %v, want ErrRateLimited", r.err)
+		}
+		cancel(cause)
+		if r := <-first; r.err != cause {
+			t.Errorf("whose context ended: %v", r.err)
+		}
+		held.cancel()
+		granted(t, b, false).cancel()
+		idle(t, a)
+		idle(t, b)
+		if n := len(c.received); n != 0 {
+			t.Errorf("%d slots are still taken", n)
+		}
+	})
+}
+
+// The calls of this process have all its slots here and wait for one there; an exchange does not
+// wait behind them.
+func TestSharedExchangesFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &common{}
+		a, b := sharing(c, perSecond(2)), sharing(c, perSecond(2))
+		granted(t, a, false).answered()
+		granted(t, a, false).answered()
+		var calls []<-chan result
+		for range 6 {
+			calls = append(calls, queue(t.Context(), b, false, time.Time{}))
+			pending(t, calls[len(calls)-1])
+		}
+		exchange := queue(t.Context(), b, true, time.Time{})
+		time.Sleep(time.Second + time.Millisecond)
+		select {
+		case r := <-exchange:
+			r.slot.answered()
+		default:
+			t.Error("the exchange waits behind calls")
+		}
+		for _, call := range calls {
+			(<-call).slot.answered()
+		}
+	})
+}
+
+func TestSharedPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &common{}
+		a, b := sharing(c, perSecond(1)), sharing(c, perSecond(1))
+		granted(t, a, false).answered()
+		call := queue(t.Context(), b, false, time.Time{})
+		pending(t, call)
+		begun := time.Now()
+		b.pause(begun.Add(5 * time.Second))
+		r := <-call
+		if d := time.Since(begun); r.err != nil || d < 5*time.Second {
+			t.Errorf("left %v into a pause of 5 s, %v", d, r.err)
+		}
+		r.slot.done()
+	})
+}
+
+// Without its window each process keeps to its share, and asks again once a second.
+func TestSharedAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &common{processes: 4}
+		l := sharing(c, perSecond(20))
+		use := func() (n int) {
+			for begun := time.Now(); time.Since(begun) < 10*time.Second; n++ {
+				s, _, err := l.acquire(t.Context(), false, time.Time{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.wrote()
+				s.answered()
+				s.done()
+			}
+			return n
+		}
+		if n := use(); n < 190 || n > 220 {
+			t.Errorf("%d requests in 10 s, alone with 20 a second", n)
+		}
+		c.set(auth.ErrStore)
+		c.asked = 0
+		time.Sleep(time.Second)
+		if n := use(); n < 45 || n > 55 {
+			t.Errorf("%d requests in 10 s without the window, want a fourth of 200", n)
+		}
+		if c.asked > 12 {
+			t.Errorf("asked %d times in 11 s", c.asked)
+		}
+		c.set(nil)
+		time.Sleep(2 * time.Second)
+		if n := use(); n < 190 || n > 220 {
+			t.Errorf("%d requests in 10 s with the window back", n)
+		}
+	})
+}
+
+func TestShareWithoutLimits(t *testing.T) {
+	t.Parallel()
+	c := &common{}
+	l := NewLimiter(nil, 0)
+	l.Share(c)
+	if s, _, err := l.acquire(t.Context(), false, time.Time{}); s != nil || err != nil || c.asked != 0 {
+		t.Errorf("%v, %v, asked %d times", s, err, c.asked)
+	}
+}
