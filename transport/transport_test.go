@@ -174,7 +174,7 @@ func TestRevokedUnderManyCallers(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Header.Get("Authorization") != "Bearer "+good.Load().(string) {
-			http.Error(w, "token refused", 401)
+			http.Error(w, "token refused", http.StatusUnauthorized)
 			return
 		}
 		w.Write(body)
@@ -214,7 +214,7 @@ func TestRefusalsEndWithTheProductsResponse(t *testing.T) {
 	var seen atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen.Add(1)
-		http.Error(w, "token refused", 401)
+		http.Error(w, "token refused", http.StatusUnauthorized)
 	}))
 	defer srv.Close()
 	p := new(product)
@@ -361,7 +361,7 @@ func TestRedirects(t *testing.T) {
 				foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					stray.Store(r)
 					if r.URL.Path == "/back" {
-						http.Redirect(w, r, back, 302)
+						http.Redirect(w, r, back, http.StatusFound)
 					}
 				}))
 				defer foreign.Close()
@@ -464,7 +464,7 @@ func TestBodyIsClosedOnce(t *testing.T) {
 		"too large to keep":    {status(503), "", 3 << 20, false},
 		"reset":                {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "", 10, false},
 		"answered early":       {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200) }, "", 3 << 20, false},
-		"refused token":        {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "token", 401) }, "", 10, false},
+		"refused token":        {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "token", http.StatusUnauthorized) }, "", 10, false},
 		"another origin":       {status(200), "https://example.org", 10, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -368,11 +368,11 @@ func TestTime(t *testing.T) {
 				}
 				fresh := redeemForm(consented(t, s, nil))
 				late := redeemForm(consented(t, s, nil))
-				tok := form(fresh).json(t)
+				form(fresh).json(t)
 				time.Sleep(tt.code)
 				ok("code", form(late))
 
-				tok = form(redeemForm(consented(t, s, nil))).json(t)
+				tok := form(redeemForm(consented(t, s, nil))).json(t)
 				time.Sleep(tt.access)
 				ok("access token", do(t, c, "GET", s.URL+"/api/arsys/v1/entry/HPD:IncidentInterface", "", "Authorization", "Bearer "+tok["access_token"].(string)))
 				time.Sleep(tt.re - tt.access)
