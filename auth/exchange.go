@@ -186,8 +186,13 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 	}
 	tok, start, err := c.try(ctx, prev.token(), spends)
 	if err != nil {
-		if spends && errors.Is(err, ErrConsentRequired) {
+		var e *Error
+		switch {
+		case spends && errors.Is(err, ErrConsentRequired):
 			return c.refuse(ctx, h, prev, interrupted, err)
+		case spends && errors.As(err, &e) && e.Status >= 400 && e.Status < 500:
+			// Refused, so nothing was spent: nobody need wait for us. If this fails, they do.
+			_ = c.save(ctx, h, prev)
 		}
 		return err
 	}

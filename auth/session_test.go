@@ -787,3 +787,26 @@ func TestStatusTellsWhoAndWhen(t *testing.T) {
 		}
 	})
 }
+
+// Refused for another reason than the refresh token, an exchange has spent nothing: no other process
+// waits for it.
+func TestRefusalLeavesNoMark(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := &product{lifetime: time.Hour, refresh: true}
+		a := newSession(t, p, &auth.Options{Store: &store})
+		b := newSession(t, p, &auth.Options{Store: &store})
+		get(t, a)
+		time.Sleep(2 * time.Hour)
+		p.setFail(func(int) error { return &auth.Error{Op: "exchange", Status: 429, Err: auth.ErrRateLimited} })
+		if _, err := a.Token(t.Context()); !errors.Is(err, auth.ErrRateLimited) {
+			t.Fatal(err)
+		}
+		p.setFail(nil)
+		start := time.Now()
+		if got := get(t, b); got != "T2" || time.Since(start) != 0 {
+			t.Errorf("%s after %s", got, time.Since(start))
+		}
+	})
+}

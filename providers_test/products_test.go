@@ -25,14 +25,12 @@ type product struct {
 	settings  map[string]string // YAML keys beside provider and base_url
 	secrets   []string
 	path      string // a harmless GET
-	post      string // a write, "" if it has none without consequences
 	revoke    func() // behind our back
 	exchanges func() int
 	calls     func() int
 	handler   http.Handler
 	breakAPI  func(func(http.ResponseWriter, *http.Request) bool)
 	breakAuth func(func(http.ResponseWriter, *http.Request) bool)
-	consent   func(string) error // plays the person; nil if none is needed
 }
 
 // products starts all of them.

@@ -847,19 +847,33 @@ func (e *exchanging) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.
 	return e.product.Exchange(ctx, prev)
 }
 
-func BenchmarkStack(b *testing.B) {
+// stack is the whole of it over a RoundTripper that does nothing.
+func stack(t testing.TB) (http.RoundTripper, *http.Request) {
 	ok := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 	rt, err := transport.New(auth.New(new(product), nil), &transport.Options{
-		BaseURL: parse(b, "https://api.example.com"),
+		BaseURL: parse(t, "https://api.example.com"),
 		Wrap: func(http.RoundTripper) http.RoundTripper {
 			return roundTrip(func(*http.Request) (*http.Response, error) { return ok, nil })
 		},
 	})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	req, _ := http.NewRequest("GET", "https://api.example.com/x", nil)
 	req.Header.Set("Accept", "application/json")
+	return rt, req
+}
+
+// A request costs the call, its context (2) and timer (2), the copy of the request, and its header (2).
+func TestAllocations(t *testing.T) {
+	rt, req := stack(t)
+	if n := testing.AllocsPerRun(1000, func() { rt.RoundTrip(req) }); n != 8 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkStack(b *testing.B) {
+	rt, req := stack(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := rt.RoundTrip(req); err != nil {

@@ -1,0 +1,180 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/tlsfile"
+)
+
+// Config says where Redis is.
+//
+// One server:
+//
+//	rediss://user:password@host:6379/0
+//
+// The scheme is rediss, or redis without TLS; the user is an ACL user, or absent for the default one;
+// the path is the database. User and password are read again for each connection.
+//
+// A set of servers that Sentinel watches: host and every addr are Sentinels, and master_name is what
+// they call the set. sentinel_username and sentinel_password are for the Sentinels themselves.
+//
+//	rediss://user:password@host1:26379/0?addr=host2:26379&addr=host3:26379&master_name=main
+//
+// A Cluster: host and every addr are nodes of it. One that is named by a single address also says
+// cluster=true.
+//
+//	rediss://user:password@host1:6379?addr=host2:6379&addr=host3:6379
+type Config struct {
+	// URL of the server, a secret since it holds the password; docs/operations.md has those of
+	// Sentinel and Cluster.
+	URL auth.Secret `yaml:"url" required:"true"`
+	// KeyPrefix begins the name of every key: itsmauth:. It must not have braces.
+	KeyPrefix string `yaml:"key_prefix"`
+	// TLS of the connections, for rediss. Its certificate is for servers that ask for one.
+	TLS tlsfile.Config `yaml:"tls_config"`
+}
+
+// options makes go-redis's of c.
+func (c Config) options(patience time.Duration) (*redis.UniversalOptions, error) {
+	var errs []error
+	refuse := func(key string, err error) { errs = append(errs, &auth.KeyError{Key: key, Err: err}) }
+	if strings.ContainsAny(c.KeyPrefix, "{}") {
+		refuse("key_prefix", errors.New("must not have braces"))
+	}
+	u, err := c.address()
+	if err != nil {
+		refuse("url", err)
+		return nil, errors.Join(errs...)
+	}
+	o := &redis.UniversalOptions{
+		Addrs:            u.addrs,
+		DB:               u.db,
+		MasterName:       u.masterName,
+		IsClusterMode:    u.cluster,
+		SentinelUsername: u.sentinelUsername,
+		SentinelPassword: u.sentinelPassword,
+		CredentialsProviderContext: func(context.Context) (string, string, error) {
+			u, err := c.address()
+			return u.username, u.password, err
+		},
+		Protocol:              2, // nothing here is for the third, which asks more of each connection
+		DisableIdentity:       true,
+		ContextTimeoutEnabled: true,
+		DialTimeout:           patience,
+		DialerRetries:         1,
+		ReadTimeout:           patience,
+		WriteTimeout:          patience,
+		PoolTimeout:           patience,
+		MaxRetries:            3,
+		MinRetryBackoff:       patience / 32,
+		MaxRetryBackoff:       patience / 8,
+		PipelinePoolSize:      -1,
+	}
+	switch tls, err := c.TLS.Client(); {
+	case err != nil:
+		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+			var k *auth.KeyError
+			errors.As(e, &k)
+			refuse("tls_config."+k.Key, k.Err)
+		}
+	case u.tls:
+		o.TLSConfig = tls
+	case c.TLS != tlsfile.Config{}:
+		refuse("tls_config", errors.New("needs a url of scheme rediss"))
+	}
+	return o, errors.Join(errs...)
+}
+
+// address is what a URL says.
+type address struct {
+	tls                                bool
+	addrs                              []string
+	db                                 int
+	username, password                 string
+	masterName                         string
+	cluster                            bool
+	sentinelUsername, sentinelPassword string
+}
+
+// address reads the URL. Its errors show nothing of it but names of parameters.
+func (c Config) address() (a address, err error) {
+	text, err := c.URL.Value()
+	if err != nil {
+		return a, err
+	}
+	return parseURL(text)
+}
+
+var errURL = errors.New("must be a URL such as rediss://user:password@host:6379/0; write % / ? # @ of a password as %25 %2F %3F %23 %40")
+
+func parseURL(text string) (a address, err error) {
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" || u.Hostname() == "" || u.Fragment != "" {
+		return a, errURL
+	}
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return a, errURL
+	}
+	a.tls = u.Scheme == "rediss"
+	a.username = u.User.Username()
+	a.password, _ = u.User.Password()
+	port := "6379"
+	if q.Has("master_name") {
+		port = "26379"
+	}
+	if p := u.Port(); p != "" {
+		port = p
+	}
+	a.addrs = []string{net.JoinHostPort(u.Hostname(), port)}
+	if path := strings.Trim(u.Path, "/"); path != "" {
+		if a.db, err = strconv.Atoi(path); err != nil || a.db < 0 {
+			return a, errors.New("the path must be a database's number")
+		}
+	}
+	for name, values := range q {
+		switch {
+		case name == "addr":
+			for _, addr := range values {
+				if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+					return a, errors.New("each addr must be host:port")
+				}
+				a.addrs = append(a.addrs, addr)
+			}
+		case len(values) > 1:
+			return a, fmt.Errorf("%s is there twice", name)
+		case name == "master_name":
+			a.masterName = values[0]
+		case name == "sentinel_username":
+			a.sentinelUsername = values[0]
+		case name == "sentinel_password":
+			a.sentinelPassword = values[0]
+		case name == "cluster":
+			if a.cluster, err = strconv.ParseBool(values[0]); err != nil {
+				return a, errors.New("cluster must be true or false")
+			}
+		default:
+			return a, errors.New("has an unknown parameter; there are addr, master_name, sentinel_username, sentinel_password and cluster")
+		}
+	}
+	a.cluster = a.cluster || a.masterName == "" && len(a.addrs) > 1
+	switch {
+	case a.cluster && a.masterName != "":
+		return a, errors.New("cannot have both cluster and master_name")
+	case a.cluster && a.db != 0:
+		return a, errors.New("a Cluster has only database 0")
+	case q.Has("master_name") && a.masterName == "":
+		return a, errors.New("master_name must not be empty")
+	}
+	return a, nil
+}

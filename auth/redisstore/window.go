@@ -1,0 +1,98 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// peerLife is how long a process counts that does not ask any more.
+const peerLife = time.Minute
+
+// Window implements [auth.Windower], by Redis's own clock.
+func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth.Window {
+	w := &window{s: s, key: key, keys: []string{s.key(key, ":window"), s.key(key, ":peers")}}
+	var windows []any
+	for _, l := range limits {
+		w.longest = max(w.longest, l.Per)
+		windows = append(windows, l.Requests, l.Per.Microseconds())
+	}
+	w.args = append([]any{rand.Text(), peerLife.Microseconds(), hold.Microseconds(), w.longest.Microseconds()}, windows...)
+	return w
+}
+
+type window struct {
+	s       *store
+	key     string
+	keys    []string
+	longest time.Duration
+	args    []any // of take, after the id
+}
+
+func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
+	var answer []int64
+	err = w.s.do(ctx, w.key, func(ctx context.Context) (err error) {
+		answer, err = take.Run(ctx, w.s.client, w.keys, append([]any{id}, w.args...)...).Int64Slice()
+		return err
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	return time.Duration(answer[0]) * time.Microsecond, int(answer[1]), nil
+}
+
+func (w *window) Release(id string, sent bool) {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	if w.s.closed {
+		return
+	}
+	// What fails leaves the slot taken for as long as an attempt may last.
+	w.s.running.Go(func() { w.s.run(context.Background(), w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1) })
+}
+
+// The windows of an identity are one sorted set of slots, scored by the moment, in microseconds, by
+// which the server has received the request: for a slot that was not released, that is in the future.
+// A slot counts in each window until it is older than the window is long.
+
+// take has KEYS window, peers; ARGV id, peer, peer's life, hold, longest window, and requests and
+// length of each window. It answers with the wait and the number of peers.
+//
+// The slot that must go first may still be in flight. It will not have been received before now, so
+// that its window's length is the least there is to wait.
+var take = redis.NewScript(`
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local id, peer, life, hold, longest = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+redis.call('ZADD', KEYS[2], now, peer)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - life)
+redis.call('PEXPIRE', KEYS[2], math.ceil(life / 1000))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - longest - 1)
+local wait = 0
+if not redis.call('ZSCORE', KEYS[1], id) then
+	for i = 6, #ARGV, 2 do
+		local requests, per = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+		if redis.call('ZCOUNT', KEYS[1], now - per, '+inf') >= requests then
+			local first = redis.call('ZRANGE', KEYS[1], -requests, -requests, 'WITHSCORES')
+			wait = math.max(wait, math.min(tonumber(first[2]), now) + per + 1 - now)
+		end
+	end
+	if wait == 0 then
+		redis.call('ZADD', KEYS[1], now + hold, id)
+		redis.call('PEXPIRE', KEYS[1], math.ceil((longest + hold) / 1000) + 1)
+	end
+end
+return {wait, redis.call('ZCARD', KEYS[2])}`)
+
+// release has KEYS as take; ARGV id, whether it was sent, and the longest window in milliseconds. A
+// slot that Redis has lost is put back.
+var release = redis.NewScript(`
+if ARGV[2] == '0' then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], time[1] * 1000000 + time[2], ARGV[1])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return 1`)

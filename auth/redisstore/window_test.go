@@ -1,0 +1,97 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/redistest"
+)
+
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	url := redistest.Start(t).URL()
+	limits := []auth.Limit{{Requests: 2, Per: 500 * time.Millisecond}, {Requests: 3, Per: time.Hour}}
+	const hold = 200 * time.Millisecond
+	a, b := opened(t, url).Window("k", limits, hold), opened(t, url).Window("k", limits, hold)
+	other := opened(t, url).Window("other", limits, hold)
+	take := func(w auth.Window, id string, low, high time.Duration) int {
+		t.Helper()
+		wait, processes, err := w.Take(t.Context(), id)
+		if err != nil || wait < low || wait > high {
+			t.Errorf("%s waits for %v, want %v to %v; %v", id, wait, low, high, err)
+		}
+		return processes
+	}
+	take(a, "1", 0, 0)
+	take(b, "2", 0, 0)
+	take(other, "3", 0, 0)
+	// In flight, they could be received now at the earliest.
+	take(b, "4", 450*time.Millisecond, 501*time.Millisecond)
+	a.Release("1", true)
+	b.Release("2", false)
+	redistest.Eventually(t, "the slot back that was not sent", func() bool {
+		wait, _, err := b.Take(t.Context(), "4")
+		return err == nil && wait == 0
+	})
+	// 1 was received; 4 never comes back, and counts as received once its hold is over.
+	wait, processes, err := a.Take(t.Context(), "5")
+	if err != nil || wait <= 0 || processes != 2 {
+		t.Errorf("5 waits for %v, among %d; %v", wait, processes, err)
+	}
+	time.Sleep(500*time.Millisecond + hold + 50*time.Millisecond)
+	take(a, "5", 0, 0)
+	take(a, "6", 59*time.Minute, time.Hour)
+}
+
+// What processes are told they may send never exceeds the window, whoever asks and when.
+func TestWindowUnderLoad(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	limit := auth.Limit{Requests: 10, Per: 300 * time.Millisecond}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	var mu sync.Mutex
+	var sent []time.Time
+	var wg sync.WaitGroup
+	for range 4 {
+		s := openedWith(t, Config{URL: auth.SecretString(server.URL())}, calmly)
+		w := s.Window("k", []auth.Limit{limit}, time.Second)
+		for range 4 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					id := rand.Text()
+					wait, _, err := w.Take(ctx, id)
+					if err != nil {
+						return
+					}
+					if wait > 0 {
+						time.Sleep(wait)
+						continue
+					}
+					mu.Lock()
+					sent = append(sent, time.Now())
+					mu.Unlock()
+					w.Release(id, true)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	slices.SortFunc(sent, time.Time.Compare)
+	for i := limit.Requests; i < len(sent); i++ {
+		if d := sent[i].Sub(sent[i-limit.Requests]); d <= limit.Per {
+			t.Errorf("%d requests within %v", limit.Requests+1, d)
+		}
+	}
+	if len(sent) < 50 {
+		t.Errorf("%d requests in 3 s, of 100", len(sent))
+	}
+	if n := server.Do(t, "ZCARD itsmauth:{k}:window").(int64); n > int64(limit.Requests) {
+		t.Errorf("%d slots kept", n)
+	}
+}
