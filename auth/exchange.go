@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"time"
 
@@ -198,11 +199,7 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 	}
 	r := received(tok, prev, start)
 	if h == nil {
-		var version uint64
-		if f.last != nil {
-			version = f.last.version.Load()
-		}
-		c.publish(f, r, version)
+		c.publish(f, r, math.MaxUint64) // of no record: what is stored is newer only if it was obtained later
 		return nil
 	}
 	return c.keep(ctx, f, h, prev, r)

@@ -516,6 +516,33 @@ func TestStoreFailsWithNothingAtStake(t *testing.T) {
 	})
 }
 
+// What was obtained beside the store is not replaced by something older that is in it: refused
+// together, the older one would be refused again.
+func TestOlderTokenIsNotAdopted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{lifetime: time.Hour}
+		others, ours := newSession(t, p, &auth.Options{Store: &store}), newSession(t, p, &auth.Options{Store: &store})
+		get(t, others)
+		time.Sleep(time.Second)
+		store.load.Store(true)
+		tok, err := ours.Token(t.Context())
+		if err != nil || tok.AccessToken != "T2" {
+			t.Fatal(tok, err)
+		}
+		store.load.Store(false)
+		time.Sleep(time.Second)
+		ours.Invalidate(tok)
+		if got := get(t, ours); got != "T3" {
+			t.Errorf("%s in place of T2", got)
+		}
+		if r, _ := store.Load(t.Context(), ours.Key()); !strings.Contains(string(r.Data), `"T3"`) {
+			t.Error("T3 is not for the others")
+		}
+	})
+}
+
 // A token that is still valid is no reason to exchange beside the store: others would do the same.
 // One that is not, is.
 func TestStoreFailsInTheBackground(t *testing.T) {

@@ -276,6 +276,10 @@ func TestScriptsTwice(t *testing.T) {
 	if taken, err := s.lock(t.Context(), "k", "another"); taken || err != nil {
 		t.Errorf("another's lock: %v, %v", taken, err)
 	}
+	s.unlock("k", "another")
+	if taken, err := s.lock(t.Context(), "k", "another"); taken || err != nil {
+		t.Errorf("another has unlocked: %v, %v", taken, err)
+	}
 	w := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Hour}}, time.Second)
 	for range 2 {
 		if wait, _, err := w.Take(t.Context(), "same"); wait != 0 || err != nil {

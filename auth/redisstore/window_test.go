@@ -48,6 +48,23 @@ func TestWindow(t *testing.T) {
 	take(a, "6", 59*time.Minute, time.Hour)
 }
 
+func TestWindowOfTheDead(t *testing.T) {
+	t.Parallel()
+	limits := []auth.Limit{{Requests: 1, Per: 500 * time.Millisecond}}
+	w := opened(t, redistest.Start(t).URL()).Window("k", limits, time.Second)
+	begun := time.Now()
+	if wait, _, err := w.Take(t.Context(), "dead"); wait != 0 || err != nil {
+		t.Fatal(wait, err)
+	}
+	redistest.Eventually(t, "the slot of the dead", func() bool {
+		wait, _, err := w.Take(t.Context(), "next")
+		return err == nil && wait == 0
+	})
+	if d := time.Since(begun); d < 1500*time.Millisecond {
+		t.Errorf("its slot came back after %v, want 1.5 s", d)
+	}
+}
+
 // What processes are told they may send never exceeds the window, whoever asks and when.
 func TestWindowUnderLoad(t *testing.T) {
 	t.Parallel()

@@ -53,44 +53,42 @@ const (
 	exchangeTime = 45 * time.Second // an exchange's own deadline, and a little
 )
 
-// wires are the connectors' innermost RoundTrippers, with which the doctor sends what is not to be
-// retried, and by which it knows of exchanges.
-type wires struct {
-	inner     map[string][]http.RoundTripper
-	exchanges map[string]*atomic.Int64
+// A wire is a connector's innermost RoundTripper, with which the doctor sends what is not to be
+// retried. Whatever else is sent is an exchange.
+type wire struct {
+	http.RoundTripper
+	exchanges atomic.Int64
 }
 
-func (w *wires) wrap(connector string, next http.RoundTripper) http.RoundTripper {
-	if w.exchanges[connector] == nil {
-		w.exchanges[connector] = new(atomic.Int64)
-	}
-	n := w.exchanges[connector]
-	w.inner[connector] = append(w.inner[connector], next)
-	return roundTrip(func(req *http.Request) (*http.Response, error) {
-		n.Add(1) // the doctor's own requests go around this
-		return next.RoundTrip(req)
-	})
+type counted struct {
+	http.RoundTripper
+	n *atomic.Int64
 }
 
-type roundTrip func(*http.Request) (*http.Response, error)
+func (c counted) RoundTrip(req *http.Request) (*http.Response, error) {
+	c.n.Add(1)
+	return c.RoundTripper.RoundTrip(req)
+}
 
-func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
-
-// patient is one connector while it is looked at.
+// A patient is one connector while it is looked at.
 type patient struct {
 	*config.Connector
 	*diagnosis
-	app       *app
-	wire      http.RoundTripper
-	exchanges *atomic.Int64
-	errs      *[]error
+	app  *app
+	wire *wire
+	errs *[]error
 }
 
 // online looks at each connector: its network, its token, its API. The error says how many checks
 // failed, and is what the worst of them were.
 func (a *app) online(ctx context.Context) error {
-	w := &wires{inner: map[string][]http.RoundTripper{}, exchanges: map[string]*atomic.Int64{}}
-	conns, err := a.load(config.WithWrap(w.wrap))
+	wires := map[string]*wire{}
+	conns, err := a.load(config.WithWrap(func(connector string, next http.RoundTripper) http.RoundTripper {
+		if wires[connector] == nil {
+			wires[connector] = &wire{RoundTripper: next}
+		}
+		return counted{next, &wires[connector].exchanges}
+	}))
 	if err != nil {
 		return err
 	}
@@ -107,8 +105,7 @@ func (a *app) online(ctx context.Context) error {
 		if isTerminal(a.stdout) && a.output != "json" {
 			fmt.Fprintf(a.stdout, "%s %s %s\n", painter(a.stdout)(bold, name), d.Provider, d.BaseURL)
 		}
-		inner := w.inner[name] // the last is for redirects to other origins, which go bare
-		p := &patient{conn, d, a, inner[len(inner)-2], w.exchanges[name], &errs}
+		p := &patient{conn, d, a, wires[name], &errs}
 		p.examine(ctx)
 		total += len(d.Checks)
 	}
@@ -370,7 +367,7 @@ func (p *patient) token(ctx context.Context) *oauth2.Token {
 		message, fix, _ := strings.Cut(strings.TrimPrefix(err.Error(), p.Name+": exchange: "), "; ")
 		p.failed("token", message, fix, err)
 		return nil
-	case p.exchanges.Load() > 0:
+	case p.wire.exchanges.Load() > 0:
 		p.ok("token", "a new one, by one exchange; valid for "+about(time.Until(tok.Expiry)))
 	default:
 		p.ok("token", "the stored one, without an exchange; valid for "+about(time.Until(tok.Expiry)))
@@ -432,7 +429,7 @@ func (p *patient) probe(ctx context.Context, path string, tok *oauth2.Token) {
 		p.failed("probe", "GET "+shown+": "+plainError(err), "check probe and base_url", err)
 		return
 	}
-	if rejected := p.Authenticator().Rejected(resp, tok); rejected && p.exchanges.Load() == 0 {
+	if rejected := p.Authenticator().Rejected(resp, tok); rejected && p.wire.exchanges.Load() == 0 {
 		p.found("probe", "warning", "the product refuses the stored token, which somebody else made invalid", "")
 		if tok = p.token(ctx); tok != nil {
 			p.probe(ctx, path, tok)

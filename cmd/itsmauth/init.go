@@ -59,10 +59,12 @@ the file refers to environment variables.`,
 			if in, ok := a.stdin.(io.Writer); value == "" && ok && isTerminal(in) {
 				value = a.ask(cmd.Context(), lines, flag, about, otherwise)
 			}
-			if value = cmp.Or(value, otherwise); value == "" {
+			if value = cmp.Or(value, otherwise); cmd.Context().Err() != nil {
+				return "", errors.New("interrupted; nothing was written")
+			} else if value == "" {
 				return "", usage(fmt.Errorf("--%s is missing: %s", flag, about))
 			}
-			return value, cmd.Context().Err()
+			return value, nil
 		}, known)
 	}
 	return cmd
@@ -85,6 +87,7 @@ func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwi
 	case line := <-answer:
 		return line
 	case <-ctx.Done():
+		fmt.Fprintln(a.stderr)
 		return ""
 	}
 }

@@ -24,7 +24,8 @@ func isTerminal(w io.Writer) bool {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	null, nerr := os.Stat(os.DevNull) // a character device too
+	return err == nil && nerr == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
 }
 
 // A style is an SGR parameter (ECMA-48 section 8.3.117).

@@ -17,7 +17,7 @@ type Config struct {
 	CertFile           string `yaml:"cert_file"`
 	KeyFile            string `yaml:"key_file"`
 	ServerName         string `yaml:"server_name"`
-	MinVersion         string `yaml:"min_version"`
+	MinVersion         string `yaml:"min_version" enum:"TLS12,TLS13"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
 }
 

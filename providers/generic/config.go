@@ -27,10 +27,10 @@ type Config struct {
 	RevokeURL *url.URL `yaml:"revoke_url"`
 	// Method is that of the exchange: POST, PUT, PATCH, or GET, which takes no secret but in
 	// headers and does not refresh.
-	Method string `yaml:"method"`
+	Method string `yaml:"method" enum:"POST,PUT,PATCH,GET"`
 	// Grant is client_credentials, password, refresh_token, authorization_code, or none, which
 	// sends no grant_type and whatever else is set. The default is client_credentials.
-	Grant string `yaml:"grant"`
+	Grant string `yaml:"grant" enum:"client_credentials,password,refresh_token,authorization_code,none"`
 
 	// ClientID and ClientSecret identify the client (RFC 6749 section 2.3). Without a secret the
 	// id travels among the fields.
@@ -56,16 +56,16 @@ type Config struct {
 	SecretParams map[string]auth.Secret `yaml:"secret_params"`
 
 	// Encoding of the fields is form or json. The default is form.
-	Encoding string `yaml:"encoding"`
+	Encoding string `yaml:"encoding" enum:"form,json"`
 	// CredentialsIn is where the client id and secret go: basic, form or json (among the fields,
 	// in their encoding), or headers. The default is basic, with the encoding json it is json.
-	CredentialsIn string `yaml:"credentials_in"`
+	CredentialsIn string `yaml:"credentials_in" enum:"basic,form,json,headers"`
 	// CredentialHeaders carry them with credentials_in headers. In a template {client_id} and
 	// {client_secret} stand for what they say.
 	CredentialHeaders []Header `yaml:"credential_headers"`
 	// CredentialsEncoding in the Basic header is rfc6749, which URL-escapes both (section 2.3.1),
 	// or raw, as in RFC 7617. The default is rfc6749.
-	CredentialsEncoding string `yaml:"credentials_encoding"`
+	CredentialsEncoding string `yaml:"credentials_encoding" enum:"raw,rfc6749"`
 
 	Response Response `yaml:"response"`
 	// DefaultLifetime of a token is for an answer that does not say and a token that is no JWT.
@@ -89,7 +89,7 @@ type Config struct {
 // which * is any element of an array. The defaults are those of RFC 6749 section 5.
 type Response struct {
 	// Format is json, whatever the Content-Type says, or text: the body is the access token.
-	Format       string `yaml:"format"`
+	Format       string `yaml:"format" enum:"json,text"`
 	AccessToken  string `yaml:"access_token"`  // /access_token
 	RefreshToken string `yaml:"refresh_token"` // /refresh_token
 	ExpiresIn    string `yaml:"expires_in"`    // /expires_in, in seconds
@@ -106,7 +106,7 @@ type Refresh struct {
 	Fields []string `yaml:"fields"`
 	// Fallback, once a refresh token is refused, is grant, the full grant in the same exchange,
 	// or consent: a person logs in. The default is what the grant allows.
-	Fallback string `yaml:"fallback"`
+	Fallback string `yaml:"fallback" enum:"grant,consent"`
 }
 
 // Header is a header whose value is made of a template.

@@ -23,7 +23,7 @@ import (
 type Config struct {
 	// Grant is authorization_code, the default, which needs SSOURL, ClientID, ClientSecret and
 	// RedirectURI; or ar_jwt, which needs Username and Password.
-	Grant string `yaml:"grant"`
+	Grant string `yaml:"grant" enum:"authorization_code,ar_jwt"`
 
 	// SSOURL is that of Remedy SSO, such as https://sso.example.com/rsso.
 	SSOURL       *url.URL    `yaml:"sso_url"`
@@ -39,9 +39,9 @@ type Config struct {
 	// PKCE adds S256 (RFC 7636), which BMC does not document.
 	PKCE bool `yaml:"pkce"`
 	// OAuthVersion is that of the token endpoint: v1, the default, or v1.1.
-	OAuthVersion string `yaml:"oauth_version"`
+	OAuthVersion string `yaml:"oauth_version" enum:"v1,v1.1"`
 	// CredentialsIn is where the client's credentials go: form, the default, or basic, unescaped.
-	CredentialsIn string `yaml:"credentials_in"`
+	CredentialsIn string `yaml:"credentials_in" enum:"form,basic"`
 	// RefreshParam is the field with the refresh token: refresh_token, or refreshToken as the
 	// documentation of 18.08 has it.
 	RefreshParam string `yaml:"refresh_param"`
