@@ -98,12 +98,13 @@ func forward(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	w.WriteHeader(http.StatusOK)
-	down, _, err := http.NewResponseController(w).Hijack()
+	down, early, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		up.Close()
 		return
 	}
-	go func() { io.Copy(up, down); up.Close() }()
+	io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
+	go func() { io.Copy(up, early); up.Close() }()
 	io.Copy(down, up)
 	down.Close()
 }
