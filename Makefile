@@ -1,6 +1,6 @@
 # make test    everything that CI runs: formatting, vet, staticcheck, all tests with -race
 # make servers installs the programs that some tests want, where it may
-# make bench   the figures of docs/performance.md, some 20 minutes on a quiet machine
+# make bench   the figures of docs/performance.md, some 12 minutes on a quiet machine
 # make fuzz    each fuzz target for FUZZTIME (60s)
 
 GO       ?= go
@@ -23,9 +23,9 @@ lint:
 
 bench:
 	cd internal/bench && { \
-		$(GO) test -run '^$$' -bench Token -cpu 1,2,8 -benchtime 200ms -count 10 . && \
-		$(GO) test -run '^$$' -bench RoundTrip -cpu 1 -benchtime 200ms -count 10 . && \
-		$(GO) run ./load -count 3; } >bench.txt && \
+		$(GO) test -run '^$$' -bench Token -cpu 1,2,8 -benchtime 200ms -count 6 . && \
+		$(GO) test -run '^$$' -bench RoundTrip -cpu 1 -benchtime 200ms -count 6 . && \
+		$(GO) run ./load -count 2; } >bench.txt && \
 	$(GO) run ./report -into ../../docs/performance.md bench.txt
 
 fuzz:

@@ -197,11 +197,9 @@ type download struct {
 }
 
 func (d *download) Read(b []byte) (int, error) {
-	d.c.reading.Store(true)
-	d.c.timer.Reset(d.c.t.o.AttemptTimeout)
+	d.c.waiting.Store(d.c.clock())
 	n, err := d.body.Read(b)
-	d.c.reading.Store(false)
-	d.c.timer.Stop()
+	d.c.waiting.Store(0)
 	if err != nil {
 		if err != io.EOF {
 			err = d.c.explain(unquoted(err))

@@ -34,7 +34,8 @@ type call struct {
 	deadline atomic.Int64 // wall clock ns by which headers are due
 	upstart  atomic.Int64 // when the body began to flow, 0 if it does not
 	answered atomic.Bool
-	reading  atomic.Bool // the response's body
+	began    time.Time
+	waiting  atomic.Int64 // since when the caller waits for a piece of the response's body, by clock; 0 if it does not
 
 	slot *slot
 	down download
@@ -42,6 +43,7 @@ type call struct {
 
 func (c *call) do() (*http.Response, error) {
 	now := time.Now()
+	c.began = now
 	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
 	c.ctx, c.cancel = context.WithCancelCause(c.req.Context())
 	c.deadline.Store(now.Add(c.t.o.Timeout).UnixNano())
@@ -55,7 +57,6 @@ func (c *call) do() (*http.Response, error) {
 		}
 	}
 	c.payload.finish()
-	c.timer.Stop()
 	if err != nil {
 		err = c.explain(err)
 		c.end()
@@ -64,6 +65,7 @@ func (c *call) do() (*http.Response, error) {
 	resp.Request = c.req
 	c.answered.Store(true)
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		c.timer.Stop()
 		resp.Body = &upgraded{conn, c} // a connection now, and the caller's
 		return resp, nil
 	}
@@ -71,6 +73,7 @@ func (c *call) do() (*http.Response, error) {
 		c.end()
 		return resp, nil
 	}
+	c.timer.Reset(c.t.o.AttemptTimeout)
 	c.down = download{c, resp.Body}
 	resp.Body = &c.down
 	return resp, nil
@@ -318,23 +321,40 @@ func (e timeoutError) Timeout() bool        { return true }
 func (e timeoutError) Temporary() bool      { return true }
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
+// clock is the time since the call began, never 0.
+func (c *call) clock() int64 { return int64(time.Since(c.began)) + 1 }
+
 func (c *call) expire() {
-	if c.answered.Load() && !c.reading.Load() {
-		return // nobody waits: it was set while the last wait ended
-	}
-	if c.answered.Load() || c.upstart.Load() != 0 {
-		c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", c.t.o.AttemptTimeout)})
+	limit := c.t.o.AttemptTimeout
+	switch answered := c.answered.Load(); {
+	case c.ctx.Err() != nil:
+		return
+	case answered:
+		// Reads only note when they began: a timer set and stopped by each costs more.
+		left := limit
+		if since := c.waiting.Load(); since != 0 {
+			left -= time.Duration(c.clock() - since)
+		}
+		if left > 0 {
+			c.timer.Reset(left)
+			return
+		}
+	case c.upstart.Load() == 0:
+		c.cancel(timeoutError{fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
 		return
 	}
-	c.cancel(timeoutError{fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
+	c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit)})
 }
 
 // flowing notes that a piece of the request's body is on its way.
 func (c *call) flowing() {
-	switch answered := c.answered.Load(); {
-	case answered && !c.reading.Load():
+	if c.answered.Load() {
+		if since := c.waiting.Load(); since != 0 {
+			c.waiting.CompareAndSwap(since, c.clock())
+		}
 		return
-	case !answered && c.upstart.Load() == 0:
+	}
+	if c.upstart.Load() == 0 {
 		c.upstart.Store(time.Now().UnixNano())
 	}
 	c.timer.Reset(c.t.o.AttemptTimeout)
