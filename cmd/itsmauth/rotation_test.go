@@ -29,13 +29,13 @@ type consented struct {
 	key   string
 }
 
-func newConsented(t *testing.T) *consented {
+func newConsented(t *testing.T, refreshLifetime time.Duration) *consented {
 	t.Helper()
 	redirect, err := freeRedirectURI()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &consented{T: t, sso: remedytest.NewServer(&remedytest.Options{RedirectURIs: []string{redirect}})}
+	c := &consented{T: t, sso: remedytest.NewServer(&remedytest.Options{RedirectURIs: []string{redirect}, RefreshLifetime: refreshLifetime})}
 	t.Cleanup(c.sso.Close)
 	dir := t.TempDir()
 	tokens := filepath.Join(dir, "tokens")
@@ -133,7 +133,7 @@ func (c *consented) expire() {
 
 func TestRotations(t *testing.T) {
 	t.Parallel()
-	c := newConsented(t)
+	c := newConsented(t, 0)
 	seen := map[string]bool{}
 	for range 50 {
 		c.expire()
@@ -171,7 +171,7 @@ func TestKilledExchanges(t *testing.T) {
 	}
 	t.Parallel()
 	const kills = 200
-	c := newConsented(t)
+	c := newConsented(t, 0)
 	c.sso.Delay(5 * time.Millisecond)
 
 	start := time.Now()

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
+)
+
+// The doctor counts the days that a consent has left, and warns before they are over.
+func TestDoctorCountsConsentDays(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		lifetime     time.Duration
+		status, says string
+	}{
+		{0, "ok", "59 days left"},
+		{2*24*time.Hour + time.Hour, "warning", "2 days left"},
+	} {
+		c := newConsented(t, test.lifetime)
+		out, err := c.command("check", "--online", "--output", "json").Output()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		var list []struct {
+			Checks []struct{ Check, Status, Message, Fix string }
+		}
+		if err := json.Unmarshal(out, &list); err != nil || len(list) != 1 {
+			t.Fatalf("%v: %s", err, out)
+		}
+		found := false
+		for _, check := range list[0].Checks {
+			if check.Check == "consent" {
+				found = true
+				if check.Status != test.status || !strings.HasPrefix(check.Message, test.says) {
+					t.Errorf("%+v, want %s: %s", check, test.status, test.says)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("no consent in %s", out)
+		}
+		if n := c.sso.Stats().Exchanges; n != 1 {
+			t.Errorf("%d exchanges, want the login's", n)
+		}
+	}
+}
+
+// Connectors of one identity share the one exchange of a look at them.
+func TestDoctorSharesATokenByIdentity(t *testing.T) {
+	t.Parallel()
+	s := beyondtrusttest.NewServer(nil)
+	t.Cleanup(s.Close)
+	file := filepath.Join(t.TempDir(), "itsmauth.yaml")
+	yaml := "version: 1\ntoken_store: {type: memory}\nconnectors:\n"
+	for _, name := range []string{"a", "b"} {
+		yaml += fmt.Sprintf("  %s:\n    provider: beyondtrust\n    base_url: %s\n    client_id: '%s'\n    client_secret: '%s'\n",
+			name, s.URL, beyondtrusttest.DefaultClientID, beyondtrusttest.DefaultClientSecret)
+	}
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr strings.Builder
+	if code := run(t.Context(), []string{"--config", file, "check", "--online"}, nil, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit %d: %s%s", code, stdout.String(), stderr.String())
+	}
+	for _, want := range []string{"a: token: ok", "b: token: ok", "a: probe: ok", "b: probe: ok"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("no %q in\n%s", want, stdout.String())
+		}
+	}
+	if n := s.Stats().Exchanges; n != 1 {
+		t.Errorf("%d exchanges", n)
+	}
+}
+
+func TestTimesForEyes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for in, want := range map[time.Duration]string{
+			42*time.Minute + time.Second: "in 42m", 90 * time.Minute: "in 1h30m", 59 * time.Second: "in 59s",
+			60 * 24 * time.Hour: "in 60d", -5 * time.Minute: "5m ago", 0: "0s ago",
+		} {
+			at := time.Now().Add(in)
+			if got := when(at, true); got != want {
+				t.Errorf("%s is %q to eyes, want %q", in, got, want)
+			}
+			if got, want := when(at, false), at.UTC().Format(time.RFC3339); got != want {
+				t.Errorf("%s is %q to programs, want %q", in, got, want)
+			}
+		}
+		if got := when(time.Time{}, true); got != "-" {
+			t.Errorf("never is %q", got)
+		}
+	})
+}
