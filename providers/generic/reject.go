@@ -9,10 +9,6 @@ import (
 
 // Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
-	status := resp.StatusCode
-	if !slices.ContainsFunc(p.c.RejectedWhen, func(c Condition) bool { return c.Status == 0 || c.Status == status }) {
-		return false // most responses: nothing to parse
-	}
 	var decoded any
 	doc := func() any {
 		if decoded == nil {
