@@ -30,18 +30,20 @@ type held struct {
 func (c *core) obtain(ctx context.Context, f *flight) error {
 	// A look without the lock: after a restart, or when another process was first, that is all.
 	r, version, err := c.load(ctx)
+	if err == nil && c.ahead(f.last, r, version) {
+		r, version, err = c.restore(ctx, f.last)
+	}
 	f.version = version
+	if err == nil && c.loggedOut(f.last, r, version) {
+		return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.Refused)}
+	}
 	if err == nil && c.adopt(f, r, version) {
 		return nil
 	}
 	if f.held != nil && !c.released(f.held, version, err) {
 		return f.held
 	}
-	if f.kind == idling && (err != nil || !c.due(r)) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.idle.Reset(time.Hour)
-		c.scheduleIdle(r)
+	if f.kind == watching && (err != nil || !c.due(r)) {
 		return errNotDue
 	}
 
@@ -85,6 +87,49 @@ func (c *core) released(held error, version uint64, err error) bool {
 // atStake reports whether an exchange beside the store could cost somebody a login.
 func (c *core) atStake(last *snapshot) bool {
 	return !c.refresh.Expendable && (c.needsPerson() || last != nil && last.record.RefreshToken != "")
+}
+
+// ahead reports whether last is newer than a record: the store lost its last write, perhaps somebody
+// has since met a refusal with the refresh token before last's. Who logged out is not overruled.
+func (c *core) ahead(last *snapshot, r tokenRecord, version uint64) bool {
+	switch {
+	case last == nil || last.record.RefreshToken == "" || c.refresh.Expendable:
+		return false
+	case r.Refused == nil:
+		return version < last.version.Load()
+	}
+	return !r.Refused.LoggedOut && r.RefreshToken != last.record.RefreshToken && last.record.Refreshed.After(r.Refreshed)
+}
+
+// restore writes last back into a store that lost it, and returns what is stored then.
+func (c *core) restore(ctx context.Context, last *snapshot) (tokenRecord, uint64, error) {
+	h, err := c.lock(ctx)
+	if err != nil {
+		return tokenRecord{}, 0, err
+	}
+	defer h.unlock()
+	if c.ahead(last, h.tokenRecord, h.version) {
+		if err := c.save(ctx, h, last.record); err != nil {
+			return tokenRecord{}, 0, err
+		}
+		last.version.Store(h.version)
+		c.logger.Warn("the token store had lost the newest refresh token; it is written back", "connector", c.opts.Connector)
+	}
+	return h.tokenRecord, h.version, nil
+}
+
+// loggedOut gives up what is held of a consent that was ended elsewhere since, and reports whether
+// there was something.
+func (c *core) loggedOut(last *snapshot, r tokenRecord, version uint64) bool {
+	if last == nil || r.Refused == nil || !r.Refused.LoggedOut ||
+		version <= last.version.Load() && last.record.Refreshed.After(r.Refused.Since) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = nil
+	c.current.Store(nil)
+	return true
 }
 
 func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
@@ -144,7 +189,7 @@ func (c *core) adopt(f *flight, r tokenRecord, version uint64) bool {
 	if !snap.valid() || f.kind != foreground && time.Now().UnixNano() >= snap.stale {
 		return false
 	}
-	if f.kind == idling && c.due(r) {
+	if f.kind == watching && c.due(r) {
 		return false
 	}
 	f.forced = false // somebody else's exchange, not ours
@@ -173,7 +218,7 @@ func (c *core) awaitPending(ctx context.Context, h *held) (interrupted time.Time
 
 // exchange obtains a token, saves it in h and publishes it. A nil h is a store that failed.
 func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted time.Time) error {
-	prev, err := c.previous(f.last, h)
+	prev, err := c.previous(h)
 	if err != nil {
 		return err
 	}
@@ -205,18 +250,13 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 	return c.keep(ctx, f, h, prev, r)
 }
 
-// previous is what the next exchange starts from: the stored record, or ours if the store lost it,
-// or the refresh token that the settings give.
-func (c *core) previous(last *snapshot, h *held) (tokenRecord, error) {
-	var prev tokenRecord
-	switch {
-	case h == nil:
-		return prev, nil
-	case last != nil && h.version < last.version.Load():
-		prev = last.record
-	default:
-		prev = h.tokenRecord
+// previous is what the next exchange starts from: the stored record, or the refresh token that the
+// settings give.
+func (c *core) previous(h *held) (tokenRecord, error) {
+	if h == nil {
+		return tokenRecord{}, nil
 	}
+	prev := h.tokenRecord
 	prev.Pending = nil
 	if !c.refresh.Token.IsZero() && (prev.RefreshToken == "" || prev.Refused != nil) {
 		seed, err := c.refresh.Token.Value()

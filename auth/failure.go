@@ -86,9 +86,6 @@ func (c *core) failed(f *flight) {
 	}
 	m.next = now.Add(wait)
 	c.next.Store(m.next.UnixNano())
-	if f.kind == idling {
-		c.idle.Reset(max(wait, idleLook))
-	}
 }
 
 // secretsChanged reports whether a secret differs from the ones that were refused. It looks once a

@@ -28,7 +28,7 @@ type flightKind int
 const (
 	foreground flightKind = iota // somebody waits
 	background                   // the current token is stale
-	idling                       // the refresh token is halfway through its life
+	watching                     // a refresh token is at stake
 	looking                      // the token is refused, but another exchange would do no good
 )
 
@@ -56,10 +56,10 @@ func (c *core) startBackground() {
 func (c *core) start(kind flightKind) *flight {
 	f := &flight{kind: kind, last: c.last, answered: make(chan struct{}), done: make(chan struct{})}
 	f.forced = c.last != nil && c.current.Load() == nil
-	switch kind {
-	case foreground:
+	switch {
+	case kind == foreground:
 		f.held = c.failure.holds()
-	case looking:
+	case kind == looking, kind == watching && time.Now().Before(c.failure.next):
 		f.held = errNotDue
 	}
 	c.flight = f
@@ -82,6 +82,7 @@ func (c *core) run(f *flight) {
 		close(f.answered)
 	}
 	close(f.done)
+	c.watch()
 }
 
 // publish answers the flight with r, makes it the current token, and forgets failures.
@@ -108,52 +109,46 @@ func (c *core) set(snap *snapshot, forced bool) {
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
 	// would be asked ever faster.
 	c.next.Store(time.Now().Add(min(time.Second, snap.record.Lifetime/5)).UnixNano())
-	c.scheduleIdle(snap.record)
 }
 
-// Idle consents: a refresh token that nobody uses is renewed halfway through its life.
-
-// idleLook is when a session that nobody has used first looks for a consent to keep alive. Short
-// commands are over by then.
-const idleLook = time.Minute
+// watchEvery is how often a session with a refresh token at stake looks at its record, used or not:
+// for a logout or a login elsewhere, for a store that lost its last write, and to renew a refresh
+// token that is halfway through its life.
+const watchEvery = 10 * time.Second
 
 var errNotDue = errors.New("not due")
 
-// scheduleIdle sets the timer for r's refresh token. c.mu is held.
-func (c *core) scheduleIdle(r tokenRecord) {
-	if c.closed || r.RefreshToken == "" || c.refresh.Expendable {
+// watch sets the timer for the next look, if a refresh token is at stake. c.mu is held.
+func (c *core) watch() {
+	if c.closed || !c.atStake(c.last) {
 		return
 	}
-	ends := c.consentExpiry(r)
-	if ends.IsZero() {
+	every := watchEvery
+	if c.last != nil {
+		if life := c.consentLife(c.last.record); life > 0 {
+			every = min(every, life/10)
+		}
+	}
+	if every = less(every); c.watcher == nil {
+		c.watcher = time.AfterFunc(every, c.startWatching)
 		return
 	}
-	life := ends.Sub(r.Refreshed)
-	// A refresh token that does not rotate stays past its half: not again at once.
-	at := max(time.Until(r.Refreshed.Add(life/2)), life/10)
-	if c.idle == nil {
-		c.idle = time.AfterFunc(at, c.keepAlive)
-		return
-	}
-	c.idle.Reset(at)
+	c.watcher.Reset(every)
 }
 
-func (c *core) keepAlive() {
+func (c *core) startWatching() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-	case c.flight != nil:
-		c.idle.Reset(idleLook)
-	default:
-		c.start(idling)
+	if !c.closed && c.flight == nil { // whose end sets the timer again
+		c.start(watching)
 	}
 }
 
-// due reports whether r's refresh token is halfway through its life.
+// due reports whether r's refresh token is halfway through its life. One that does not rotate stays
+// so, and is not used again at once.
 func (c *core) due(r tokenRecord) bool {
-	ends := c.consentExpiry(r)
-	return !ends.IsZero() && time.Since(r.Refreshed) >= ends.Sub(r.Refreshed)/2
+	life := c.consentLife(r)
+	return life > 0 && time.Since(r.Refreshed) >= life/2 && time.Since(r.Obtained) >= life/10
 }
 
 // bounded gives ctx a limit for one operation of the store.

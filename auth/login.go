@@ -39,7 +39,8 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 }
 
 // Revoke tells the product to forget the tokens (RFC 7009), if it can be told, and then forgets
-// them here, also if the product could not be reached. Its error is an [*Error].
+// them here, also if the product could not be reached. Sessions of other processes that share the
+// store give up theirs within 10 s if a person's consent is ended by that. Its error is an [*Error].
 func (s *Session) Revoke(ctx context.Context) error {
 	return s.detached(ctx, "revoke", func(ctx context.Context) error {
 		h, err := s.lock(ctx)
@@ -56,9 +57,7 @@ func (s *Session) Revoke(ctx context.Context) error {
 				rerr = explain(rctx, rerr)
 			}
 		}
-		dctx, cancel := bounded(ctx)
-		defer cancel()
-		if err := s.opts.Store.Delete(dctx, s.key, h.version); err != nil {
+		if err := s.forget(ctx, h); err != nil {
 			return &Error{Op: "store", Err: storeError(err)}
 		}
 		s.mu.Lock()
@@ -67,6 +66,22 @@ func (s *Session) Revoke(ctx context.Context) error {
 		s.current.Store(nil)
 		return rerr
 	})
+}
+
+// forget leaves of a person's consent that it was ended: where there is no record at all, those who
+// still hold the refresh token would take it for lost and write it back.
+func (s *Session) forget(ctx context.Context, h *held) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if !s.needsPerson() {
+		return s.opts.Store.Delete(ctx, s.key, h.version)
+	}
+	now := time.Now().Round(0)
+	rec := s.encode(tokenRecord{Seed: h.Seed, Refused: &refused{Since: now, LoggedOut: true}}, h.version)
+	if rec.Expires = s.consentExpiry(h.tokenRecord); rec.Expires.IsZero() && s.refresh.Lifetime > 0 {
+		rec.Expires = now.Add(s.refresh.Lifetime)
+	}
+	return s.opts.Store.Save(ctx, s.key, rec)
 }
 
 // detached runs f to its end, for Close to wait for, and waits for it as long as ctx lasts.

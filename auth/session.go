@@ -84,7 +84,7 @@ type core struct {
 	flight  *flight   // the one exchange, or nil
 	failure failure
 	forced  forced
-	idle    *time.Timer // keeps an unused consent alive
+	watcher *time.Timer // or nil
 	lost    error       // a rotated refresh token that Close could not save
 }
 
@@ -111,9 +111,9 @@ func New(p Provider, opts *Options) *Session {
 	}
 	c.key = identity(p, &c.opts)
 	c.life, c.kill = context.WithCancel(context.Background())
-	if c.needsPerson() {
-		c.idle = time.AfterFunc(idleLook, c.keepAlive)
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watch()
 	return &Session{c, c.opts.Connector}
 }
 
@@ -229,8 +229,8 @@ func (s *Session) Close(ctx context.Context) error {
 	if !s.closed {
 		s.closed = true
 		close(s.closing)
-		if s.idle != nil {
-			s.idle.Stop()
+		if s.watcher != nil {
+			s.watcher.Stop()
 		}
 	}
 	s.mu.Unlock()

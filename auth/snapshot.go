@@ -71,10 +71,14 @@ type pending struct {
 type refused struct {
 	Since       time.Time `json:"since"`
 	Interrupted time.Time `json:"interrupted,omitzero"`
+	LoggedOut   bool      `json:"logged_out,omitempty"`
 }
 
 func (r refused) Error() string {
-	if r.Interrupted.IsZero() {
+	switch {
+	case r.LoggedOut:
+		return fmt.Sprintf("logged out at %s", r.Since.Format(time.RFC3339))
+	case r.Interrupted.IsZero():
 		return fmt.Sprintf("the refresh token was refused at %s", r.Since.Format(time.RFC3339))
 	}
 	return fmt.Sprintf("an exchange was interrupted at %s before the new refresh token was saved, and the old one is refused",
@@ -124,6 +128,14 @@ func (c *core) consentExpiry(t tokenRecord) time.Time {
 		return t.Refreshed.Add(c.refresh.Lifetime)
 	}
 	return time.Time{}
+}
+
+// consentLife is the whole life of t's refresh token, or zero if that is unknown.
+func (c *core) consentLife(t tokenRecord) time.Duration {
+	if ends := c.consentExpiry(t); !ends.IsZero() {
+		return ends.Sub(t.Refreshed)
+	}
+	return 0
 }
 
 // maxLifetime bounds what is believed of a token's lifetime.

@@ -37,11 +37,11 @@ type Status struct {
 }
 
 // Status looks at memory and at the store. It makes no exchange. Its error is an [*Error] around
-// [ErrStore].
+// [ErrStore]; the Status beside it is what memory knows, with State "" if that is nothing.
 func (s *Session) Status(ctx context.Context) (Status, error) {
 	r, version, err := s.load(ctx)
 	if err != nil {
-		return Status{}, s.named(&Error{Op: "store", Err: err})
+		err = s.named(&Error{Op: "store", Err: err})
 	}
 	s.mu.Lock()
 	snap := s.last
@@ -54,6 +54,9 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	s.mu.Unlock()
+	if snap == nil && err != nil {
+		return st, err
+	}
 	if snap == nil || version > snap.version.Load() {
 		snap, dropped = s.snapshot(r, version), false
 	}
@@ -75,7 +78,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	default:
 		st.State = StateExpired
 	}
-	return st, nil
+	return st, err
 }
 
 // unconsented reports whether only a person can make r useful again.

@@ -1,0 +1,207 @@
+package auth_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// fallible is a store that can lose its last writes, or be away.
+type fallible struct {
+	atomic.Pointer[auth.Memory]
+	away atomic.Bool
+}
+
+func newFallible() *fallible {
+	f := new(fallible)
+	f.Store(new(auth.Memory))
+	return f
+}
+
+// asStore is f as a Store, whose methods the pointer's hide.
+type asStore struct{ f *fallible }
+
+var errAway = errors.New("away")
+
+func (s asStore) Load(ctx context.Context, key string) (auth.Record, error) {
+	if s.f.away.Load() {
+		return auth.Record{}, errAway
+	}
+	return s.f.Pointer.Load().Load(ctx, key)
+}
+
+func (s asStore) Save(ctx context.Context, key string, r auth.Record) error {
+	if s.f.away.Load() {
+		return errAway
+	}
+	return s.f.Pointer.Load().Save(ctx, key, r)
+}
+
+func (s asStore) Delete(ctx context.Context, key string, version uint64) error {
+	return s.f.Pointer.Load().Delete(ctx, key, version)
+}
+
+func (s asStore) Lock(ctx context.Context, key string) (func(), error) {
+	if s.f.away.Load() {
+		return nil, errAway
+	}
+	return s.f.Pointer.Load().Lock(ctx, key)
+}
+
+// rollBack makes r the stored record again; the zero Record is none.
+func (f *fallible) rollBack(t *testing.T, key string, r auth.Record) {
+	t.Helper()
+	older := new(auth.Memory)
+	for version := range r.Version {
+		if err := older.Save(t.Context(), key, auth.Record{Version: version, Expires: r.Expires, Data: r.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Store(older)
+}
+
+// A store that loses its last write gets it back from who made it, before anybody spends the refresh
+// token that was spent already.
+func TestLostWriteIsWrittenBack(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		lose func(t *testing.T, f *fallible, p *rotating, key string, older auth.Record)
+	}{
+		{"failover", func(t *testing.T, f *fallible, _ *rotating, key string, older auth.Record) {
+			f.rollBack(t, key, older)
+		}},
+		{"flush", func(t *testing.T, f *fallible, _ *rotating, key string, _ auth.Record) {
+			f.rollBack(t, key, auth.Record{})
+		}},
+		{"failover, and somebody met the refusal first", func(t *testing.T, f *fallible, p *rotating, key string, older auth.Record) {
+			f.rollBack(t, key, older)
+			hasty := newSession(t, p, &auth.Options{Store: asStore{f}})
+			if _, err := hasty.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+				t.Error(err)
+			}
+		}},
+		{"away for a while, then failover", func(t *testing.T, f *fallible, _ *rotating, key string, older auth.Record) {
+			f.away.Store(true)
+			time.Sleep(20 * time.Minute)
+			f.away.Store(false)
+			f.rollBack(t, key, older)
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f, p := newFallible(), &rotating{current: "R0", lifetime: time.Hour}
+				owner := newSession(t, p, &auth.Options{Store: asStore{f}})
+				get(t, owner)
+				older, _ := f.Pointer.Load().Load(t.Context(), owner.Key())
+				time.Sleep(2 * time.Hour)
+				get(t, owner)
+				newest := p.current
+				time.Sleep(59 * time.Minute) // so that the hasty find no valid access token either
+				test.lose(t, f, p, owner.Key(), older)
+
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if r, _ := f.Pointer.Load().Load(t.Context(), owner.Key()); !strings.Contains(string(r.Data), newest) || strings.Contains(string(r.Data), "refused") {
+					t.Errorf("not written back: version %d", r.Version)
+				}
+				other := newSession(t, p, &auth.Options{Store: asStore{f}})
+				time.Sleep(2 * time.Hour)
+				get(t, other)
+			})
+		})
+	}
+}
+
+// rotating refuses a refresh token that was spent.
+type rotating struct {
+	current  string
+	lifetime time.Duration
+	product
+}
+
+func (p *rotating) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	if prev == nil || prev.RefreshToken != p.current {
+		return nil, &auth.Error{Op: "exchange", Code: "invalid_grant", Err: auth.ErrConsentRequired}
+	}
+	tok, err := p.product.Exchange(ctx, prev)
+	if err == nil {
+		p.current = "R-" + tok.AccessToken
+		tok.RefreshToken, tok.ExpiresIn = p.current, int64(p.lifetime/time.Second)
+	}
+	return tok, err
+}
+
+func (p *rotating) Refresh() auth.Refresh { return auth.Refresh{Token: auth.SecretString("R0")} }
+
+// A service learns of a logout, and of the next login, from the store.
+func TestLogoutElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, flushed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f, p := newFallible(), consenting{&product{lifetime: time.Hour, refresh: true}}
+			service := newSession(t, p, &auth.Options{Store: asStore{f}})
+			cli := newSession(t, p, &auth.Options{Store: asStore{f}})
+			if err := cli.Redeem(t.Context(), "one", ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if got := get(t, service); got != "A-one" {
+				t.Error(got)
+			}
+			time.Sleep(time.Minute)
+			if flushed {
+				f.rollBack(t, cli.Key(), auth.Record{})
+			}
+			if err := cli.Revoke(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			at := time.Now().Format(time.RFC3339)
+			time.Sleep(10 * time.Second)
+			for _, s := range []*auth.Session{service, cli} {
+				if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) || !strings.Contains(err.Error(), "logged out at "+at) {
+					t.Errorf("flushed: %t: %v", flushed, err)
+				}
+				if st, err := s.Status(t.Context()); st.State != auth.StateConsentRequired || err != nil {
+					t.Errorf("flushed: %t: %v, %v", flushed, st, err)
+				}
+			}
+			if r, _ := f.Pointer.Load().Load(t.Context(), cli.Key()); strings.Contains(string(r.Data), "-one") || r.Expires.IsZero() {
+				t.Errorf("flushed: %t: what a logout leaves holds a token, or has no end: %s", flushed, r.Expires)
+			}
+			if err := cli.Redeem(t.Context(), "two", ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if got := get(t, service); got != "A-two" || p.calls.Load() != 0 {
+				t.Errorf("flushed: %t: %s after %d exchanges", flushed, got, p.calls.Load())
+			}
+		})
+	}
+}
+
+// With the store away, Status is what the process itself knows.
+func TestStatusWithoutStore(t *testing.T) {
+	t.Parallel()
+	f := newFallible()
+	s := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Store: asStore{f}})
+	f.away.Store(true)
+	if st, err := s.Status(t.Context()); st.State != "" || !errors.Is(err, auth.ErrStore) {
+		t.Error(st, err)
+	}
+	f.away.Store(false)
+	get(t, s)
+	f.away.Store(true)
+	if st, err := s.Status(t.Context()); st.State != auth.StateFresh || st.Expiry.IsZero() || !errors.Is(err, auth.ErrStore) {
+		t.Error(st, err)
+	}
+}
