@@ -17,6 +17,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
 func (a *app) demo() *cobra.Command {
@@ -36,7 +37,7 @@ products are emulated in this process; nothing leaves the machine.`,
 // tour does what a service would, and tells what happens meanwhile.
 func (a *app) tour(ctx context.Context) error {
 	t := &guide{out: a.stdout, paint: painter(a.stdout)}
-	var products []*emulator
+	var products []*product
 	redirectURI, err := freeRedirectURI()
 	if err != nil {
 		return err
@@ -46,9 +47,9 @@ func (a *app) tour(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		product := e.start(l, redirectURI)
-		defer product.close()
-		products = append(products, product)
+		p := e.start(l, redirectURI)
+		defer p.Close()
+		products = append(products, p)
 	}
 	yaml := yamlOf(products)
 
@@ -68,18 +69,18 @@ resp, err := support.Client().Do(req)`)
 		return err
 	}
 	summary := [][]cell{header("CONNECTOR", "CALLS", "FAILED", "TOKENS KILLED", "EXCHANGES")}
-	for i, product := range products {
-		conn, err := conns.Get(product.connector)
+	for i, p := range products {
+		conn, err := conns.Get(p.connector)
 		if err != nil {
 			return errors.Join(err, conns.Close())
 		}
-		v := &visit{guide: t, product: product, conn: conn}
-		t.title(fmt.Sprintf("%d. %s: %s", i+1, product.connector, scenes[product.provider].product))
+		v := &visit{guide: t, product: p, conn: conn}
+		t.title(fmt.Sprintf("%d. %s: %s", i+1, p.connector, scenes[p.provider].product))
 		if err := v.tour(ctx); err != nil {
 			return errors.Join(err, conns.Close())
 		}
-		summary = append(summary, cells(plain, product.connector, fmt.Sprint(v.calls.Load()),
-			fmt.Sprint(v.failed.Load()), "1", fmt.Sprint(product.exchanges())))
+		summary = append(summary, cells(plain, p.connector, fmt.Sprint(v.calls.Load()),
+			fmt.Sprint(v.failed.Load()), "1", fmt.Sprint(p.Stats().Exchanges)))
 	}
 	if err := conns.Close(); err != nil {
 		return err
@@ -138,7 +139,7 @@ access_token, of which net/http would make Access_token.`,
 // A visit is the tour of one product.
 type visit struct {
 	*guide
-	product       *emulator
+	product       *product
 	conn          *config.Connector
 	calls, failed atomic.Int64
 	shown         int // of the product's requests
@@ -177,7 +178,7 @@ func (v *visit) tour(ctx context.Context) error {
 	} else {
 		v.say(v.paint(green, fmt.Sprintf("%d times 200 OK", scene.callers)) + "  is all that the callers saw.\nThey waited for one exchange, together.")
 	}
-	v.say(fmt.Sprintf("Exchanges so far, counted by the product: %d", v.product.exchanges()))
+	v.say(fmt.Sprintf("Exchanges so far, counted by the product: %d", v.product.Stats().Exchanges))
 	return nil
 }
 
@@ -236,8 +237,8 @@ func (v *visit) logIn(ctx context.Context) error {
 }
 
 // requests are those that came since it was last asked.
-func (v *visit) requests() []request {
-	all := v.product.requests()
+func (v *visit) requests() []emulator.Request {
+	all := v.product.Requests()
 	since := all[v.shown:]
 	v.shown = len(all)
 	return since

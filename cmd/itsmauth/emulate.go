@@ -40,7 +40,7 @@ them. With -v each request is logged to stderr.`,
 			if err != nil {
 				return usage(errors.New("--listen needs a port, or 0 for any"))
 			}
-			var running []*emulator
+			var running []*product
 			for _, e := range emulators {
 				if len(args) > 0 && !slices.Contains(args, e.provider) {
 					continue
@@ -52,12 +52,12 @@ them. With -v each request is logged to stderr.`,
 				if port != 0 {
 					port++
 				}
-				product := e.start(l, remedytest.DefaultRedirectURI)
-				defer product.close()
+				p := e.start(l, remedytest.DefaultRedirectURI)
+				defer p.Close()
 				if a.verbose {
-					product.watch(a.logRequests(e.provider))
+					p.Break(a.logRequests(e.provider))
 				}
-				running = append(running, product)
+				running = append(running, p)
 			}
 			_, err = fmt.Fprint(a.stdout, "# Emulated products, as long as this itsmauth emulate runs.\n"+yamlOf(running))
 			if err != nil {

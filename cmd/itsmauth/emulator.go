@@ -3,71 +3,54 @@ package main
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"strings"
 
+	"github.com/itsmauth/itsmauth/internal/emulator"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
 )
 
-// An emulator is a product that this process plays, and the connector to it.
-type emulator struct {
+// A product is one that this process plays, and the connector to it.
+type product struct {
+	*emulator.Front
 	provider, connector string
 	settings            string // of the connector, in YAML, with its credentials
 	path                string // of something to call
 
-	close     func()
 	revokeAll func()
-	watch     func(func(http.ResponseWriter, *http.Request) bool) // true: answered
-	exchanges func() int
-	requests  func() []request
 	consent   func(authURL string) (*url.URL, error) // nil if nobody is asked
 	deny      func(authURL string) (*url.URL, error)
-}
-
-// A request is one as it came over the wire.
-type request struct {
-	method, path string
-	header       http.Header
-	body         []byte
-	status       int
 }
 
 // emulators start the product's emulator on a listener. redirectURI is for the one that asks a person.
 var emulators = []struct {
 	provider string
-	start    func(l net.Listener, redirectURI string) *emulator
+	start    func(l net.Listener, redirectURI string) *product
 }{
 	{"beyondtrust", emulateBeyondTrust},
 	{"remedy", emulateRemedy},
 	{"webcommander", emulateWebCommander},
 }
 
-func emulateBeyondTrust(l net.Listener, _ string) *emulator {
+func emulateBeyondTrust(l net.Listener, _ string) *product {
 	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{Listener: l})
-	return &emulator{
+	return &product{
+		Front: s.Front, revokeAll: s.RevokeAll,
 		provider: "beyondtrust", connector: "support", path: "/api/config/v1/jump-item",
 		settings: settings(
 			"base_url", s.URL,
 			"client_id", beyondtrusttest.DefaultClientID,
 			"client_secret", beyondtrusttest.DefaultClientSecret,
 		),
-		close: s.Close, revokeAll: s.RevokeAll, watch: s.Break,
-		exchanges: func() int { return s.Stats().Exchanges },
-		requests: func() (list []request) {
-			for _, r := range s.Requests() {
-				list = append(list, request{r.Method, r.Path, r.Header, r.Body, r.Status})
-			}
-			return list
-		},
 	}
 }
 
-func emulateRemedy(l net.Listener, redirectURI string) *emulator {
+func emulateRemedy(l net.Listener, redirectURI string) *product {
 	s := remedytest.NewServer(&remedytest.Options{Listener: l, RedirectURIs: []string{redirectURI}})
-	return &emulator{
+	return &product{
+		Front: s.Front, revokeAll: s.RevokeAll,
 		provider: "remedy", connector: "remedy", path: "/api/arsys/v1/entry/HPD:IncidentInterface?fields=values(Description)",
 		settings: settings(
 			"base_url", s.URL,
@@ -76,20 +59,14 @@ func emulateRemedy(l net.Listener, redirectURI string) *emulator {
 			"client_secret", remedytest.DefaultClientSecret,
 			"redirect_uri", redirectURI,
 		),
-		close: s.Close, revokeAll: s.RevokeAll, watch: s.Break, consent: s.Consent, deny: s.Deny,
-		exchanges: func() int { return s.Stats().Exchanges },
-		requests: func() (list []request) {
-			for _, r := range s.Requests() {
-				list = append(list, request{r.Method, r.Path, r.Header, r.Body, r.Status})
-			}
-			return list
-		},
+		consent: s.Consent, deny: s.Deny,
 	}
 }
 
-func emulateWebCommander(l net.Listener, _ string) *emulator {
+func emulateWebCommander(l net.Listener, _ string) *product {
 	s := webcommandertest.NewServer(&webcommandertest.Options{Listener: l})
-	return &emulator{
+	return &product{
+		Front: s.Front, revokeAll: s.RevokeAll,
 		provider: "webcommander", connector: "shop", path: "/api/v4/products",
 		settings: settings(
 			"base_url", s.URL,
@@ -99,14 +76,6 @@ func emulateWebCommander(l net.Listener, _ string) *emulator {
 			"username", webcommandertest.DefaultUsername,
 			"password", webcommandertest.DefaultPassword,
 		),
-		close: s.Close, revokeAll: s.RevokeAll, watch: s.Break,
-		exchanges: func() int { return s.Stats().Exchanges },
-		requests: func() (list []request) {
-			for _, r := range s.Requests() {
-				list = append(list, request{r.Method, r.Path, r.Header, r.Body, r.Status})
-			}
-			return list
-		},
 	}
 }
 
@@ -120,11 +89,11 @@ func settings(pairs ...string) string {
 }
 
 // yamlOf is a configuration that connects to them.
-func yamlOf(list []*emulator) string {
+func yamlOf(list []*product) string {
 	var b strings.Builder
 	b.WriteString("version: 1\nconnectors:\n")
-	for _, e := range list {
-		fmt.Fprintf(&b, "  %s:\n    provider: %s\n%s", e.connector, e.provider, e.settings)
+	for _, p := range list {
+		fmt.Fprintf(&b, "  %s:\n    provider: %s\n%s", p.connector, p.provider, p.settings)
 	}
 	return b.String()
 }

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
 // A guide tells the demo's tour, in 80 columns.
@@ -37,7 +39,7 @@ func (g *guide) quote(text string) {
 }
 
 // show tells what came over the wire: with headers and bodies, or counted.
-func (g *guide) show(requests []request, whole bool) {
+func (g *guide) show(requests []emulator.Request, whole bool) {
 	var lines []string
 	counts := map[string]int{}
 	for _, r := range requests {
@@ -59,18 +61,18 @@ func (g *guide) show(requests []request, whole bool) {
 }
 
 // answered is the request line and the status of its answer.
-func (g *guide) answered(r request) string {
+func (g *guide) answered(r emulator.Request) string {
 	colour := dim
-	if r.status >= 400 {
+	if r.Status >= 400 {
 		colour = yellow
 	}
-	return fmt.Sprintf("%s %s  %s", r.method, r.path, g.paint(colour, fmt.Sprint(r.status)))
+	return fmt.Sprintf("%s %s  %s", r.Method, r.Path, g.paint(colour, fmt.Sprint(r.Status)))
 }
 
 // details are the headers that matter here, and the body, with little of what is secret.
-func details(r request) (lines []string) {
+func details(r emulator.Request) (lines []string) {
 	for _, name := range []string{"Authorization", "access_token", "Connection", "Content-Type"} {
-		for _, value := range r.header[name] {
+		for _, value := range r.Header[name] {
 			switch scheme, credentials, ok := strings.Cut(value, " "); {
 			case name == "Authorization" && ok:
 				value = scheme + " " + mask(credentials)
@@ -81,8 +83,8 @@ func details(r request) (lines []string) {
 		}
 	}
 	fields := map[string]string{}
-	if json.Unmarshal(r.body, &fields) != nil {
-		form, err := url.ParseQuery(string(r.body))
+	if json.Unmarshal(r.Body, &fields) != nil {
+		form, err := url.ParseQuery(string(r.Body))
 		if err != nil {
 			return lines
 		}

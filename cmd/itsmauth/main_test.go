@@ -51,7 +51,7 @@ func silent(t interface{ Fatalf(string, ...any) }, output string) {
 }
 
 // products are those of one script, by connector.
-type products map[string]*emulator
+type products map[string]*product
 
 // start runs all emulators, and writes their configuration to dir/itsmauth.yaml.
 func start(dir string) (products, error) {
@@ -60,22 +60,22 @@ func start(dir string) (products, error) {
 		return nil, err
 	}
 	p := products{}
-	var list []*emulator
+	var list []*product
 	for _, e := range emulators {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		product := e.start(l, redirectURI)
-		p[product.connector] = product
-		list = append(list, product)
+		started := e.start(l, redirectURI)
+		p[started.connector] = started
+		list = append(list, started)
 	}
 	return p, os.WriteFile(filepath.Join(dir, "itsmauth.yaml"), []byte(yamlOf(list)), 0o600)
 }
 
 func (p products) close() {
 	for _, product := range p {
-		product.close()
+		product.Close()
 	}
 }
 
@@ -133,7 +133,7 @@ func TestScripts(t *testing.T) {
 				}
 			},
 			"exchanges": func(ts *testscript.TestScript, _ bool, args []string) {
-				if n := ts.Value("products").(products)[args[0]].exchanges(); strconv.Itoa(n) != args[1] {
+				if n := ts.Value("products").(products)[args[0]].Stats().Exchanges; strconv.Itoa(n) != args[1] {
 					ts.Fatalf("%d exchanges, not %s", n, args[1])
 				}
 			},
@@ -231,7 +231,7 @@ func TestInterruptedExchangeIsSaved(t *testing.T) {
 	file := withStore(t, dir)
 
 	ctx, interrupt := context.WithCancel(t.Context())
-	p["support"].watch(func(http.ResponseWriter, *http.Request) bool {
+	p["support"].Break(func(http.ResponseWriter, *http.Request) bool {
 		interrupt()
 		return false
 	})
@@ -260,7 +260,7 @@ func TestCallShowsNoQuery(t *testing.T) {
 	}
 	defer p.close()
 	file := withStore(t, dir)
-	p["shop"].watch(func(w http.ResponseWriter, r *http.Request) bool {
+	p["shop"].Break(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet {
 			http.Redirect(w, r, "/api?signature=x", http.StatusFound)
 		}

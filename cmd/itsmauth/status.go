@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 type connectorStatus struct {
 	Connector     string     `json:"connector"`
 	Provider      string     `json:"provider"`
-	State         auth.State `json:"state"`
+	State         auth.State `json:"state,omitempty"` // not there if the store failed
 	Expiry        *time.Time `json:"expiry"`
 	ConsentExpiry *time.Time `json:"consent_expiry"`
+	Obtained      *time.Time `json:"obtained,omitempty"`
+	Host          string     `json:"host,omitempty"` // where it was obtained
 	Store         string     `json:"store"`
+	StoreError    string     `json:"store_error,omitempty"`
 }
 
 var stateStyles = map[auth.State]style{
@@ -29,7 +33,8 @@ func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show what is stored for each connector",
-		Long: `Show what is stored for each connector. Nothing is sent. The state is one of
+		Long: `Show what is stored for each connector: until when it is good, and when and on
+which host it was obtained. Nothing is sent to the products. The state is one of
 none, fresh, stale (good, and renewed at its next use), expired (renewed at its
 next use) and consent_required (run itsmauth login NAME).`,
 		Args:              cobra.NoArgs,
@@ -38,7 +43,7 @@ next use) and consent_required (run itsmauth login NAME).`,
 			return a.connectors(func(conns *config.Connectors) error {
 				eyes := isTerminal(a.stdout)
 				list := []connectorStatus{}
-				rows := [][]cell{header("NAME", "PROVIDER", "STATE", "EXPIRES", "CONSENT", "STORE")}
+				rows := [][]cell{header("NAME", "PROVIDER", "STATE", "EXPIRES", "CONSENT", "OBTAINED", "STORE")}
 				var errs []error
 				for _, name := range conns.Names() {
 					conn, err := conns.Get(name)
@@ -46,17 +51,20 @@ next use) and consent_required (run itsmauth login NAME).`,
 						return err
 					}
 					st, err := session(conn).Status(cmd.Context())
+					entry := connectorStatus{
+						Connector: name, Provider: conn.Provider, State: st.State,
+						Expiry: exact(st.Expiry), ConsentExpiry: exact(st.ConsentExpiry),
+						Obtained: exact(st.Obtained), Host: st.Host, Store: conns.Store(),
+					}
+					row := cells(plain, name, conn.Provider, cmp.Or(string(st.State), "-"),
+						when(st.Expiry, eyes), when(st.ConsentExpiry, eyes), obtained(st, eyes), conns.Store())
+					row[2].style = stateStyles[st.State]
 					if err != nil {
 						errs = append(errs, err)
-						continue
+						entry.StoreError = err.Error()
+						row[6] = cell{conns.Store() + " failed", red}
 					}
-					list = append(list, connectorStatus{
-						name, conn.Provider, st.State, exact(st.Expiry), exact(st.ConsentExpiry), conns.Store(),
-					})
-					row := cells(plain, name, conn.Provider, string(st.State),
-						when(st.Expiry, eyes), when(st.ConsentExpiry, eyes), conns.Store())
-					row[2].style = stateStyles[st.State]
-					rows = append(rows, row)
+					list, rows = append(list, entry), append(rows, row)
 				}
 				if a.output == "json" {
 					errs = append(errs, a.json(list))
@@ -67,4 +75,12 @@ next use) and consent_required (run itsmauth login NAME).`,
 			})
 		},
 	}
+}
+
+func obtained(st auth.Status, eyes bool) string {
+	s := when(st.Obtained, eyes)
+	if st.Host != "" {
+		s += " on " + st.Host
+	}
+	return s
 }

@@ -29,7 +29,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
 // The API account of a Server that is not told otherwise. Both hold what is easily lost in an
@@ -57,26 +60,27 @@ type Options struct {
 	Listener net.Listener
 }
 
+// A Request is one request as the server got it.
+type Request = emulator.Request
+
 // Stats are counts of requests, whoever answered them: the Server or a hook.
 type Stats struct {
-	Exchanges         int // token requests answered with a token
-	TokenRequests     int
-	APICalls          int // requests under /api/
-	Rejected          int // API calls refused for their token
-	ReusedConnections int // API calls on a connection that had carried a request before; 0 if the Server is mounted in another
-	Throttled         int // 429s, by Throttle or by the limits
-	Killed            int // tokens that were valid when one over MaxTokens was made
-	Writes            int // Jump Items created
+	emulator.Stats     // Exchanges, TokenRequests, APICalls (under /api/), Rejected, ReusedConnections, Throttled
+	Killed         int // tokens that were valid when one over MaxTokens was made
+	Writes         int // Jump Items created
 }
 
 // A Server is an appliance on a loopback port. As an [http.Handler] it can be mounted in another
 // server as well.
+//
+// Its URL, its Close, what it saw (Requests, Raw) and the hooks Break, BreakToken, Delay and
+// Throttle are those of every emulator: see [emulator.Front].
 type Server struct {
-	front
-	// URL is the base URL, http://127.0.0.1:PORT without a trailing slash.
-	URL string
+	*emulator.Front
 
 	opts   Options
+	mu     sync.Mutex
+	stats  Stats
 	tokens []token     // the oldest first
 	calls  []time.Time // of the last hour
 	items  []jumpItem
@@ -103,12 +107,18 @@ func NewServer(opts *Options) *Server {
 	o.MaxTokens = cmp.Or(o.MaxTokens, 30)
 	o.PerSecond = cmp.Or(o.PerSecond, 20)
 	o.PerHour = cmp.Or(o.PerHour, 15000)
-	s.URL = s.start(s.opts.Listener, s)
+	s.Front = emulator.Start(o.Listener, emulator.Product{
+		Tokens: []string{tokenPath}, API: "/api/", Handler: s.answer, Mutex: &s.mu, Stats: &s.stats.Stats,
+	})
 	return s
 }
 
-// ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.answer) }
+// Stats returns the counts so far.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
 
 // Revoke kills one token.
 func (s *Server) Revoke(accessToken string) {
@@ -140,7 +150,7 @@ func (s *Server) SetSecret(secret string) {
 	s.opts.ClientSecret, s.tokens = secret, nil
 }
 
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, req *Request) {
+func (s *Server) answer(w *emulator.Response, r *http.Request) {
 	api := strings.HasPrefix(r.URL.Path, "/api/")
 	exchange := strings.TrimSuffix(r.URL.Path, "/") == tokenPath
 	if !api && !exchange {
@@ -153,12 +163,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, req *Request) {
 		w.Header().Set("X-RateLimit-Remaining", strconv.Itoa(remaining))
 	}
 	switch {
-	case !within || s.throttled(w):
+	case !within || w.Throttled():
 		refuse(w, http.StatusTooManyRequests, "too_many_requests", "The rate limit of this API account is exceeded.")
 	case exchange:
-		s.exchange(w, r, req)
+		s.exchange(w, r)
 	default:
-		s.api(w, r, req)
+		s.api(w, r)
 	}
 }
 
@@ -188,7 +198,7 @@ func after(times []time.Time, t time.Time) int {
 	return i
 }
 
-func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) {
+func (s *Server) exchange(w *emulator.Response, r *http.Request) {
 	if r.URL.Path != tokenPath || r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", "The token endpoint is POST "+tokenPath+".")
@@ -201,7 +211,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) 
 		refuse(w, http.StatusUnauthorized, "invalid_client", "The client credentials are invalid.")
 		return
 	}
-	form, err := url.ParseQuery(string(req.Body))
+	form, err := url.ParseQuery(string(w.Request.Body))
 	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-www-form-urlencoded" {
 		refuse(w, http.StatusBadRequest, "invalid_request", "The body is not a form.")
 		return
@@ -214,7 +224,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) 
 		refuse(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be client_credentials.")
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{
+	emulator.WriteJSON(w, http.StatusOK, map[string]any{
 		"access_token": s.mint(time.Now()),
 		"token_type":   "Bearer",
 		"expires_in":   s.opts.TokenLifetime.Seconds(),
@@ -230,20 +240,20 @@ func (s *Server) mint(now time.Time) string {
 		s.tokens = s.tokens[1:]
 		s.stats.Killed++
 	}
-	t := token{newToken(), now.Add(s.opts.TokenLifetime)}
+	t := token{emulator.NewToken(), now.Add(s.opts.TokenLifetime)}
 	s.tokens = append(s.tokens, t)
 	s.stats.Exchanges++
 	return t.value
 }
 
-func (s *Server) api(w http.ResponseWriter, r *http.Request, req *Request) {
+func (s *Server) api(w *emulator.Response, r *http.Request) {
 	if !s.authorized(r.Header["Authorization"], time.Now()) {
 		refuse(w, http.StatusUnauthorized, "access_denied", "The access token is invalid or has expired.")
 		return
 	}
 	var params []string
 	var get func(http.ResponseWriter, url.Values)
-	var post func(http.ResponseWriter, *http.Request, *Request)
+	var post func(*emulator.Response, *http.Request)
 	switch r.URL.Path {
 	case "/api/command":
 		params, get = []string{"action"}, s.command
@@ -271,7 +281,7 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request, req *Request) {
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		get(w, query)
 	case r.Method == http.MethodPost && post != nil:
-		post(w, r, req)
+		post(w, r)
 	default:
 		w.Header().Set("Allow", "GET, HEAD")
 		if post != nil {
@@ -356,12 +366,12 @@ func (s *Server) list(w http.ResponseWriter, query url.Values) {
 	if query.Has("name") {
 		items = slices.DeleteFunc(items, func(i jumpItem) bool { return i.Name != query.Get("name") })
 	}
-	writeJSON(w, http.StatusOK, items)
+	emulator.WriteJSON(w, http.StatusOK, items)
 }
 
-func (s *Server) create(w http.ResponseWriter, r *http.Request, req *Request) {
+func (s *Server) create(w *emulator.Response, r *http.Request) {
 	var item jumpItem
-	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t != "application/json" || json.Unmarshal(req.Body, &item) != nil {
+	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t != "application/json" || json.Unmarshal(w.Request.Body, &item) != nil {
 		refuse(w, http.StatusBadRequest, "invalid_request", "The body is not the JSON of a Jump Item.")
 		return
 	}
@@ -374,11 +384,11 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, req *Request) {
 	s.items = append(s.items, item)
 	s.stats.Writes++
 	s.mu.Unlock()
-	writeJSON(w, http.StatusCreated, item)
+	emulator.WriteJSON(w, http.StatusCreated, item)
 }
 
 func refuse(w http.ResponseWriter, status int, code, message string) {
-	writeJSON(w, status, map[string]string{"error": code, "message": message})
+	emulator.WriteJSON(w, status, map[string]string{"error": code, "message": message})
 }
 
 type xmlError struct {

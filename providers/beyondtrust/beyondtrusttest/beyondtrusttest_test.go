@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -13,7 +14,50 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
+
+// reply is what a test looks at.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func do(t *testing.T, c *http.Client, method, url, body string, header ...string) reply {
+	t.Helper()
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply{resp.StatusCode, resp.Header, string(b)}
+}
+
+func newServer(t *testing.T, o *Options) *Server {
+	t.Helper()
+	s := NewServer(o)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func newClient(t *testing.T) *http.Client {
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
 
 func basic(s *Server) string {
 	s.mu.Lock()
@@ -292,9 +336,10 @@ func TestMaxTokens(t *testing.T) {
 func TestTokenLifetime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newMemory()
+		l := memnet.Listen()
 		s := newServer(t, &Options{Listener: l, MaxTokens: 1})
-		c := l.client(t)
+		c := l.Client()
+		defer c.CloseIdleConnections()
 		tok := exchange(t, c, s)
 		time.Sleep(time.Hour - 1)
 		call(t, c, s, tok)
@@ -325,11 +370,12 @@ func TestLimits(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := newMemory()
+				l := memnet.Listen()
 				tt.options.Listener = l
 				tt.options.TokenLifetime = 24 * time.Hour
 				s := newServer(t, &tt.options)
-				c := l.client(t)
+				c := l.Client()
+				defer c.CloseIdleConnections()
 				tok := exchange(t, c, s) // takes a slot
 				time.Sleep(tt.window / 2)
 				for range tt.limit - 1 {
@@ -364,6 +410,23 @@ func TestLimits(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, nil)
+	c := newClient(t)
+	tok := exchange(t, c, s)
+	s.Throttle(2, "7")
+	for _, r := range []reply{requestToken(t, c, s, basic(s)), get(t, c, s, "/api/command", tok)} {
+		if r.status != 429 || code(t, r) == "" || r.header.Get("Retry-After") != "7" {
+			t.Errorf("%+v", r)
+		}
+	}
+	call(t, c, s, tok)
+	if st := s.Stats(); st.Throttled != 2 || st.Exchanges != 1 {
+		t.Errorf("stats are %+v", st)
 	}
 }
 

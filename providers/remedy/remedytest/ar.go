@@ -50,18 +50,14 @@ func malformed(w http.ResponseWriter, appended string) {
 // login answers with the bare token, as plain text.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	f, problem := form(r)
-	var jwt string
-	if problem == "" && f.Get("username") == s.opts.Username && f.Get("password") == s.opts.Password {
-		jwt = s.issue(arJWT, &consent{user: s.opts.Username})
-		s.count(func(n *Stats) { n.Exchanges++ })
-	}
-	s.hold(r.Context())
 	switch {
 	case problem != "":
 		malformed(w, problem)
-	case jwt == "":
+	case f.Get("username") != s.opts.Username || f.Get("password") != s.opts.Password:
 		unauthenticated(w, f.Get("username"))
 	default:
+		jwt := s.issue(arJWT, &consent{user: s.opts.Username})
+		s.count(func(n *Stats) { n.Exchanges++ })
 		w.Header().Set("Content-Type", "text/plain;charset=UTF-8")
 		io.WriteString(w, jwt)
 	}

@@ -86,6 +86,9 @@ func TestSchemes(t *testing.T) {
 	if got := api(t, s, access); got.status != 200 {
 		t.Errorf("a logout killed another's token: %d", got.status)
 	}
+	if got := s.Stats().APICalls; got != 11 {
+		t.Errorf("%d API calls, logins and logouts not included", got)
+	}
 }
 
 func TestEntries(t *testing.T) {

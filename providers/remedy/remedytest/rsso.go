@@ -309,7 +309,6 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		c, refusal = s.grant(f)
 	}
 	if refusal != nil {
-		s.hold(r.Context())
 		s.refuse(w, refusal)
 		return
 	}
@@ -328,7 +327,6 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		out["token_type"] = "Bearer"
 	}
 	s.count(func(n *Stats) { n.Exchanges++ })
-	s.hold(r.Context())
 	answer(w, http.StatusOK, out)
 }
 

@@ -11,18 +11,15 @@
 package remedytest
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
-	"context"
 	"crypto/rand"
-	"io"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
 // What [Options] default to. The credentials hold characters that need escaping in a form.
@@ -73,48 +70,37 @@ type Options struct {
 	Listener net.Listener
 }
 
-// A Server is a running emulator. Its methods are safe for concurrent use. It is also an
-// [http.Handler], to be mounted elsewhere as well.
+// A Request is one request as the server got it.
+type Request = emulator.Request
+
+// Stats are counts of requests, whoever answered them: the Server or a hook. A login for an AR-JWT
+// is an exchange too; API calls are those under /api/arsys/.
+type Stats struct {
+	emulator.Stats     // Exchanges, TokenRequests, APICalls, Rejected, ReusedConnections, Throttled
+	Rotations      int // refresh tokens spent for a new one
+	Reuses         int // refresh tokens shown again after they had been spent
+	Writes         int // entries created or changed
+}
+
+// A Server is a running emulator. As an [http.Handler] it can be mounted in another server as well.
+//
+// Its URL, which is the AR server's own, its Close, what it saw (Requests, Raw) and the hooks Break,
+// BreakToken, Delay and Throttle are those of every emulator: see [emulator.Front]. The token
+// endpoints there are /rsso/oauth2/token, /rsso/oauth2/v1.1/token and /api/jwt/login.
 type Server struct {
-	// URL is the base of everything, such as http://127.0.0.1:41234, without a trailing slash.
-	// It is the AR server's own.
-	URL string
+	*emulator.Front
 	// SSOURL is Remedy SSO's: URL + "/rsso".
 	SSOURL string
 
-	opts     Options
-	handler  http.Handler
-	server   *http.Server
-	inFlight sync.WaitGroup
-	wire     wire
-
-	mu         sync.Mutex
-	closed     bool
-	secret     string
-	pages      map[string]page
-	codes      map[string]*code
-	tokens     map[string]*token
-	entries    []entry
-	stats      Stats
-	requests   []*Request
-	breaks     func(http.ResponseWriter, *http.Request) bool
-	breakToken func(http.ResponseWriter, *http.Request) bool
-	delay      time.Duration
-	throttled  int
-	retryAfter string
-	busy       int
-}
-
-// Stats counts what a Server has seen since its start.
-type Stats struct {
-	Exchanges         int // token requests answered with a token, logins for an AR-JWT included
-	TokenRequests     int // requests to a token endpoint, whatever came of them
-	APICalls          int // requests to the AR System REST API, logins and logouts not included
-	Rejected          int // API calls refused for their token
-	ReusedConnections int // API calls on a connection that had carried a request before
-	Rotations         int // refresh tokens spent for a new one
-	Reuses            int // refresh tokens shown again after they had been spent
-	Writes            int // entries created or changed
+	opts    Options
+	mu      sync.Mutex
+	stats   Stats
+	secret  string
+	pages   map[string]page
+	codes   map[string]*code
+	tokens  map[string]*token
+	entries []entry
+	busy    int
 }
 
 // NewServer starts an emulator; o may be nil. It panics if it cannot listen. The caller closes it.
@@ -144,122 +130,27 @@ func NewServer(o *Options) *Server {
 	mux := http.NewServeMux()
 	s.routeSSO(mux)
 	s.routeAR(mux)
-	s.handler = mux
-
-	if d.Listener == nil {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			panic("remedytest: " + err.Error())
-		}
-		d.Listener = l
-	}
-	s.URL = "http://" + d.Listener.Addr().String()
+	s.Front = emulator.Start(d.Listener, emulator.Product{
+		Tokens: []string{"/rsso/oauth2/token", "/rsso/oauth2/v1.1/token", "/api/jwt/login"},
+		API:    "/api/arsys/",
+		Handler: func(w *emulator.Response, r *http.Request) {
+			if w.Throttled() {
+				http.Error(w, "Too Many Requests", http.StatusTooManyRequests)
+				return
+			}
+			mux.ServeHTTP(w, r)
+		},
+		Mutex: &s.mu, Stats: &s.stats.Stats,
+	})
 	s.SSOURL = s.URL + "/rsso"
-	s.server = &http.Server{Handler: s, ConnContext: connContext}
-	s.inFlight.Go(func() { s.server.Serve(&wireListener{d.Listener, &s.wire}) })
 	return s
 }
 
-// Close closes the listener and all connections and waits for the handlers, whose contexts end.
-func (s *Server) Close() {
+// Stats returns the counts so far.
+func (s *Server) Stats() Stats {
 	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.server.Close()
-	s.inFlight.Wait()
-}
-
-const maxBody = 1 << 20
-
-// ServeHTTP implements [http.Handler]. A request that did not come through the Server's own
-// listener is recorded with canonical header names, and its connection cannot be told from others.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		http.Error(w, "server closed", http.StatusServiceUnavailable)
-		return
-	}
-	s.inFlight.Add(1)
-	s.mu.Unlock()
-	defer s.inFlight.Done()
-
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	header, reused := received(r)
-	rec := &Request{
-		Time: time.Now(), Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery,
-		Header: header, Body: body,
-	}
-	tokens, api := isToken(r.URL.Path), strings.HasPrefix(r.URL.Path, "/api/arsys/")
-
-	s.mu.Lock()
-	s.requests = append(s.requests, rec)
-	if len(s.requests) > maxRequests {
-		s.requests = s.requests[1:]
-	}
-	if tokens {
-		s.stats.TokenRequests++
-	}
-	if api {
-		s.stats.APICalls++
-		if reused {
-			s.stats.ReusedConnections++
-		}
-	}
-	breaks, breakToken := s.breaks, s.breakToken
-	s.mu.Unlock()
-
-	out := &statusWriter{ResponseWriter: w, server: s, request: rec}
-	if err != nil {
-		http.Error(out, "request body: "+err.Error(), http.StatusRequestEntityTooLarge)
-		return
-	}
-	switch {
-	case breaks != nil && breaks(out, r):
-	case tokens && breakToken != nil && breakToken(out, r):
-	case (tokens || api) && s.throttle(out):
-	default:
-		s.handler.ServeHTTP(out, r)
-	}
-	if !out.hijacked {
-		out.wrote(http.StatusOK)
-	}
-}
-
-func isToken(path string) bool {
-	return path == "/rsso/oauth2/token" || path == "/rsso/oauth2/v1.1/token" || path == "/api/jwt/login"
-}
-
-func (s *Server) throttle(w http.ResponseWriter) bool {
-	s.mu.Lock()
-	n, after := s.throttled, s.retryAfter
-	s.throttled = max(0, n-1)
-	s.mu.Unlock()
-	if n <= 0 {
-		return false
-	}
-	if after != "" {
-		w.Header().Set("Retry-After", after)
-	}
-	http.Error(w, "Too Many Requests", http.StatusTooManyRequests)
-	return true
-}
-
-// hold keeps a token endpoint's answer back for the Delay, once what it tells has happened.
-func (s *Server) hold(ctx context.Context) {
-	s.mu.Lock()
-	d := s.delay
-	s.mu.Unlock()
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	defer s.mu.Unlock()
+	return s.stats
 }
 
 // Revoke kills one token, access or refresh or AR-JWT, as when somebody does so behind the
@@ -309,14 +200,6 @@ func (s *Server) MintRefresh() string {
 	return s.issue(refreshToken, &consent{user: s.opts.Username})
 }
 
-// Throttle answers the next n API and token requests with 429 and that Retry-After; "" leaves the
-// header out. It replaces an earlier Throttle.
-func (s *Server) Throttle(n int, retryAfter string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.throttled, s.retryAfter = n, retryAfter
-}
-
 // Busy answers the next n API calls that have a good token with 500 and AR error 9093: the user is
 // connected from elsewhere. It replaces an earlier Busy.
 func (s *Server) Busy(n int) {
@@ -325,82 +208,12 @@ func (s *Server) Busy(n int) {
 	s.busy = n
 }
 
-// Break lets f see each request first, with its body to read. True means that f has answered it;
-// f may also hang until the request's context ends, hijack the connection, or panic with
-// [http.ErrAbortHandler]. nil ends it.
-func (s *Server) Break(f func(http.ResponseWriter, *http.Request) bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.breaks = f
-}
-
-// BreakToken is [Server.Break] for the token endpoints only: /rsso/oauth2/token,
-// /rsso/oauth2/v1.1/token and /api/jwt/login.
-func (s *Server) BreakToken(f func(http.ResponseWriter, *http.Request) bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.breakToken = f
-}
-
-// Delay holds the answers of the token endpoints back for d. What they tell has happened by then:
-// a client that leaves meanwhile has spent its refresh token. 0 ends it.
-func (s *Server) Delay(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delay = d
-}
-
-// Stats returns the counts so far.
-func (s *Server) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stats
-}
-
 // count changes the counts.
 func (s *Server) count(f func(*Stats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.stats)
 }
-
-// statusWriter notes the status in the request's record.
-type statusWriter struct {
-	http.ResponseWriter
-	server   *Server
-	request  *Request
-	hijacked bool
-}
-
-func (w *statusWriter) wrote(status int) {
-	w.server.mu.Lock()
-	defer w.server.mu.Unlock()
-	if w.request.Status < 200 {
-		w.request.Status = status
-	}
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	w.wrote(status)
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *statusWriter) Write(b []byte) (int, error) {
-	w.wrote(http.StatusOK)
-	return w.ResponseWriter.Write(b)
-}
-
-func (w *statusWriter) Flush() {
-	w.wrote(http.StatusOK)
-	http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.hijacked = true
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // random is an unguessable string with all that needs escaping in a query or a form.
 func random() string { return rand.Text() + "+/=&%" }

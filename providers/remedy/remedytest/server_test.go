@@ -1,15 +1,10 @@
 package remedytest
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -17,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
 func start(t *testing.T, o *Options) *Server {
@@ -155,185 +150,6 @@ func TestThrottle(t *testing.T) {
 	}
 }
 
-func TestBreak(t *testing.T) {
-	t.Parallel()
-	s := start(t, nil)
-	access, refreshed := login(t, s)
-	var seen string
-	html := func(w http.ResponseWriter, r *http.Request) bool {
-		b, _ := io.ReadAll(r.Body)
-		seen = string(b)
-		w.Header().Set("Content-Type", "text/html")
-		io.WriteString(w, "<html>log in")
-		return true
-	}
-	s.BreakToken(html)
-	if got := refresh(t, s, refreshed); got.status != 200 || got.body != "<html>log in" {
-		t.Errorf("%d %s", got.status, got.body)
-	}
-	if !strings.HasPrefix(seen, "client_id=itsm-sync%2B%2F%3D%26%25&") {
-		t.Errorf("Break read %q", seen)
-	}
-	if got := api(t, s, access); !strings.HasPrefix(got.body, "{") {
-		t.Errorf("BreakToken broke an API call: %s", got.body)
-	}
-	s.BreakToken(nil)
-
-	s.Break(func(w http.ResponseWriter, r *http.Request) bool {
-		c, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-		}
-		c.Close()
-		return true
-	})
-	if _, err := http.Get(s.SSOURL + "/oauth2/jwks"); err == nil {
-		t.Error("a hijacked connection still answered")
-	}
-	s.Break(nil)
-	if got := refresh(t, s, refreshed); got.status != 200 {
-		t.Errorf("broken requests reached the product: %s", got.body)
-	}
-	all := s.Requests()
-	if got := all[len(all)-2]; got.Path != "/rsso/oauth2/jwks" || got.Status != 0 {
-		t.Errorf("the hijacked request is recorded as %s with %d", got.Path, got.Status)
-	}
-}
-
-func TestClose(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-		s := NewServer(&Options{Listener: p})
-		left := false
-		s.Break(func(_ http.ResponseWriter, r *http.Request) bool {
-			<-r.Context().Done() // hangs until Close ends it
-			time.Sleep(time.Second)
-			left = true
-			return true
-		})
-		failed := make(chan error)
-		go func() {
-			_, err := p.client().Get(s.URL)
-			failed <- err
-		}()
-		synctest.Wait()
-		s.Close()
-		if !left {
-			t.Error("Close did not wait for the handler")
-		}
-		if err := <-failed; err == nil {
-			t.Error("a request outlived Close")
-		}
-		s.Close()
-		w := httptest.NewRecorder()
-		if s.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)); w.Code != 503 {
-			t.Errorf("a closed server answers %d", w.Code)
-		}
-	})
-}
-
-func TestRecords(t *testing.T) {
-	t.Parallel()
-	s := start(t, nil)
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	in := bufio.NewReader(conn)
-	var raw string
-	for i, body := range []string{"5\r\nfirst\r\n0\r\n\r\n", "6\r\nsecond\r\n0\r\n\r\n"} {
-		req := fmt.Sprintf("POST /api/arsys/v1/entry/X?n=%[1]d HTTP/1.1\r\nhOsT: a\r\naccess_token: 1\r\nAccess_token:2\r\naccess_token:  3 \r\nn: %[1]d\r\ntransfer-encoding: chunked\r\n\r\n%[2]s", i, body)
-		raw += req
-		if _, err := io.WriteString(conn, req); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(in, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.Copy(io.Discard, resp.Body)
-	}
-	if got := string(s.Raw()); got != raw {
-		t.Errorf("raw: %q", got)
-	}
-	header := func(n string) http.Header {
-		return http.Header{"hOsT": {"a"}, "access_token": {"1", "3"}, "Access_token": {"2"}, "n": {n}, "transfer-encoding": {"chunked"}}
-	}
-	want := []Request{
-		{Method: "POST", Path: "/api/arsys/v1/entry/X", Query: "n=0", Header: header("0"), Body: []byte("first"), Status: 401},
-		{Method: "POST", Path: "/api/arsys/v1/entry/X", Query: "n=1", Header: header("1"), Body: []byte("second"), Status: 401},
-	}
-	got := s.Requests()
-	for i := range got {
-		if time.Since(got[i].Time) > time.Minute {
-			t.Errorf("request %d came at %s", i, got[i].Time)
-		}
-		got[i].Time = time.Time{}
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-	if d := cmp.Diff(Stats{APICalls: 2, Rejected: 2, ReusedConnections: 1}, s.Stats()); d != "" {
-		t.Error(d)
-	}
-}
-
-func TestRecordsAreBounded(t *testing.T) {
-	t.Parallel()
-	s := start(t, nil)
-	h := httptest.NewServer(s) // mounted elsewhere: canonical names, nothing raw
-	defer h.Close()
-	for i := range maxRequests + 1 {
-		do(t, h.Client(), "GET", fmt.Sprintf("%s/none?%d", h.URL, i), "", "x_y", "z")
-	}
-	got := s.Requests()
-	if len(got) != maxRequests || got[0].Query != "1" || got[0].Status != 404 {
-		t.Errorf("%d requests, the first %+v", len(got), got[0])
-	}
-	if h := got[0].Header; h["X_y"] == nil || h["Host"] == nil {
-		t.Errorf("header %v", h)
-	}
-	big := strings.Repeat("x", maxBody)
-	if got := do(t, http.DefaultClient, "POST", s.URL, big+"x"); got.status != 413 {
-		t.Errorf("a body over the limit is answered with %d", got.status)
-	}
-	do(t, http.DefaultClient, "POST", s.URL, big)
-	if raw := s.Raw(); len(raw) != maxRaw || !bytes.HasSuffix(raw, []byte("xxx")) {
-		t.Errorf("%d raw bytes", len(raw))
-	}
-}
-
-// pipes is a listener in memory, so that a Server works within a synctest bubble.
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80} }
-
-func (p *pipes) client() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			near, far := net.Pipe()
-			p.conns <- far
-			return near, nil
-		},
-	}}
-}
-
 func TestTime(t *testing.T) {
 	t.Parallel()
 	key() // made outside, as it takes no time inside
@@ -352,11 +168,12 @@ func TestTime(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-				tt.o.Listener = p
+				l := memnet.Listen()
+				tt.o.Listener = l
 				s := NewServer(&tt.o)
 				defer s.Close()
-				c := p.client()
+				c := l.Client()
+				defer c.CloseIdleConnections()
 				form := func(f url.Values) reply {
 					return do(t, c, "POST", s.SSOURL+"/oauth2/token", f.Encode(), "Content-Type", "application/x-www-form-urlencoded")
 				}
@@ -389,11 +206,12 @@ func TestDelay(t *testing.T) {
 	t.Parallel()
 	key()
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-		s := NewServer(&Options{Listener: p})
+		l := memnet.Listen()
+		s := NewServer(&Options{Listener: l})
 		defer s.Close()
 		s.Delay(200 * time.Millisecond)
-		c := p.client()
+		c := l.Client()
+		defer c.CloseIdleConnections()
 		first := s.MintRefresh()
 		send := func(ctx context.Context, to string, f url.Values) (reply, error) {
 			req, err := http.NewRequestWithContext(ctx, "POST", s.URL+to, strings.NewReader(f.Encode()))
@@ -409,7 +227,7 @@ func TestDelay(t *testing.T) {
 			b, err := io.ReadAll(resp.Body)
 			return reply{resp.StatusCode, resp.Header, string(b)}, err
 		}
-		for _, to := range []string{"/rsso/oauth2/token", "/api/jwt/login"} {
+		for _, to := range []string{"/rsso/oauth2/token", "/rsso/oauth2/v1.1/token", "/api/jwt/login"} {
 			began := time.Now()
 			if _, err := send(t.Context(), to, url.Values{}); err != nil {
 				t.Error(err)
@@ -453,26 +271,4 @@ func TestConcurrent(t *testing.T) {
 	if got := s.Stats(); got.Rotations != 1 || got.Reuses != 19 {
 		t.Errorf("%+v", got)
 	}
-}
-
-func FuzzSpelled(f *testing.F) {
-	f.Add([]byte("GET / HTTP/1.1\r\nhost: a\r\naccess_token: b\r\n\r\nbody"))
-	f.Add([]byte("\r\n\r\n"))
-	f.Add([]byte("a:b\r\n:\r\n\r\n"))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		h := spelled(raw)
-		if (h != nil) != bytes.Contains(raw, []byte("\r\n\r\n")) {
-			t.Fatalf("%q gave %v", raw, h)
-		}
-		for name, values := range h {
-			if !bytes.Contains(raw, []byte(name+":")) {
-				t.Errorf("name %q is not in %q", name, raw)
-			}
-			for _, v := range values {
-				if !bytes.Contains(raw, []byte(v)) {
-					t.Errorf("value %q is not in %q", v, raw)
-				}
-			}
-		}
-	})
 }

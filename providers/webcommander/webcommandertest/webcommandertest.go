@@ -26,7 +26,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
 // The application and the user of a Server that is not told otherwise. All but the URI hold what
@@ -56,29 +59,30 @@ type Options struct {
 	Listener net.Listener
 }
 
+// A Request is one request as the server got it.
+type Request = emulator.Request
+
 // Stats are counts of requests, whoever answered them: the Server or a hook.
 type Stats struct {
-	Exchanges         int // token requests answered with a token
-	TokenRequests     int
-	APICalls          int // other requests under /api/
-	Rejected          int // API calls refused for their token
-	ReusedConnections int // API calls on a connection that had carried a request before; 0 if the Server is mounted in another
-	Throttled         int // 429s, by Throttle
-	BadHeaders        int // API calls refused for an access_token header that is misspelled or repeated
-	Refreshes         int // Exchanges that used up a refresh token
-	RefusedRefreshes  int // token requests with a refresh token that was used before, revoked or never made
-	WriteRequests     int // password changes asked for with a valid token
-	Writes            int // and made
+	emulator.Stats       // Exchanges, TokenRequests, APICalls (others under /api/), Rejected, ReusedConnections, Throttled
+	BadHeaders       int // API calls refused for an access_token header that is misspelled or repeated
+	Refreshes        int // Exchanges that used up a refresh token
+	RefusedRefreshes int // token requests with a refresh token that was used before, revoked or never made
+	WriteRequests    int // password changes asked for with a valid token
+	Writes           int // and made
 }
 
 // A Server is a store on a loopback port. As an [http.Handler] it can be mounted in another server
 // as well; there net/http has changed the spelling of header names, so it is not looked at.
+//
+// Its URL, its Close, what it saw (Requests, Raw) and the hooks Break, BreakToken, Delay and
+// Throttle are those of every emulator: see [emulator.Front].
 type Server struct {
-	front
-	// URL is the base URL, http://127.0.0.1:PORT without a trailing slash.
-	URL string
+	*emulator.Front
 
 	opts    Options
+	mu      sync.Mutex
+	stats   Stats
 	access  map[string]time.Time // when each expires
 	refresh map[string]bool
 }
@@ -96,12 +100,18 @@ func NewServer(opts *Options) *Server {
 	o.Username = cmp.Or(o.Username, DefaultUsername)
 	o.Password = cmp.Or(o.Password, DefaultPassword)
 	o.TokenLifetime = cmp.Or(o.TokenLifetime, time.Hour)
-	s.URL = s.start(o.Listener, s)
+	s.Front = emulator.Start(o.Listener, emulator.Product{
+		Tokens: []string{tokenPath}, API: "/api/", Handler: s.answer, Mutex: &s.mu, Stats: &s.stats.Stats,
+	})
 	return s
 }
 
-// ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.answer) }
+// Stats returns the counts so far.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
 
 // Revoke kills one token, access or refresh.
 func (s *Server) Revoke(token string) {
@@ -141,8 +151,10 @@ func (s *Server) SetSecret(secret string) {
 	s.opts.ClientSecret = secret
 }
 
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, req *Request) {
-	var resource func(http.ResponseWriter, *http.Request, *Request)
+type handler = func(*emulator.Response, *http.Request)
+
+func (s *Server) answer(w *emulator.Response, r *http.Request) {
+	var resource handler
 	switch route := r.Method + " " + r.URL.Path; {
 	case route == "POST "+tokenPath:
 		resource = s.exchange
@@ -153,23 +165,23 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, req *Request) {
 	case strings.HasPrefix(route, "GET /api/v4/customers/"):
 		resource = s.authorized(s.customer)
 	default:
-		writeJSON(w, http.StatusOK, map[string]any{"isSuccess": false, "message": "There is nothing at this URL."})
+		emulator.WriteJSON(w, http.StatusOK, map[string]any{"isSuccess": false, "message": "There is nothing at this URL."})
 		return
 	}
-	if s.throttled(w) {
+	if w.Throttled() {
 		refuse(w, http.StatusTooManyRequests, "too_many_requests", "Too many requests.")
 		return
 	}
-	resource(w, r, req)
+	resource(w, r)
 }
 
-func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) {
-	params, problems := fields(r, req, "grant_type", "client_id", "client_secret", "redirect_uri")
+func (s *Server) exchange(w *emulator.Response, r *http.Request) {
+	params, problems := fields(w, r, "grant_type", "client_id", "client_secret", "redirect_uri")
 	var user string
 	switch grant := params["grant_type"]; grant {
 	case "":
 	case "client_credentials":
-		more, missing := fields(r, req, "auth_string")
+		more, missing := fields(w, r, "auth_string")
 		problems = append(problems, missing...)
 		decoded, err := base64.StdEncoding.Strict().DecodeString(more["auth_string"])
 		user = string(decoded)
@@ -177,7 +189,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) 
 			problems = append(problems, fieldError{"auth_string", "invalid", "auth_string must be base64 of username:password."})
 		}
 	case "refresh_token":
-		more, missing := fields(r, req, "refresh_token")
+		more, missing := fields(w, r, "refresh_token")
 		problems = append(problems, missing...)
 		params["refresh_token"] = more["refresh_token"]
 	default:
@@ -208,7 +220,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request, req *Request) 
 
 // grant answers with new tokens, in exchange for a refresh token unless that is "".
 func (s *Server) grant(w http.ResponseWriter, spent string) {
-	access, refresh, now := newToken(), newToken(), time.Now()
+	access, refresh, now := emulator.NewToken(), emulator.NewToken(), time.Now()
 	s.mu.Lock()
 	known := spent == "" || s.refresh[spent]
 	switch {
@@ -230,7 +242,7 @@ func (s *Server) grant(w http.ResponseWriter, spent string) {
 			fieldError{"refresh_token", "invalid", "refresh_token is unknown or was used before."})
 		return
 	}
-	writeJSON(w, http.StatusCreated, map[string]any{
+	emulator.WriteJSON(w, http.StatusCreated, map[string]any{
 		"access_token":  access,
 		"refresh_token": refresh,
 		"expires_in":    s.opts.TokenLifetime.Seconds(),
@@ -238,9 +250,9 @@ func (s *Server) grant(w http.ResponseWriter, spent string) {
 }
 
 // authorized lets a request with one valid token through to h.
-func (s *Server) authorized(h func(http.ResponseWriter, *http.Request, *Request)) func(http.ResponseWriter, *http.Request, *Request) {
-	return func(w http.ResponseWriter, r *http.Request, req *Request) {
-		token, problem := s.credential(req)
+func (s *Server) authorized(h handler) handler {
+	return func(w *emulator.Response, r *http.Request) {
+		token, problem := s.credential(w.Request)
 		s.mu.Lock()
 		expires, known := s.access[token]
 		valid := known && time.Now().Before(expires)
@@ -257,7 +269,7 @@ func (s *Server) authorized(h func(http.ResponseWriter, *http.Request, *Request)
 		case !valid:
 			refuse(w, http.StatusUnauthorized, "unauthorized", "The access token is invalid or has expired.")
 		default:
-			h(w, r, req)
+			h(w, r)
 		}
 	}
 }
@@ -291,7 +303,7 @@ func (s *Server) credential(req *Request) (token, problem string) {
 	return "", ""
 }
 
-func (s *Server) products(w http.ResponseWriter, _ *http.Request, _ *Request) {
+func (s *Server) products(w *emulator.Response, _ *http.Request) {
 	type product struct {
 		ID        int     `json:"id"`
 		Name      string  `json:"name"`
@@ -304,7 +316,7 @@ func (s *Server) products(w http.ResponseWriter, _ *http.Request, _ *Request) {
 	})
 }
 
-func (s *Server) customer(w http.ResponseWriter, r *http.Request, _ *Request) {
+func (s *Server) customer(w *emulator.Response, r *http.Request) {
 	type customer struct {
 		CustomerID int    `json:"customer_id"`
 		FirstName  string `json:"first_name"`
@@ -321,8 +333,8 @@ func (s *Server) customer(w http.ResponseWriter, r *http.Request, _ *Request) {
 	}
 }
 
-func (s *Server) changePassword(w http.ResponseWriter, r *http.Request, req *Request) {
-	params, problems := fields(r, req, "old_password", "new_password")
+func (s *Server) changePassword(w *emulator.Response, r *http.Request) {
+	params, problems := fields(w, r, "old_password", "new_password")
 	s.mu.Lock()
 	s.stats.WriteRequests++
 	known := params["old_password"] == s.opts.Password
@@ -344,10 +356,10 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request, req *Req
 
 // fields reads those that must be strings in the JSON of the body. A body that is anything else is
 // one without fields, to the product as well.
-func fields(r *http.Request, req *Request, names ...string) (values map[string]string, missing []fieldError) {
+func fields(w *emulator.Response, r *http.Request, names ...string) (values map[string]string, missing []fieldError) {
 	var body map[string]any
 	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t == "application/json" {
-		json.Unmarshal(req.Body, &body)
+		json.Unmarshal(w.Request.Body, &body)
 	}
 	values = make(map[string]string)
 	for _, name := range names {
@@ -367,7 +379,7 @@ type fieldError struct {
 }
 
 func refuse(w http.ResponseWriter, status int, reason, message string, problems ...fieldError) {
-	writeJSON(w, status, map[string]any{
+	emulator.WriteJSON(w, status, map[string]any{
 		"status":  "error",
 		"code":    status,
 		"message": message,
@@ -377,5 +389,5 @@ func refuse(w http.ResponseWriter, status int, reason, message string, problems 
 }
 
 func succeed(w http.ResponseWriter, data any) {
-	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "code": http.StatusOK, "data": data})
+	emulator.WriteJSON(w, http.StatusOK, map[string]any{"status": "success", "code": http.StatusOK, "data": data})
 }

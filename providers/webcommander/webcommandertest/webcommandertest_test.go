@@ -1,41 +1,23 @@
 package webcommandertest
 
 import (
-	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-// The tests of front.go are beyondtrusttest's; this keeps it the same text.
-func TestFrontIsOneText(t *testing.T) {
-	t.Parallel()
-	ours, err := os.ReadFile("front.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs, err := os.ReadFile("../../beyondtrust/beyondtrusttest/front.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs = bytes.Replace(theirs, []byte("package beyondtrusttest"), []byte("package webcommandertest"), 1)
-	if d := cmp.Diff(string(theirs), string(ours)); d != "" {
-		t.Errorf("front.go (-beyondtrusttest +webcommandertest):\n%s", d)
-	}
-}
+	"github.com/itsmauth/itsmauth/internal/emulator"
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
+)
 
 type reply struct {
 	status int
@@ -234,7 +216,7 @@ func TestExchangeRefused(t *testing.T) {
 		})
 	}
 	exchange(t, c, s, refresh(tok.RefreshToken, nil)) // none of them has spent it
-	want := Stats{Exchanges: 2, TokenRequests: len(tests) + 2, Refreshes: 1, RefusedRefreshes: 1}
+	want := Stats{Stats: emulator.Stats{Exchanges: 2, TokenRequests: len(tests) + 2}, Refreshes: 1, RefusedRefreshes: 1}
 	if d := cmp.Diff(want, s.Stats()); d != "" {
 		t.Errorf("stats (-want +got):\n%s", d)
 	}
@@ -501,34 +483,13 @@ func TestOptions(t *testing.T) {
 	})
 }
 
-// memory is a listener without a network, for synctest.
-type memory struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func (m *memory) Accept() (net.Conn, error) {
-	select {
-	case c := <-m.conns:
-		return c, nil
-	case <-m.closed:
-		return nil, net.ErrClosed
-	}
-}
-func (m *memory) Close() error   { close(m.closed); return nil }
-func (m *memory) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "memory"} }
-
 func TestTokenLifetime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &memory{make(chan net.Conn), make(chan struct{})}
+		l := memnet.Listen()
 		s := newServer(t, &Options{Listener: l})
-		c := newClient(t)
-		c.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
-			ours, theirs := net.Pipe()
-			l.conns <- theirs
-			return ours, nil
-		}
+		c := l.Client()
+		defer c.CloseIdleConnections()
 		tok := exchange(t, c, s, grant(nil))
 		time.Sleep(time.Hour - 1)
 		accepted(t, c, s, tok.AccessToken)

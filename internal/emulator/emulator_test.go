@@ -1,4 +1,4 @@
-package beyondtrusttest
+package emulator
 
 import (
 	"bufio"
@@ -11,11 +11,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
 // reply is what a test looks at.
@@ -46,11 +49,37 @@ func do(t *testing.T, c *http.Client, method, url, body string, header ...string
 	return reply{resp.StatusCode, resp.Header, string(b)}
 }
 
-func newServer(t *testing.T, o *Options) *Server {
+// start serves a product that counts what comes to /token, tells what it got below /api/, and has
+// nothing elsewhere.
+func start(t *testing.T, l net.Listener) *Front {
 	t.Helper()
-	s := NewServer(o)
-	t.Cleanup(s.Close)
-	return s
+	var mu sync.Mutex
+	var stats Stats
+	f := Start(l, Product{
+		Tokens: []string{"/token"}, API: "/api/", Mutex: &mu, Stats: &stats,
+		Handler: func(w *Response, r *http.Request) {
+			token := r.URL.Path == "/token"
+			switch {
+			case w.Throttled():
+				w.WriteHeader(http.StatusTooManyRequests)
+				return
+			case token:
+				mu.Lock()
+				stats.Exchanges++
+				mu.Unlock()
+			case !strings.HasPrefix(r.URL.Path, "/api/"):
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil || !bytes.Equal(body, w.Request.Body) {
+				t.Errorf("the product read %q, error %v, of %q", body, err, w.Request.Body)
+			}
+			fmt.Fprintf(w, "%s got %d bytes", r.URL.Path, len(body))
+		},
+	})
+	t.Cleanup(f.Close)
+	return f
 }
 
 func newClient(t *testing.T) *http.Client {
@@ -59,38 +88,23 @@ func newClient(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// memory is a listener without a network, for synctest.
-type memory struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func newMemory() *memory { return &memory{make(chan net.Conn), make(chan struct{})} }
-
-func (m *memory) Accept() (net.Conn, error) {
-	select {
-	case c := <-m.conns:
-		return c, nil
-	case <-m.closed:
-		return nil, net.ErrClosed
+func call(t *testing.T, c *http.Client, f *Front) {
+	t.Helper()
+	if r := do(t, c, "GET", f.URL+"/api/x", ""); r.status != 200 {
+		t.Errorf("API call: %+v", r)
 	}
 }
-func (m *memory) Close() error   { close(m.closed); return nil }
-func (m *memory) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "memory"} }
 
-func (m *memory) client(t *testing.T) *http.Client {
-	c := newClient(t)
-	c.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
-		ours, theirs := net.Pipe()
-		m.conns <- theirs
-		return ours, nil
+func exchange(t *testing.T, c *http.Client, f *Front) {
+	t.Helper()
+	if r := do(t, c, "POST", f.URL+"/token", ""); r.status != 200 {
+		t.Errorf("exchange: %+v", r)
 	}
-	return c
 }
 
 func TestWireIsKept(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := start(t, nil)
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -111,14 +125,14 @@ func TestWireIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Request{
-		{Method: "POST", Path: "/api/a", Query: "x=%20y", Body: []byte("abc"), Status: 401, Header: http.Header{
+		{Method: "POST", Path: "/api/a", Query: "x=%20y", Body: []byte("abc"), Status: 200, Header: http.Header{
 			"Host": {"h"}, "access_token": {"1", "3"}, "Access_Token": {"2"}, "Content-Length": {"3"}}},
-		{Method: "POST", Path: "/api/b", Body: []byte("def"), Status: 401, Header: http.Header{
+		{Method: "POST", Path: "/api/b", Body: []byte("def"), Status: 200, Header: http.Header{
 			"host": {"h"}, "TRANSFER-encoding": {"chunked"}, "Trailer": {"T"}}},
-		{Method: "GET", Path: "/api/c", Body: []byte{}, Status: 401, Header: http.Header{
+		{Method: "GET", Path: "/api/c", Body: []byte{}, Status: 200, Header: http.Header{
 			"Host": {"h"}, "X-Folded": {"one two"}}},
 		{Method: "OPTIONS", Path: "*", Body: []byte{}, Status: 404, Header: http.Header{"Host": {"h"}}},
-		{Method: "GET", Path: "/api/d", Body: []byte{}, Status: 401, Header: http.Header{
+		{Method: "GET", Path: "/api/d", Body: []byte{}, Status: 200, Header: http.Header{
 			"Host": {"h"}, "x-last": {"1"}, "Connection": {"close"}}},
 	}
 	for i := range want {
@@ -145,12 +159,12 @@ func TestWireIsKept(t *testing.T) {
 func TestReusedConnections(t *testing.T) {
 	t.Parallel()
 	for _, keep := range []bool{true, false} {
-		s := newServer(t, nil)
+		s := start(t, nil)
 		c := newClient(t)
 		c.Transport.(*http.Transport).DisableKeepAlives = !keep
-		tok := exchange(t, c, s)
+		exchange(t, c, s)
 		for range 2 {
-			call(t, c, s, tok)
+			call(t, c, s)
 		}
 		want := Stats{Exchanges: 1, TokenRequests: 1, APICalls: 2}
 		if keep {
@@ -164,15 +178,14 @@ func TestReusedConnections(t *testing.T) {
 
 func TestBreak(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := start(t, nil)
 	c := newClient(t)
-	tok := exchange(t, c, s)
 
 	var seen []string
 	s.Break(func(w http.ResponseWriter, r *http.Request) bool {
 		b, _ := io.ReadAll(r.Body)
 		seen = append(seen, r.URL.Path+" "+string(b))
-		if strings.HasPrefix(r.URL.Path, "/api/config") {
+		if r.URL.Path == "/token" {
 			return false
 		}
 		w.Header().Set("Content-Type", "text/html")
@@ -180,14 +193,13 @@ func TestBreak(t *testing.T) {
 		io.WriteString(w, "<html>")
 		return true
 	})
-	if r := do(t, c, "GET", s.URL+"/api/command", ""); r.status != 502 || r.body != "<html>" {
+	if r := do(t, c, "GET", s.URL+"/api/x", ""); r.status != 502 || r.body != "<html>" || r.header.Get("Content-Type") != "text/html" {
 		t.Errorf("broken: %+v", r)
 	}
-	item := `{"name":"x"}`
-	if r := do(t, c, "POST", s.URL+"/api/config/v1/jump-item", item, "Authorization", "Bearer "+tok, "Content-Type", "application/json"); r.status != 201 {
+	if r := do(t, c, "POST", s.URL+"/token", "abc"); r.status != 200 || r.body != "/token got 3 bytes" {
 		t.Errorf("not broken, and its body read: %+v", r)
 	}
-	if d := cmp.Diff([]string{"/api/command ", "/api/config/v1/jump-item " + item}, seen); d != "" {
+	if d := cmp.Diff([]string{"/api/x ", "/token abc"}, seen); d != "" {
 		t.Errorf("hook saw (-want +got):\n%s", d)
 	}
 
@@ -205,49 +217,52 @@ func TestBreak(t *testing.T) {
 		}
 		return true
 	})
-	if resp, err := c.Post(s.URL+"/api/command", "", strings.NewReader("x")); err == nil {
+	if resp, err := c.Post(s.URL+"/api/x", "", strings.NewReader("x")); err == nil {
 		t.Errorf("reset: got %s", resp.Status)
 	}
 	s.Break(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
-	if resp, err := c.Post(s.URL+"/api/command", "", strings.NewReader("x")); err == nil {
+	if resp, err := c.Post(s.URL+"/api/x", "", strings.NewReader("x")); err == nil {
 		t.Errorf("aborted: got %s", resp.Status)
 	}
 	s.Break(func(w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(http.StatusEarlyHints)
 		w.(http.Flusher).Flush()
 		return true
 	})
-	if r := do(t, c, "GET", s.URL+"/api/command", ""); r.status != 200 || r.body != "" {
+	if r := do(t, c, "GET", s.URL+"/api/x", ""); r.status != 200 || r.body != "" {
 		t.Errorf("flushed: %+v", r)
 	}
 	s.Break(nil)
-	call(t, c, s, tok)
+	call(t, c, s)
 
 	var statuses []int
 	for _, r := range s.Requests() {
 		statuses = append(statuses, r.Status)
 	}
-	if d := cmp.Diff([]int{200, 502, 201, 0, 0, 200, 200}, statuses); d != "" {
+	if d := cmp.Diff([]int{502, 200, 0, 0, 200, 200}, statuses); d != "" {
 		t.Errorf("recorded statuses (-want +got):\n%s", d)
 	}
 }
 
 func TestBreakToken(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := start(t, nil)
 	c := newClient(t)
-	tok := exchange(t, c, s)
+	exchange(t, c, s)
 	s.BreakToken(func(w http.ResponseWriter, r *http.Request) bool {
 		http.Redirect(w, r, "https://example.com/", http.StatusTemporaryRedirect)
 		return true
 	})
-	call(t, c, s, tok)
+	call(t, c, s)
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	if r := requestToken(t, c, s, basic(s)); r.status != 307 {
-		t.Errorf("broken token endpoint: %+v", r)
+	for _, path := range []string{"/token", "/token/"} {
+		if r := do(t, c, "POST", s.URL+path, ""); r.status != 307 {
+			t.Errorf("broken token endpoint %s: %+v", path, r)
+		}
 	}
 	s.BreakToken(nil)
 	exchange(t, c, s)
-	if d := cmp.Diff(Stats{Exchanges: 2, TokenRequests: 3, APICalls: 1, ReusedConnections: 1}, s.Stats()); d != "" {
+	if d := cmp.Diff(Stats{Exchanges: 2, TokenRequests: 4, APICalls: 1, ReusedConnections: 1}, s.Stats()); d != "" {
 		t.Errorf("stats (-want +got):\n%s", d)
 	}
 }
@@ -255,26 +270,41 @@ func TestBreakToken(t *testing.T) {
 func TestDelay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newMemory()
-		s := newServer(t, &Options{Listener: l})
-		c := l.client(t)
+		l := memnet.Listen()
+		s := start(t, l)
+		c := l.Client()
 		s.Delay(200 * time.Millisecond)
-		start := time.Now()
-		tok := exchange(t, c, s)
-		if d := time.Since(start); d != 200*time.Millisecond {
+		began := time.Now()
+		exchange(t, c, s)
+		if d := time.Since(began); d != 200*time.Millisecond {
 			t.Errorf("the exchange took %s", d)
 		}
-		start = time.Now()
-		call(t, c, s, tok)
-		if d := time.Since(start); d != 0 {
+		s.BreakToken(func(w http.ResponseWriter, _ *http.Request) bool {
+			io.WriteString(w, "<html>")
+			w.(http.Flusher).Flush()
+			time.Sleep(time.Second)
+			return true
+		})
+		began = time.Now()
+		resp, err := c.Post(s.URL+"/token", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d != 200*time.Millisecond {
+			t.Errorf("the hook's answer began after %s", d)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		s.BreakToken(nil)
+		began = time.Now()
+		call(t, c, s)
+		if d := time.Since(began); d != 0 {
 			t.Errorf("the API call took %s", d)
 		}
 
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		req, _ := http.NewRequestWithContext(ctx, "POST", s.URL+tokenPath, strings.NewReader("grant_type=client_credentials"))
-		req.Header.Set("Authorization", basic(s))
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req, _ := http.NewRequestWithContext(ctx, "POST", s.URL+"/token", nil)
 		if resp, err := c.Do(req); err == nil {
 			t.Errorf("the impatient client got %s", resp.Status)
 		}
@@ -282,9 +312,9 @@ func TestDelay(t *testing.T) {
 		if n := s.Stats().Exchanges; n != 2 {
 			t.Errorf("%d exchanges, want the one that nobody got too", n)
 		}
-		start = time.Now()
+		began = time.Now()
 		s.Close()
-		if d := time.Since(start); d != 0 {
+		if d := time.Since(began); d != 0 {
 			t.Errorf("the delay held Close up for %s", d)
 		}
 	})
@@ -292,24 +322,25 @@ func TestDelay(t *testing.T) {
 
 func TestThrottle(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := start(t, nil)
 	c := newClient(t)
-	tok := exchange(t, c, s)
 	s.Throttle(2, "7")
-	if r := requestToken(t, c, s, basic(s)); r.status != 429 || r.header.Get("Retry-After") != "7" {
-		t.Errorf("token request: %+v", r)
+	if r := do(t, c, "GET", s.URL+"/elsewhere", ""); r.status != 404 {
+		t.Errorf("neither a token request nor an API call: %+v", r)
 	}
-	if r := get(t, c, s, "/api/command", tok); r.status != 429 || r.header.Get("Retry-After") != "7" {
-		t.Errorf("API call: %+v", r)
+	for _, path := range []string{"/token", "/api/x"} {
+		if r := do(t, c, "POST", s.URL+path, ""); r.status != 429 || r.header.Get("Retry-After") != "7" {
+			t.Errorf("%s: %+v", path, r)
+		}
 	}
-	call(t, c, s, tok)
+	call(t, c, s)
 	s.Throttle(1, "")
-	if r := get(t, c, s, "/api/command", tok); r.status != 429 || len(r.header["Retry-After"]) != 0 {
+	if r := do(t, c, "GET", s.URL+"/api/x", ""); r.status != 429 || len(r.header["Retry-After"]) != 0 {
 		t.Errorf("without Retry-After: %+v", r)
 	}
 	s.Throttle(5, "")
 	s.Throttle(0, "")
-	call(t, c, s, tok)
+	call(t, c, s)
 	if n := s.Stats().Throttled; n != 3 {
 		t.Errorf("%d throttled, want 3", n)
 	}
@@ -317,9 +348,9 @@ func TestThrottle(t *testing.T) {
 
 func TestBounds(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, &Options{PerSecond: -1})
+	s := start(t, nil)
 	c := newClient(t)
-	if r := do(t, c, "POST", s.URL+"/api/x", strings.Repeat("x", maxBody)); r.status != 401 {
+	if r := do(t, c, "POST", s.URL+"/api/x", strings.Repeat("x", maxBody)); r.status != 200 {
 		t.Errorf("1 MiB got %d", r.status)
 	}
 	s.Break(func(w http.ResponseWriter, r *http.Request) bool {
@@ -349,7 +380,7 @@ func TestBounds(t *testing.T) {
 
 func TestBodyBreaksOff(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := start(t, nil)
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -369,48 +400,56 @@ func TestBodyBreaksOff(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	t.Parallel()
-	s := NewServer(nil)
-	entered, left := make(chan struct{}), false
-	s.Break(func(w http.ResponseWriter, r *http.Request) bool {
-		close(entered)
-		<-r.Context().Done()
-		left = true
-		return true
+	synctest.Test(t, func(t *testing.T) {
+		l := memnet.Listen()
+		s := start(t, l)
+		left := false
+		s.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+			<-r.Context().Done() // hangs until Close ends it
+			time.Sleep(time.Second)
+			left = true
+			return true
+		})
+		failed := make(chan error)
+		go func() {
+			_, err := l.Client().Get(s.URL + "/api/x")
+			failed <- err
+		}()
+		synctest.Wait()
+		s.Close()
+		if !left {
+			t.Error("Close did not wait for the handler")
+		}
+		if err := <-failed; err == nil {
+			t.Error("the request that hung got an answer")
+		}
+		s.Close()
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, httptest.NewRequest("GET", "/api/x", nil)); w.Code != 503 {
+			t.Errorf("a closed server answers %d", w.Code)
+		}
 	})
-	failed := make(chan error)
-	go func() {
-		_, err := http.Get(s.URL + "/api/command")
-		failed <- err
-	}()
-	<-entered
-	s.Close()
-	if !left {
-		t.Error("Close did not wait for the handler")
-	}
-	if err := <-failed; err == nil {
-		t.Error("the request that hung got an answer")
-	}
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest("GET", "/api/command", nil))
-	if w.Code != 503 {
-		t.Errorf("a closed server answers %d", w.Code)
-	}
-	NewServer(nil).Close() // at once
+	start(t, nil).Close() // at once
 }
 
 func TestMounted(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, nil)
+	s := start(t, nil)
 	outer := httptest.NewTLSServer(s)
 	defer outer.Close()
-	r := do(t, outer.Client(), "POST", outer.URL+tokenPath, "grant_type=client_credentials",
-		"Authorization", basic(s), "Content-Type", "application/x-www-form-urlencoded")
-	if r.status != 200 {
-		t.Fatalf("%+v", r)
+	c := outer.Client()
+	for range 2 {
+		if r := do(t, c, "POST", outer.URL+"/api/x", "abc", "x_y", "z"); r.status != 200 {
+			t.Fatalf("%+v", r)
+		}
 	}
 	got := s.Requests()[0]
-	if got.Wire != nil || got.Header.Get("Authorization") != basic(s) || got.Header.Get("Host") != outer.Listener.Addr().String() || len(s.Raw()) != 0 {
+	if got.Wire != nil || len(s.Raw()) != 0 || string(got.Body) != "abc" ||
+		!cmp.Equal(got.Header["X_y"], []string{"z"}) || !cmp.Equal(got.Header["Host"], []string{outer.Listener.Addr().String()}) {
 		t.Errorf("recorded %+v", got)
+	}
+	if d := cmp.Diff(Stats{APICalls: 2}, s.Stats()); d != "" {
+		t.Errorf("stats (-want +got):\n%s", d)
 	}
 }
 
@@ -422,10 +461,9 @@ func TestTLSListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newServer(t, &Options{Listener: tls.NewListener(l, &tls.Config{Certificates: outer.TLS.Certificates})})
-	c := outer.Client()
-	c.Get("https://" + l.Addr().String() + "/api/command")
-	if got := s.Requests(); len(got) != 1 || !bytes.HasPrefix(s.Raw(), []byte("GET /api/command HTTP/1.1\r\n")) {
+	s := start(t, tls.NewListener(l, &tls.Config{Certificates: outer.TLS.Certificates}))
+	outer.Client().Get("https://" + l.Addr().String() + "/api/x")
+	if got := s.Requests(); len(got) != 1 || !bytes.HasPrefix(s.Raw(), []byte("GET /api/x HTTP/1.1\r\n")) {
 		t.Errorf("recorded %+v", got)
 	}
 }
