@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/url"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -30,24 +30,24 @@ type held struct {
 func (c *core) obtain(ctx context.Context, f *flight) error {
 	// A look without the lock: after a restart, or when another process was first, that is all.
 	r, version, err := c.load(ctx)
-	if err == nil && c.ahead(f.last, r, version) {
-		r, version, err = c.restore(ctx, f.last)
-	}
 	f.version = version
-	if err == nil && c.loggedOut(f.last, r, version) {
-		return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.Refused)}
-	}
-	if err == nil && c.adopt(f, r, version) {
-		return nil
-	}
-	if f.held != nil && !c.released(f.held, version, err) {
-		return f.held
-	}
 	if f.kind == watching && (err != nil || !c.due(r)) {
-		return errNotDue
+		f.held = errNotDue
+	}
+	lost := err == nil && c.ahead(f.last, r)
+	if !lost {
+		if err == nil && c.loggedOut(f.last, r) {
+			return r.refusal()
+		}
+		if err == nil && c.adopt(f, r) {
+			return nil
+		}
+		if f.held != nil && !c.released(f.held, version, err) {
+			return f.held
+		}
 	}
 
-	h, err := c.lock(ctx)
+	h, err := c.lock(ctx, f.last)
 	if err != nil && ctx.Err() != nil { // Close gave up waiting
 		return &Error{Op: "token", Err: ErrClosed}
 	}
@@ -60,14 +60,17 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	}
 	defer h.unlock()
 	defer func() { f.version = h.version }()
-	if c.adopt(f, h.tokenRecord, h.version) {
+	if c.adopt(f, h.tokenRecord) {
 		return nil
+	}
+	if lost && f.held != nil {
+		return f.held
 	}
 	interrupted, err := c.awaitPending(ctx, h)
 	if err != nil {
 		return err
 	}
-	if c.adopt(f, h.tokenRecord, h.version) {
+	if c.adopt(f, h.tokenRecord) {
 		return nil
 	}
 	return c.exchange(ctx, f, h, interrupted)
@@ -89,45 +92,21 @@ func (c *core) atStake(last *snapshot) bool {
 	return !c.refresh.Expendable && (c.needsPerson() || last != nil && last.record.RefreshToken != "")
 }
 
-// ahead reports whether last is newer than a record: the store lost its last write, perhaps somebody
-// has since met a refusal with the refresh token before last's. Who logged out is not overruled.
-func (c *core) ahead(last *snapshot, r tokenRecord, version uint64) bool {
-	switch {
-	case last == nil || last.record.RefreshToken == "" || c.refresh.Expendable:
-		return false
-	case r.Refused == nil:
-		return version < last.version.Load()
-	}
-	return !r.Refused.LoggedOut && r.RefreshToken != last.record.RefreshToken && last.record.Refreshed.After(r.Refreshed)
+// ahead reports whether the store lost last: a refresh token, or that it was given up.
+func (c *core) ahead(last *snapshot, r tokenRecord) bool {
+	return last != nil && last.record.Generation > r.Generation && !c.refresh.Expendable &&
+		(last.record.RefreshToken != "" || last.record.loggedOut())
 }
 
-// restore writes last back into a store that lost it, and returns what is stored then.
-func (c *core) restore(ctx context.Context, last *snapshot) (tokenRecord, uint64, error) {
-	h, err := c.lock(ctx)
-	if err != nil {
-		return tokenRecord{}, 0, err
-	}
-	defer h.unlock()
-	if c.ahead(last, h.tokenRecord, h.version) {
-		if err := c.save(ctx, h, last.record); err != nil {
-			return tokenRecord{}, 0, err
-		}
-		last.version.Store(h.version)
-		c.logger.Warn("the token store had lost the newest refresh token; it is written back", "connector", c.opts.Connector)
-	}
-	return h.tokenRecord, h.version, nil
-}
-
-// loggedOut gives up what is held of a consent that was ended elsewhere since, and reports whether
-// there was something.
-func (c *core) loggedOut(last *snapshot, r tokenRecord, version uint64) bool {
-	if last == nil || r.Refused == nil || !r.Refused.LoggedOut ||
-		version <= last.version.Load() && last.record.Refreshed.After(r.Refused.Since) {
+// loggedOut gives up what is held of a consent that was ended elsewhere, and reports whether there
+// was something.
+func (c *core) loggedOut(last *snapshot, r tokenRecord) bool {
+	if last == nil || !r.loggedOut() || r.Generation <= last.record.Generation {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = nil
+	c.last = c.snapshot(r)
 	c.current.Store(nil)
 	return true
 }
@@ -143,7 +122,8 @@ func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
 	return t, rec.Version, err
 }
 
-func (c *core) lock(ctx context.Context) (*held, error) {
+// lock takes the store's lock. If the store lost last, it is written back before anything else.
+func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
 	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	unlock, err := c.opts.Store.Lock(lctx, c.key)
@@ -151,7 +131,13 @@ func (c *core) lock(ctx context.Context) (*held, error) {
 		return nil, storeError(err)
 	}
 	h := &held{unlock: unlock}
-	if h.tokenRecord, h.version, err = c.load(ctx); err != nil {
+	h.tokenRecord, h.version, err = c.load(ctx)
+	if err == nil && c.ahead(last, h.tokenRecord) {
+		if err = c.save(ctx, h, last.record); err == nil {
+			c.logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
+		}
+	}
+	if err != nil {
 		unlock()
 		return nil, err
 	}
@@ -177,15 +163,14 @@ func storeError(err error) error {
 }
 
 // adopt publishes the stored token if it is usable and newer than the one to be replaced.
-func (c *core) adopt(f *flight, r tokenRecord, version uint64) bool {
+func (c *core) adopt(f *flight, r tokenRecord) bool {
 	if r.AccessToken == "" || r.Refused != nil {
 		return false
 	}
-	if l := f.last; l != nil && (r.AccessToken == l.record.AccessToken ||
-		version <= l.version.Load() && !r.Obtained.After(l.record.Obtained)) {
+	if l := f.last; l != nil && (r.Generation <= l.record.Generation || r.AccessToken == l.record.AccessToken) {
 		return false
 	}
-	snap := c.snapshot(r, version)
+	snap := c.snapshot(r)
 	if !snap.valid() || f.kind != foreground && time.Now().UnixNano() >= snap.stale {
 		return false
 	}
@@ -193,7 +178,7 @@ func (c *core) adopt(f *flight, r tokenRecord, version uint64) bool {
 		return false
 	}
 	f.forced = false // somebody else's exchange, not ours
-	c.publish(f, r, version)
+	c.publish(f, r)
 	return true
 }
 
@@ -243,8 +228,14 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 		return err
 	}
 	r := received(tok, prev, start)
+	if r.Generation = prev.Generation + 1; !spends {
+		if f.last != nil {
+			prev.Generation = max(prev.Generation, f.last.record.Generation)
+		}
+		r.Generation = beginning(prev.Generation)
+	}
 	if h == nil {
-		c.publish(f, r, math.MaxUint64) // of no record: what is stored is newer only if it was obtained later
+		c.publish(f, r)
 		return nil
 	}
 	return c.keep(ctx, f, h, prev, r)
@@ -264,11 +255,11 @@ func (c *core) previous(h *held) (tokenRecord, error) {
 			return prev, &Error{Op: "exchange", Err: fmt.Errorf("reading refresh_token: %w", err)}
 		}
 		if print := digest(seed); seed != "" && print != prev.Seed {
-			return tokenRecord{RefreshToken: seed, Seed: print, Refreshed: time.Now().Round(0)}, nil
+			return tokenRecord{Generation: beginning(prev.Generation), RefreshToken: seed, Seed: print, Refreshed: time.Now().Round(0)}, nil
 		}
 	}
 	if prev.Refused != nil {
-		return prev, &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *prev.Refused)}
+		return prev, prev.refusal()
 	}
 	return prev, nil
 }
@@ -378,13 +369,8 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupte
 // lock held, until Close.
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
 	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
-	var snap *snapshot
-	publish := func() {
-		if snap == nil {
-			snap = c.publish(f, r, h.version)
-		}
-		snap.version.Store(h.version)
-	}
+	publish := sync.OnceFunc(func() { c.publish(f, r) })
+	published := false
 	for n, wait := 0, 50*time.Millisecond; ; n++ {
 		err := c.save(ctx, h, r)
 		if err == nil {
@@ -392,18 +378,26 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 			return nil
 		}
 		if errors.Is(err, ErrConflict) && n < 10 {
-			stored, version, lerr := c.load(ctx)
-			if lerr == nil && (stored.RefreshToken == "" || stored.RefreshToken != prev.RefreshToken) &&
-				snap == nil && c.adopt(f, stored, version) {
-				return nil // somebody else's is there, and theirs is used
-			}
-			if lerr == nil {
-				h.version = version
+			var stored tokenRecord
+			if stored, h.version, err = c.load(ctx); err == nil {
+				newer := stored.Generation >= r.Generation // somebody else's, or ours, which only seemed to fail
+				switch {
+				case newer && published:
+					return nil // it is adopted when it is looked at next
+				case newer && stored.loggedOut():
+					c.loggedOut(f.last, stored)
+					return stored.refusal()
+				case (newer || !rotated) && c.adopt(f, stored):
+					return nil
+				case newer:
+					publish()
+					return nil
+				}
 				continue
 			}
-			err = lerr
 		}
 		publish() // callers need not wait for the store
+		published = true
 		if !rotated {
 			c.logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
 			return nil

@@ -55,7 +55,7 @@ func (c *core) startBackground() {
 // start begins a flight. c.mu is held, and there is none.
 func (c *core) start(kind flightKind) *flight {
 	f := &flight{kind: kind, last: c.last, answered: make(chan struct{}), done: make(chan struct{})}
-	f.forced = c.last != nil && c.current.Load() == nil
+	f.forced = c.last != nil && c.last.record.AccessToken != "" && c.current.Load() == nil
 	switch {
 	case kind == foreground:
 		f.held = c.failure.holds()
@@ -86,8 +86,8 @@ func (c *core) run(f *flight) {
 }
 
 // publish answers the flight with r, makes it the current token, and forgets failures.
-func (c *core) publish(f *flight, r tokenRecord, version uint64) *snapshot {
-	snap := c.snapshot(r, version)
+func (c *core) publish(f *flight, r tokenRecord) *snapshot {
+	snap := c.snapshot(r)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.set(snap, f.forced)

@@ -18,9 +18,9 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 		return s.named(&Error{Op: "login", Err: errors.New("this grant needs no login")})
 	}
 	return s.detached(ctx, "login", func(ctx context.Context) error {
-		h, err := s.lock(ctx)
+		h, err := s.lockNewest(ctx)
 		if err != nil {
-			return &Error{Op: "store", Err: err}
+			return err
 		}
 		defer h.unlock()
 		ectx, cancel := context.WithTimeout(ctx, exchangeTimeout)
@@ -34,7 +34,9 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 			return explain(ectx, err)
 		}
 		f := &flight{answered: make(chan struct{})}
-		return s.keep(ctx, f, h, tokenRecord{}, received(tok, tokenRecord{}, start))
+		r := received(tok, tokenRecord{}, start)
+		r.Generation = beginning(h.Generation)
+		return s.keep(ctx, f, h, tokenRecord{}, r)
 	})
 }
 
@@ -43,9 +45,9 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 // store give up theirs within 10 s if a person's consent is ended by that. Its error is an [*Error].
 func (s *Session) Revoke(ctx context.Context) error {
 	return s.detached(ctx, "revoke", func(ctx context.Context) error {
-		h, err := s.lock(ctx)
+		h, err := s.lockNewest(ctx)
 		if err != nil {
-			return &Error{Op: "store", Err: err}
+			return err
 		}
 		defer h.unlock()
 		var rerr error
@@ -57,31 +59,45 @@ func (s *Session) Revoke(ctx context.Context) error {
 				rerr = explain(rctx, rerr)
 			}
 		}
-		if err := s.forget(ctx, h); err != nil {
+		last, err := s.forget(ctx, h)
+		if err != nil {
 			return &Error{Op: "store", Err: storeError(err)}
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.last, s.failure = nil, failure{}
+		s.last, s.failure = last, failure{}
 		s.current.Store(nil)
 		return rerr
 	})
 }
 
+// lockNewest is lock with what this process knows.
+func (s *Session) lockNewest(ctx context.Context) (*held, error) {
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	h, err := s.lock(ctx, last)
+	if err != nil {
+		return nil, &Error{Op: "store", Err: err}
+	}
+	return h, nil
+}
+
 // forget leaves of a person's consent that it was ended: where there is no record at all, those who
 // still hold the refresh token would take it for lost and write it back.
-func (s *Session) forget(ctx context.Context, h *held) error {
+func (s *Session) forget(ctx context.Context, h *held) (*snapshot, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	if !s.needsPerson() {
-		return s.opts.Store.Delete(ctx, s.key, h.version)
+		return nil, s.opts.Store.Delete(ctx, s.key, h.version)
 	}
 	now := time.Now().Round(0)
-	rec := s.encode(tokenRecord{Seed: h.Seed, Refused: &refused{Since: now, LoggedOut: true}}, h.version)
+	left := tokenRecord{Generation: beginning(h.Generation), Seed: h.Seed, Refused: &refused{Since: now, LoggedOut: true}}
+	rec := s.encode(left, h.version)
 	if rec.Expires = s.consentExpiry(h.tokenRecord); rec.Expires.IsZero() && s.refresh.Lifetime > 0 {
 		rec.Expires = now.Add(s.refresh.Lifetime)
 	}
-	return s.opts.Store.Save(ctx, s.key, rec)
+	return s.snapshot(left), s.opts.Store.Save(ctx, s.key, rec)
 }
 
 // detached runs f to its end, for Close to wait for, and waits for it as long as ctx lasts.

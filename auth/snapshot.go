@@ -16,7 +16,6 @@ import (
 // snapshot is one token as callers see it. Only its atomics change.
 type snapshot struct {
 	record   tokenRecord
-	version  atomic.Uint64 // of the record in the store, or of the one it should have replaced
 	public   *oauth2.Token
 	header   http.Header
 	fresh    atomic.Int64 // until then by the monotonic clock, ns since core.epoch
@@ -30,7 +29,7 @@ type snapshot struct {
 func (s *snapshot) valid() bool { return s != nil && time.Now().UnixNano() < s.expires }
 
 // snapshot makes what is published of r.
-func (c *core) snapshot(r tokenRecord, version uint64) *snapshot {
+func (c *core) snapshot(r tokenRecord) *snapshot {
 	expires := r.Obtained.Add(r.Lifetime)
 	s := &snapshot{
 		record:  r,
@@ -38,7 +37,6 @@ func (c *core) snapshot(r tokenRecord, version uint64) *snapshot {
 		stale:   expires.Add(-less(min(c.early, r.Lifetime/5))).UnixNano(),
 		expires: expires.UnixNano(),
 	}
-	s.version.Store(version)
 	s.header = c.provider.Header(s.public)
 	return s
 }
@@ -49,6 +47,7 @@ const recordFormat = 1
 // tokenRecord is what Session keeps in [Record.Data].
 type tokenRecord struct {
 	Format       int           `json:"format"`
+	Generation   int64         `json:"generation,omitempty"` // tells the newer record, whatever the store lost meanwhile
 	AccessToken  string        `json:"access_token,omitempty"`
 	TokenType    string        `json:"token_type,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
@@ -67,11 +66,24 @@ type pending struct {
 	Since time.Time `json:"since"`
 }
 
+// beginning is the generation of a record that nothing links to the stored one: a login, a logout, a
+// token for the credentials alone. Whoever is not heard of counts from an earlier time. A refresh
+// counts on by one: so within a chain no clocks are compared.
+func beginning(stored int64) int64 { return max(stored+1, time.Now().UnixMicro()) }
+
 // refused says since when consent is required, and, if an exchange was interrupted, when.
 type refused struct {
 	Since       time.Time `json:"since"`
 	Interrupted time.Time `json:"interrupted,omitzero"`
 	LoggedOut   bool      `json:"logged_out,omitempty"`
+}
+
+// loggedOut reports whether r is what a logout leaves.
+func (r tokenRecord) loggedOut() bool { return r.Refused != nil && r.Refused.LoggedOut }
+
+// refusal is the error of a refused record.
+func (r tokenRecord) refusal() error {
+	return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.Refused)}
 }
 
 func (r refused) Error() string {

@@ -39,7 +39,7 @@ type Status struct {
 // Status looks at memory and at the store. It makes no exchange. Its error is an [*Error] around
 // [ErrStore]; the Status beside it is what memory knows, with State "" if that is nothing.
 func (s *Session) Status(ctx context.Context) (Status, error) {
-	r, version, err := s.load(ctx)
+	r, _, err := s.load(ctx)
 	if err != nil {
 		err = s.named(&Error{Op: "store", Err: err})
 	}
@@ -57,8 +57,8 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	if snap == nil && err != nil {
 		return st, err
 	}
-	if snap == nil || version > snap.version.Load() {
-		snap, dropped = s.snapshot(r, version), false
+	if snap == nil || r.Generation > snap.record.Generation {
+		snap, dropped = s.snapshot(r), false
 	}
 	r = snap.record
 	st.ConsentExpiry = s.consentExpiry(r)

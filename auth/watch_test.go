@@ -17,7 +17,10 @@ import (
 // fallible is a store that can lose its last writes, or be away.
 type fallible struct {
 	atomic.Pointer[auth.Memory]
-	away atomic.Bool
+	away     atomic.Bool
+	lapsed   atomic.Bool // locks hold nobody off
+	onLock   func()      // or nil
+	saveFail func() bool // nil, or tells whether a save that was done seems to have failed
 }
 
 func newFallible() *fallible {
@@ -42,7 +45,11 @@ func (s asStore) Save(ctx context.Context, key string, r auth.Record) error {
 	if s.f.away.Load() {
 		return errAway
 	}
-	return s.f.Pointer.Load().Save(ctx, key, r)
+	err := s.f.Pointer.Load().Save(ctx, key, r)
+	if err == nil && s.f.saveFail != nil && s.f.saveFail() {
+		return errAway
+	}
+	return err
 }
 
 func (s asStore) Delete(ctx context.Context, key string, version uint64) error {
@@ -52,6 +59,12 @@ func (s asStore) Delete(ctx context.Context, key string, version uint64) error {
 func (s asStore) Lock(ctx context.Context, key string) (func(), error) {
 	if s.f.away.Load() {
 		return nil, errAway
+	}
+	if s.f.onLock != nil {
+		s.f.onLock()
+	}
+	if s.f.lapsed.Load() {
+		return func() {}, nil
 	}
 	return s.f.Pointer.Load().Lock(ctx, key)
 }
@@ -204,4 +217,133 @@ func TestStatusWithoutStore(t *testing.T) {
 	if st, err := s.Status(t.Context()); st.State != auth.StateFresh || st.Expiry.IsZero() || !errors.Is(err, auth.ErrStore) {
 		t.Error(st, err)
 	}
+}
+
+// A process that holds an older record than the one that was lost does not write that back, whatever
+// versions the store counts.
+func TestOlderRecordIsNotWrittenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, p := newFallible(), &rotating{current: "R0", lifetime: time.Hour}
+		newest := newSession(t, p, &auth.Options{Store: asStore{f}})
+		older := newSession(t, p, &auth.Options{Store: asStore{f}})
+		get(t, newest)
+		get(t, older)
+		time.Sleep(59 * time.Minute)
+		f.away.Store(true) // so that the older session does not hear of it
+		time.Sleep(time.Minute)
+		f.away.Store(false)
+		get(t, newest)
+		f.rollBack(t, newest.Key(), auth.Record{})
+		time.Sleep(10 * time.Second)
+		newest.Close(t.Context())
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if r, _ := f.Pointer.Load().Load(t.Context(), newest.Key()); !strings.Contains(string(r.Data), p.current) {
+			t.Errorf("the store does not have %s", p.current)
+		}
+	})
+}
+
+// A failover between the look and the lock: the older refresh token is not spent.
+func TestFailoverBeforeLock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, p := newFallible(), &rotating{current: "R0", lifetime: time.Hour}
+		s := newSession(t, p, &auth.Options{Store: asStore{f}})
+		get(t, s)
+		older, _ := f.Pointer.Load().Load(t.Context(), s.Key())
+		time.Sleep(2 * time.Hour)
+		get(t, s)
+		f.onLock = func() { f.rollBack(t, s.Key(), older) }
+		time.Sleep(59 * time.Minute)
+		get(t, s) // in the background
+		time.Sleep(time.Hour)
+		get(t, s)
+	})
+}
+
+// A save that was done and seems to have failed is tried on. What others saved meanwhile, because the
+// lock lapsed, stays: a newer token, or a logout.
+func TestLateSave(t *testing.T) {
+	t.Parallel()
+	for _, logout := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f, p := newFallible(), consenting{&product{lifetime: time.Hour, refresh: true}}
+			f.lapsed.Store(true)
+			slow := newSession(t, p, &auth.Options{Store: asStore{f}})
+			other := newSession(t, p, &auth.Options{Store: asStore{f}})
+			if err := slow.Redeem(t.Context(), "one", ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(90 * time.Minute)
+			saves := 0
+			f.saveFail = func() bool {
+				saves++
+				if saves == 2 { // after the mark
+					f.away.Store(true)
+				}
+				return saves == 2
+			}
+			if got := get(t, slow); got != "T1" {
+				t.Error(got)
+			}
+			time.Sleep(4 * time.Second) // its next try is in 2 s or so
+			f.away.Store(false)
+			want := "two"
+			if logout {
+				want = "logged_out"
+				if err := other.Revoke(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := other.Redeem(t.Context(), want, ""); err != nil {
+				t.Fatal(err)
+			}
+			other.Close(t.Context()) // so that it does not mend what is done to it
+			time.Sleep(20 * time.Second)
+			if r, _ := f.Pointer.Load().Load(t.Context(), slow.Key()); !strings.Contains(string(r.Data), want) {
+				t.Errorf("%s was overwritten", want)
+			}
+			_, err := slow.Token(t.Context())
+			if errors.Is(err, auth.ErrConsentRequired) != logout {
+				t.Errorf("logout: %t: %v", logout, err)
+			}
+		})
+	}
+}
+
+// A logout, or a login, that the store lost is written back too.
+func TestLostLogout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, p := newFallible(), consenting{&product{lifetime: time.Hour, refresh: true}}
+		s := newSession(t, p, &auth.Options{Store: asStore{f}})
+		stored := func() auth.Record {
+			r, _ := f.Pointer.Load().Load(t.Context(), s.Key())
+			return r
+		}
+		if err := s.Redeem(t.Context(), "one", ""); err != nil {
+			t.Fatal(err)
+		}
+		login := stored()
+		if err := s.Revoke(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		logout := stored()
+		f.rollBack(t, s.Key(), login)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) || strings.Contains(string(stored().Data), "-one") {
+			t.Errorf("the login that was ended is back: %v", err)
+		}
+		if err := s.Redeem(t.Context(), "two", ""); err != nil {
+			t.Fatal(err)
+		}
+		f.rollBack(t, s.Key(), logout)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if !strings.Contains(string(stored().Data), "-two") {
+			t.Error("the login is lost")
+		}
+	})
 }
