@@ -15,7 +15,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -42,8 +42,7 @@ type file struct {
 type Connectors struct {
 	file      string
 	byName    map[string]*Connector
-	store     auth.Store // with its encryption
-	opened    auth.Store // without
+	store     auth.Store // without its encryption
 	storeType string
 	sessions  []*auth.Session
 	clients   []*http.Client
@@ -68,38 +67,11 @@ func Load(path string, opts ...Option) (*Connectors, error) {
 // Parse is [Load] for data at hand. filename is for the problems, and its directory is what
 // relative paths in ${file:PATH} are relative to.
 func Parse(filename string, data []byte, opts ...Option) (*Connectors, error) {
-	o := newOptions(opts)
-	d := newDecoder(filepath.Dir(filename))
-	if c := d.connectors(data, o); c != nil {
-		c.file = filename
+	d := newDecoder(filename)
+	if c := d.connectors(data, newOptions(opts)); c != nil {
 		return c, nil
 	}
-	for i := range d.problems {
-		d.problems[i].File = filename
-	}
 	return nil, d.problems.sorted()
-}
-
-// root decodes the file but for its connectors and its store.
-func (d *decoder) root(data []byte) (f file, ok bool) {
-	root, problem := parse(data)
-	if problem != nil {
-		d.problems = Problems{*problem}
-		return f, false
-	}
-	at := place{"", root, root}
-	d.places[""] = at
-	entries := slices.DeleteFunc(d.entries(at), func(e entry) bool { return strings.HasPrefix(e.name, "x-") })
-	if root.Kind != yaml.MappingNode {
-		return f, false
-	}
-	if v := d.peek(entries, "version"); v != "" && v != "1" {
-		i := slices.IndexFunc(entries, func(e entry) bool { return e.name == "version" })
-		d.refuse(entries[i].value, "version", "must be 1, the one version there is")
-		return f, false // what the rest means is not known
-	}
-	d.structs(at, entries, valueOf(&f))
-	return f, true
 }
 
 // connectors makes them all, or none of a file that it refuses.
@@ -108,24 +80,56 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 	if !ok {
 		return nil
 	}
-	storeType, open := d.store(f.TokenStore, o)
+	typ, open, keys := d.store(f.TokenStore, o)
 	plans := d.plans(f, o)
 	if len(d.problems) > 0 {
 		return nil
 	}
-	c := &Connectors{byName: map[string]*Connector{}, storeType: storeType}
-	c.store, c.opened = open()
-	c.close = sync.OnceValue(c.shutdown)
-	for _, p := range plans {
-		if len(d.problems) == 0 {
-			d.build(c, p, o)
-		}
-	}
-	if len(d.problems) > 0 {
-		c.Close() // nothing was used, so there is nothing to lose
+	store, err := open()
+	if err != nil {
+		d.refuseKeys("token_store", err)
 		return nil
 	}
+	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: typ, store: store}
+	c.close = sync.OnceValue(c.shutdown)
+	if keys != nil {
+		store = auth.Encrypt(store, keys...)
+	}
+	for _, p := range plans {
+		if err := c.add(p, store, o); err != nil {
+			d.refuseKeys(p.path, err)
+			c.Close() // nothing was used, so there is nothing to lose
+			return nil
+		}
+	}
 	return c
+}
+
+// root decodes the file but for its connectors and its store.
+func (d *decoder) root(data []byte) (f file, ok bool) {
+	root, problem := parse(data)
+	if problem != nil {
+		problem.File = d.file
+		d.problems = Problems{*problem}
+		return f, false
+	}
+	at := place{key: root, value: root}
+	d.places[""] = at
+	entries, ok := d.entries(at)
+	entries = slices.DeleteFunc(entries, func(e place) bool { return strings.HasPrefix(e.name, "x-") })
+	for _, e := range entries {
+		if n := target(e.value); e.name == "version" && n.Kind == yaml.ScalarNode && !isNull(n) {
+			if v, _, _ := expand(n.Value, d.dir); v != "" && v != "1" {
+				d.refuse(e.value, "version", "must be 1, the one version there is")
+				return f, false // what the rest means is not known
+			}
+		}
+	}
+	if ok {
+		d.fill(valueOf(&f), at, entries)
+		d.strict(at, entries, reflect.TypeFor[file]())
+	}
+	return f, ok
 }
 
 // Get gives the connector of that name. The error for an unknown one says which there are.
@@ -133,7 +137,7 @@ func (c *Connectors) Get(name string) (*Connector, error) {
 	if conn, ok := c.byName[name]; ok {
 		return conn, nil
 	}
-	return nil, fmt.Errorf("%s has no connector %q%s", c.file, name, suggest(name, c.Names()))
+	return nil, fmt.Errorf("%s has no connector %q%s", c.file, name, suggest(name, maps.Keys(c.byName)))
 }
 
 // Names lists the connectors in alphabetical order.
@@ -158,7 +162,7 @@ func (c *Connectors) shutdown() error {
 		wg.Go(func() { errs[i] = s.Close(ctx) })
 	}
 	wg.Wait()
-	if closer, ok := c.opened.(io.Closer); ok {
+	if closer, ok := c.store.(io.Closer); ok {
 		errs = append(errs, closer.Close())
 	}
 	for _, client := range c.clients {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,10 +30,10 @@ type Connector struct {
 	// Probe is a harmless path of the API, or "".
 	Probe string
 
-	client  *http.Client
-	session *auth.Session
-	own     []*url.URL // among the provider's settings
-	proxy   func(*http.Request) (*url.URL, error)
+	client    *http.Client
+	session   *auth.Session
+	endpoints []*url.URL
+	proxy     func(*http.Request) (*url.URL, error)
 }
 
 // Client is the authenticated client: token, retries, limits and origin check are inside.
@@ -43,15 +44,7 @@ func (c *Connector) Authenticator() auth.Authenticator { return c.session }
 
 // Endpoints are BaseURL and the URLs among the provider's own settings, such as sso_url, one for each
 // origin: where the connector's requests go by themselves.
-func (c *Connector) Endpoints() []*url.URL {
-	list := []*url.URL{c.BaseURL}
-	for _, u := range c.own {
-		if !slices.ContainsFunc(list, func(o *url.URL) bool { return origin(o) == origin(u) }) {
-			list = append(list, u)
-		}
-	}
-	return list
-}
+func (c *Connector) Endpoints() []*url.URL { return slices.Clone(c.endpoints) }
 
 // Proxy is that of requests to u, without its user and password, or nil if there is none.
 func (c *Connector) Proxy(u *url.URL) (*url.URL, error) {
@@ -70,7 +63,7 @@ var absolute = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*:)?//`)
 // it is.
 func (c *Connector) NewRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
 	whole := absolute.MatchString(path)
-	if !whole && !strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "?") && path != "" {
+	if !whole && path != "" && !strings.ContainsAny(path[:1], "/?") {
 		path = "/" + path
 	}
 	ref, err := url.Parse(path)
@@ -80,16 +73,20 @@ func (c *Connector) NewRequest(ctx context.Context, method, path string, body io
 	u := *c.BaseURL
 	switch {
 	case whole && (ref.User != nil || origin(ref) != origin(&u)):
-		return nil, &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: the URL is not below base_url", auth.ErrInsecure)}
+		return nil, c.insecure("the URL is not below base_url")
 	case whole:
 		u.Path, u.RawPath = ref.Path, ref.RawPath
 	case escapes(ref.Path):
-		return nil, &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: the path leaves base_url", auth.ErrInsecure)}
+		return nil, c.insecure("the path leaves base_url")
 	default:
 		u.Path, u.RawPath = c.BaseURL.Path+ref.Path, c.BaseURL.EscapedPath()+ref.EscapedPath()
 	}
 	u.RawQuery, u.ForceQuery = ref.RawQuery, ref.ForceQuery
 	return http.NewRequestWithContext(ctx, method, u.String(), body)
+}
+
+func (c *Connector) insecure(why string) error {
+	return &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: %s", auth.ErrInsecure, why)}
 }
 
 func origin(u *url.URL) string {
@@ -100,21 +97,10 @@ func origin(u *url.URL) string {
 	return scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
 }
 
-// escapes reports whether a path, however a server reads it, has more .. than names before it.
-func escapes(path string) bool {
-	depth := 0
-	for _, s := range strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '\\' }) {
-		switch s {
-		case ".":
-		case "..":
-			if depth--; depth < 0 {
-				return true
-			}
-		default:
-			depth++
-		}
-	}
-	return false
+// escapes reports whether what is below, however a server reads it, has more .. than names before it.
+func escapes(below string) bool {
+	clean := path.Clean(strings.TrimLeft(strings.ReplaceAll(below, `\`, "/"), "/"))
+	return clean == ".." || strings.HasPrefix(clean, "../")
 }
 
 // Do is Client().Do, but the URL in its [*url.Error] has no query, fragment or user.
@@ -131,20 +117,20 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// build makes the connector of a plan, and its identity's session if it is the first.
-func (d *decoder) build(c *Connectors, p *plan, o *options) {
+// add makes the connector of a plan, and its identity's session over store if it is the first.
+func (c *Connectors) add(p *plan, store auth.Store, o *options) error {
 	if p.first == p {
-		p.transport.Limiter = transport.NewLimiter(p.Transport.RateLimits, p.Transport.MaxConcurrency)
-		if w, ok := c.opened.(auth.Windower); ok {
-			p.transport.Limiter.Share(w.Window(p.key, p.Transport.RateLimits, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second)))
+		limits := p.Transport.RateLimits
+		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
+		if w, ok := c.store.(auth.Windower); ok {
+			p.transport.Limiter.Share(w.Window(p.key, limits, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second)))
 		}
 		exchanger, err := transport.NewExchanger(&p.transport)
 		if err != nil {
-			d.refuseKeys(p.path, err)
-			return
+			return err
 		}
 		so := p.sessionOptions()
-		so.Store, so.Client, so.Logger = c.store, exchanger, o.logger
+		so.Store, so.Client, so.Logger = store, exchanger, o.logger
 		p.session = auth.New(p.provider, so)
 		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
 	} else {
@@ -152,18 +138,16 @@ func (d *decoder) build(c *Connectors, p *plan, o *options) {
 	}
 	client, err := transport.NewClient(p.session, &p.transport)
 	if err != nil {
-		d.refuseKeys(p.path, err)
-		return
+		return err
 	}
 	c.clients = append(c.clients, client)
-	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, nil, p.transport.Proxy}
-	if conn.proxy == nil {
-		conn.proxy = http.ProxyFromEnvironment
-	}
+	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.Proxy}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
-		if u, ok := p.settings[key].(*url.URL); ok && u != nil {
-			conn.own = append(conn.own, u)
+		u, ok := p.settings[key].(*url.URL)
+		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return origin(o) == origin(u) }) {
+			conn.endpoints = append(conn.endpoints, u)
 		}
 	}
 	c.byName[p.name] = conn
+	return nil
 }

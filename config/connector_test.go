@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,12 +101,12 @@ func TestSuggest(t *testing.T) {
 		"pcke": "pkce", "scope": "scopes", "SCOPES": "scopes", "is": "id",
 		"password": "", "x": "", "": "", strings.Repeat("client_id", 1000): "",
 	} {
-		got := suggest(name, known)
+		got := suggest(name, slices.Values(known))
 		if want != "" && got != "; did you mean "+want+"?" || want == "" && got != "; known: client_id, client_secret, id, pkce, scopes" {
 			t.Errorf("%.20s: %s", name, got)
 		}
 	}
-	if got := suggest("x", nil); got != "" {
+	if got := suggest("x", slices.Values([]string{})); got != "" {
 		t.Error(got)
 	}
 }

@@ -60,7 +60,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// Layers decode into one value: mappings merge, the rest is replaced, and a copy of the value below
+// Layers decode into one value: structs merge, the rest is replaced, and a copy of the value below
 // stays as it was.
 func TestDecodeInPlace(t *testing.T) {
 	t.Parallel()
@@ -83,14 +83,14 @@ func TestDecodeInPlace(t *testing.T) {
 			t.Fatal(problem)
 		}
 		d := newDecoder(".")
-		if d.value(place{"", root, root}, valueOf(&v), nil); d.problems != nil {
+		if d.value(place{key: root, value: root}, valueOf(&v), ""); d.problems != nil {
 			t.Fatal(d.problems)
 		}
 		return v
 	}
 	base := layer(outer{}, "{struct: {a: 1, b: 1}, pointer: {a: 1, b: 1}, map: {x: {a: 1, b: 1}, y: {a: 1}}, list: [{a: 1}, {a: 2}], nothing: 1, extra: e}")
 	got := layer(base, "{struct: {b: 2}, pointer: {b: 2}, map: {x: {b: 2}, z: {}}, list: [{b: 2}], nothing: }")
-	want := outer{inner{1, 2}, &inner{1, 2}, map[string]inner{"x": {1, 2}, "y": {1, 0}, "z": {}}, []inner{{0, 2}}, 1, acmeMore{"e"}}
+	want := outer{inner{1, 2}, &inner{0, 2}, map[string]inner{"x": {0, 2}, "z": {}}, []inner{{0, 2}}, 1, acmeMore{"e"}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outer{})); diff != "" {
 		t.Error(diff)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"go/ast"
 	"go/parser"
@@ -15,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // What comments leave out, by the key's place or by its name.
@@ -136,7 +137,7 @@ var (
 // TestKeys looks that keys.json is what the sources say.
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	found := map[string]keyDoc{}
+	found := map[string]annotations{}
 	for _, dir := range []string{"auth", "auth/filestore", "auth/redisstore", "config", "internal/tlsfile", "transport",
 		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/webcommander"} {
 		sources, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(dir), "*.go"))
@@ -179,7 +180,7 @@ func TestKeys(t *testing.T) {
 		}
 		return
 	}
-	if diff := cmp.Diff(string(keysJSON), string(got)); diff != "" {
+	if diff := gocmp.Diff(string(keysJSON), string(got)); diff != "" {
 		t.Errorf("run go generate ./config\n-have +want\n%s", diff)
 	}
 }
@@ -189,8 +190,15 @@ var (
 	theDefault = regexp.MustCompile(`The default is ([^.,]+)[.,]`)
 )
 
+// annotations are what is known of a key beside its type.
+type annotations struct {
+	Description string   `json:"description,omitempty"`
+	Default     string   `json:"default,omitempty"`  // as it would be written, or in words
+	Examples    []string `json:"examples,omitempty"` // as it is written in YAML
+}
+
 // comments collects those of a struct's keys. A comment that names the next field is its too.
-func comments(into map[string]keyDoc, dir, typ string, st *ast.StructType) {
+func comments(into map[string]annotations, dir, typ string, st *ast.StructType) {
 	key := map[string]string{}
 	for _, f := range st.Fields.List {
 		if tag := tagOf(f); tag.Get("yaml") != "-" {
@@ -227,12 +235,12 @@ func comments(into map[string]keyDoc, dir, typ string, st *ast.StructType) {
 			if said, ok := docs[table]; ok {
 				doc = said
 			}
-			d := keyDoc{Doc: doc, Default: defaultValues[table], Example: exampleValues[name]}
+			d := annotations{Description: doc, Default: defaultValues[table]}
 			if m := theDefault.FindStringSubmatch(doc); m != nil && d.Default == "" {
 				d.Default = m[1]
 			}
-			if e := exampleOf[table]; e != "" {
-				d.Example = e
+			if e := cmp.Or(exampleOf[table], exampleValues[name]); e != "" {
+				d.Examples = []string{e}
 			}
 			into[at] = d
 		}

@@ -16,6 +16,7 @@ type Option func(*options)
 type options struct {
 	stores       map[string]storeType
 	defaultStore string
+	openDefault  func() (auth.Store, error)
 	providers    map[string]providers.Definition
 	logger       *slog.Logger
 	wrap         func(string, http.RoundTripper) http.RoundTripper
@@ -52,10 +53,7 @@ func WithStore[C any](typ string, open func(C) (auth.Store, error)) Option {
 // WithDefaultStore sets the token store for a file that names none; without it that is memory.
 // open takes the place of [WithStore]'s for that file only.
 func WithDefaultStore(typ string, open func() (auth.Store, error)) Option {
-	return func(o *options) {
-		o.defaultStore = typ
-		o.stores[""] = storeType{reflect.TypeFor[struct{}](), func(any) (auth.Store, error) { return open() }}
-	}
+	return func(o *options) { o.defaultStore, o.openDefault = typ, open }
 }
 
 // WithProvider hands in a product of your own, for YAML to name as provider. It takes the place

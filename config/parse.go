@@ -19,23 +19,27 @@ const (
 
 // parse gives the one document of a file, or the one Problem for which there is none.
 func parse(data []byte) (*yaml.Node, *Problem) {
+	start := &yaml.Node{Line: 1, Column: 1}
 	if len(data) > maxFile {
-		return nil, &Problem{Line: 1, Col: 1, Message: "larger than 1 MiB"}
+		return nil, problemAt(start, "larger than 1 MiB")
 	}
 	docs, err := documents(data)
 	switch {
 	case err != nil:
 		return nil, syntax(data, err)
 	case len(docs) == 0 || isNull(docs[0].Content[0]):
-		return nil, &Problem{Line: 1, Col: 1, Message: "the file is empty"}
+		return nil, problemAt(start, "the file is empty")
 	case len(docs) > 1:
-		return nil, &Problem{Line: docs[1].Line, Col: docs[1].Column, Message: "a second document; a file holds one"}
+		return nil, problemAt(docs[1], "a second document; a file holds one")
 	}
 	root := docs[0].Content[0]
-	if _, at, message := measure(root, map[*yaml.Node]int{}); at != nil {
-		return nil, &Problem{Line: at.Line, Col: at.Column, Message: message}
-	}
-	return root, nil
+	_, problem := measure(root, map[*yaml.Node]int{})
+	return root, problem
+}
+
+// problemAt is the fault of a file that cannot be looked into.
+func problemAt(n *yaml.Node, message string) *Problem {
+	return &Problem{Line: n.Line, Col: n.Column, Message: message}
 }
 
 // documents gives the first two at most.
@@ -61,31 +65,31 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 
 // measure counts n's nodes as if each alias were written out, and stops at the node where that
 // is too many or never ends. An anchor precedes its aliases, so each is counted once.
-func measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, at *yaml.Node, message string) {
+func measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, _ *Problem) {
 	const inside = -1
 	if n.Kind == yaml.AliasNode {
 		if anchors[n.Alias] == inside {
-			return 0, n, "the alias contains itself"
+			return 0, problemAt(n, "the alias contains itself")
 		}
-		return anchors[n.Alias], nil, ""
+		return anchors[n.Alias], nil
 	}
 	if n.Anchor != "" {
 		anchors[n] = inside
 	}
 	count = 1
 	for _, c := range n.Content {
-		m, at, message := measure(c, anchors)
-		if at != nil {
-			return 0, at, message
+		more, problem := measure(c, anchors)
+		if problem != nil {
+			return 0, problem
 		}
-		if count += m; count > maxNodes {
-			return 0, c, fmt.Sprintf("more than %d values, with aliases written out", maxNodes)
+		if count += more; count > maxNodes {
+			return 0, problemAt(c, fmt.Sprintf("more than %d values, with aliases written out", maxNodes))
 		}
 	}
 	if n.Anchor != "" {
 		anchors[n] = count
 	}
-	return count, nil, ""
+	return count, nil
 }
 
 // phrases reword yaml.v3's errors, which repeat parts of values. The column is that of the first of

@@ -82,7 +82,7 @@ connectors:
 	for name, p := range plans {
 		o := p.transport
 		got[name] = shape{p.BaseURL.String(), "", p.EarlyRefresh, o.Timeout, o.Retry.MaxAttempts, o.Retry.MinBackoff, p.Transport.RateLimits,
-			o.Close, o.MaxReplayBody, fmt.Sprint(o.AllowedOrigins), p.first == plain, len(p.secrets), len(p.settings)}
+			o.Close, o.MaxReplayBody, fmt.Sprint(o.AllowedOrigins), p.first == plain, len(p.sessionOptions().Secrets), len(p.settings)}
 	}
 	acmes := []auth.Limit{{Requests: 20, Per: time.Second}}
 	base := shape{"https://acme.example", "", time.Minute, 10 * time.Second, 2, time.Second, acmes, true, -1, "[https://one.example]", true, 1, 2}

@@ -2,10 +2,16 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/auth"
 )
 
 // A Problem is one fault of a file, with the position of the key or value at fault. It shows no
@@ -33,19 +39,12 @@ func (p Problem) Error() string {
 // Unwrap is the cause if there is one, such as [auth.ErrInsecure].
 func (p Problem) Unwrap() error { return p.err }
 
-// Problems are all that is wrong with a file, in the order of the file; past a thousand the rest of
-// the file is not looked at. It is the error of [Load] and [Parse] for a file that was read and
-// refused.
+// Problems are all that is wrong with a file, in the order of the file, or the first thousand that
+// were found. It is the error of [Load] and [Parse] for a file that was read and refused.
 type Problems []Problem
 
 // Error is one line a problem.
-func (p Problems) Error() string {
-	lines := make([]string, len(p))
-	for i := range p {
-		lines[i] = p[i].Error()
-	}
-	return strings.Join(lines, "\n")
-}
+func (p Problems) Error() string { return fmt.Sprint(errors.Join(p.Unwrap()...)) }
 
 // Unwrap gives each problem to [errors.Is] and [errors.As].
 func (p Problems) Unwrap() []error {
@@ -61,9 +60,7 @@ func (p Problems) sorted() Problems {
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col), cmp.Compare(a.Path, b.Path))
 	})
-	return slices.CompactFunc(p, func(a, b Problem) bool {
-		return a.Line == b.Line && a.Col == b.Col && a.Path == b.Path && a.Message == b.Message
-	})
+	return slices.CompactFunc(p, func(a, b Problem) bool { return a.Error() == b.Error() })
 }
 
 // oneLine keeps a message, which may hold a path or a provider's words, on its line.
@@ -75,3 +72,73 @@ func oneLine(s string) string {
 		return r
 	}, s)
 }
+
+// maxProblems bounds the work on a file that is no configuration at all.
+const maxProblems = 1000
+
+func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
+
+func (d *decoder) refuse(at *yaml.Node, path, message string) { d.wrap(at, path, message, nil) }
+
+func (d *decoder) wrap(at *yaml.Node, path, message string, err error) {
+	if !d.full() {
+		d.problems = append(d.problems, Problem{d.file, at.Line, at.Column, path, oneLine(message), err})
+	}
+	for d.refused[path] = true; path != ""; d.refused[path] = true {
+		path = above(path)
+	}
+}
+
+var index = regexp.MustCompile(`\.(\d+)\b`)
+
+// refuseKeys puts each [auth.KeyError] in err at its key, unless that was refused already, and any
+// other error at path itself.
+func (d *decoder) refuseKeys(path string, err error) {
+	var k *auth.KeyError
+	joined, ok := err.(interface{ Unwrap() []error })
+	if ok && errors.As(err, &k) { // several at fault; without a key, it is one error with two causes
+		for _, err := range joined.Unwrap() {
+			d.refuseKeys(path, err)
+		}
+		return
+	}
+	if errors.As(err, &k) {
+		d.refuseKeys(path+"."+index.ReplaceAllString(k.Key, "[$1]"), k.Err)
+		return
+	}
+	if at, path := d.where(path); !d.refused[path] {
+		d.wrap(at, path, err.Error(), err)
+	}
+}
+
+// where finds the value at path, which a connector may have from the defaults, and its own path. If
+// there is none, it is the nearest key above.
+func (d *decoder) where(path string) (at *yaml.Node, own string) {
+	if p, ok := d.find(path); ok {
+		return p.value, p.path
+	}
+	return d.nearest(path), path
+}
+
+func (d *decoder) find(path string) (p place, ok bool) {
+	p, ok = d.places[path]
+	if i := strings.Index(path, ".transport."); !ok && i > 0 {
+		p, ok = d.places["defaults"+path[i:]]
+	}
+	return p, ok
+}
+
+// nearest finds the value at path; failing that, the nearest key above.
+func (d *decoder) nearest(path string) *yaml.Node {
+	if p, ok := d.places[path]; ok {
+		return p.value
+	}
+	for {
+		path = above(path)
+		if p, ok := d.places[path]; ok { // "" is there, the file
+			return p.key
+		}
+	}
+}
+
+func above(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }

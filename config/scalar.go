@@ -20,26 +20,9 @@ import (
 type size int64
 
 var (
-	sizeType     = reflect.TypeFor[size]()
-	durationType = reflect.TypeFor[time.Duration]()
-)
-
-// maxDuration is more than anybody means.
-const maxDuration = 10 * 365 * 24 * time.Hour
-
-var (
-	errString   = errors.New("must be a string; put it in quotes")
-	errBool     = errors.New("must be true or false")
-	errInt      = errors.New("must be a whole number")
-	errDecimal  = errors.New("must be a whole number in plain decimal digits: no leading 0, 0o, 0x or _")
-	errRange    = errors.New("is out of range")
-	errNumber   = errors.New("must be a number")
-	errDuration = errors.New("must be a duration with its unit, such as 500ms, 30s or 5m")
-	errPositive = errors.New("must be longer than 0")
-	errAbsurd   = errors.New("must be at most ten years (87600h)")
-	errSize     = errors.New("must be a size, such as 1MiB, 512KiB or 4096")
-	errURL      = errors.New("must be an absolute http or https URL")
-	errUserinfo = errors.New("must not hold a user or a password; credentials have keys of their own")
+	errString = errors.New("must be a string; put it in quotes")
+	errBool   = errors.New("must be true or false")
+	errRange  = errors.New("is out of range")
 
 	decimal = regexp.MustCompile(`^[-+]?(0|[1-9][0-9]*)$`)
 	sizes   = regexp.MustCompile(`^(0|[1-9][0-9]*)(B|KiB|MiB|GiB)?$`)
@@ -49,47 +32,43 @@ var (
 )
 
 // scalar decodes a string, a number, a secret, a URL and the like.
-func (d *decoder) scalar(at place, v reflect.Value, enum []string) {
+func (d *decoder) scalar(at place, v reflect.Value, enum string) {
 	n := target(at.value)
 	if n.Kind != yaml.ScalarNode {
 		d.refuse(at.value, at.path, "must be a single value, not a list or a mapping")
 		return
 	}
-	switch n.Tag {
-	case "!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!merge":
-	default:
-		d.refuse(at.value, at.path, "unknown tag; put a value that begins with ! in quotes")
-		return
-	}
 	text, expanded, err := expand(n.Value, d.dir)
-	if err == nil {
-		// What a reference gives has no type of its own in YAML: the field's is meant.
-		quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
-		switch {
-		case v.Type() == secretType:
-			err = d.secret(v, n, text, expanded)
-		case v.Type() == urlType:
-			var u *url.URL
-			if u, err = parseURL(text); err == nil {
-				d.urls[u] = at.path
-				v.Set(reflect.ValueOf(u))
-			}
-		case v.Kind() == reflect.String:
-			if v.SetString(text); n.Tag == "!!bool" && !expanded {
-				err = errString
-			}
-		case v.Type() == durationType:
-			err = setDuration(v, text)
-		case v.Type() == sizeType:
-			err = setSize(v, text)
-		default:
-			if err = setPlain(v, text, quoted); err != nil && expanded && v.Kind() == reflect.Bool {
-				err = errBool // without a hint at what was found
-			}
+	// What a reference gives has no type of its own in YAML: the field's is meant.
+	quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+	isBool := !expanded && n.Tag == "!!bool"
+	switch {
+	case !slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!merge"}, n.Tag):
+		err = errors.New("unknown tag; put a value that begins with ! in quotes")
+	case err != nil:
+	case isBool && (v.Type() == secretType || v.Kind() == reflect.String):
+		err = errString
+	case v.Type() == secretType:
+		err = setSecret(v, text, n.Value, d.dir)
+	case v.Type() == urlType:
+		err = setURL(v, text)
+	case v.Type() == durationType:
+		err = setDuration(v, text)
+	case v.Type() == sizeType:
+		err = setSize(v, text)
+	case v.Kind() == reflect.String:
+		v.SetString(text)
+	case v.Kind() == reflect.Bool:
+		if err = setBool(v, text, quoted); err != nil && expanded {
+			err = errBool // without a hint at what was found
 		}
+	case v.CanInt(), v.CanUint(), v.CanFloat():
+		err = setNumber(v, text, quoted)
+	default:
+		err = errors.New("cannot be set from YAML: a " + v.Type().String())
 	}
-	if err == nil && enum != nil && !slices.Contains(enum, text) {
-		err = errors.New("must be one of " + strings.Join(enum, ", "))
+	if words := strings.Split(enum, ","); err == nil && enum != "" && !slices.Contains(words, text) {
+		err = errors.New("must be one of " + strings.Join(words, ", "))
 	}
 	if err != nil {
 		d.wrap(at.value, at.path, err.Error(), err)
@@ -98,18 +77,11 @@ func (d *decoder) scalar(at place, v reflect.Value, enum []string) {
 	d.leaves[at.path] = v.Interface()
 }
 
-// secret checks a secret now and reads it again at each use.
-func (d *decoder) secret(v reflect.Value, n *yaml.Node, text string, expanded bool) error {
-	switch {
-	case n.Tag == "!!bool" && !expanded:
-		return errString
-	case text == "":
+// setSecret checks a secret now, and has it read again at each use.
+func setSecret(v reflect.Value, text, source, dir string) error {
+	if text == "" {
 		return errors.New("must not be empty")
-	case !expanded:
-		v.Set(reflect.ValueOf(auth.SecretString(text)))
-		return nil
 	}
-	source, dir := n.Value, d.dir
 	v.Set(reflect.ValueOf(auth.SecretFunc(func() (string, error) {
 		text, _, err := expand(source, dir)
 		return text, err
@@ -117,27 +89,28 @@ func (d *decoder) secret(v reflect.Value, n *yaml.Node, text string, expanded bo
 	return nil
 }
 
-// parseURL leaves out net/url's own errors, which repeat the URL.
-func parseURL(text string) (*url.URL, error) {
+// setURL leaves out net/url's own errors, which repeat the URL.
+func setURL(v reflect.Value, text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return nil, errURL
+		return errors.New("must be an absolute http or https URL")
 	case u.User != nil:
-		return nil, errUserinfo
+		return errors.New("must not hold a user or a password; credentials have keys of their own")
 	}
-	return u, nil
+	v.Set(reflect.ValueOf(u))
+	return nil
 }
 
 func setDuration(v reflect.Value, text string) error {
 	t, err := time.ParseDuration(text)
 	switch {
 	case err != nil:
-		return errDuration
+		return errors.New("must be a duration with its unit, such as 500ms, 30s or 5m")
 	case t <= 0:
-		return errPositive
-	case t > maxDuration:
-		return errAbsurd
+		return errors.New("must be longer than 0")
+	case t > 87600*time.Hour: // more than anybody means
+		return errors.New("must be at most ten years (87600h)")
 	}
 	v.SetInt(int64(t))
 	return nil
@@ -146,7 +119,7 @@ func setDuration(v reflect.Value, text string) error {
 func setSize(v reflect.Value, text string) error {
 	m := sizes.FindStringSubmatch(text)
 	if m == nil {
-		return errSize
+		return errors.New("must be a size, such as 1MiB, 512KiB or 4096")
 	}
 	n, err := strconv.ParseInt(m[1], 10, 64)
 	if err != nil || n > math.MaxInt64/units[m[2]] {
@@ -156,44 +129,46 @@ func setSize(v reflect.Value, text string) error {
 	return nil
 }
 
-// setPlain sets a bool or a number, for which a quoted value is a wrong type.
-func setPlain(v reflect.Value, text string, quoted bool) error {
-	switch k := v.Kind(); {
-	case k == reflect.Bool:
-		meant := bools[strings.ToLower(text)]
-		switch {
-		case !quoted && (text == "true" || text == "false"):
-			v.SetBool(text == "true")
-			return nil
-		case meant != "":
-			return errors.New("must be true or false, without quotes; write " + meant)
-		}
-		return errBool
-	case quoted && (v.CanInt() || v.CanUint()):
+func setBool(v reflect.Value, text string, quoted bool) error {
+	meant := bools[strings.ToLower(text)]
+	switch {
+	case !quoted && meant == text && meant != "":
+		v.SetBool(text == "true")
+		return nil
+	case meant != "":
+		return errors.New("must be true or false, without quotes; write " + meant)
+	}
+	return errBool
+}
+
+// setNumber takes no quoted value, which YAML has for text.
+func setNumber(v reflect.Value, text string, quoted bool) error {
+	whole, bits := !v.CanFloat(), v.Type().Bits()
+	switch {
+	case whole && quoted:
 		return errors.New("must be a whole number, without quotes")
-	case v.CanInt() || v.CanUint():
-		if !decimal.MatchString(text) {
-			if _, err := strconv.ParseInt(text, 0, 64); err == nil || strings.Trim(text, "0123456789_") == "" {
-				return errDecimal
-			}
-			return errInt
+	case whole && !decimal.MatchString(text):
+		if _, err := strconv.ParseInt(text, 0, 64); err == nil || strings.Trim(text, "0123456789_") == "" {
+			return errors.New("must be a whole number in plain decimal digits: no leading 0, 0o, 0x or _")
 		}
-		if i, err := strconv.ParseInt(text, 10, 64); err == nil && v.CanInt() && !v.OverflowInt(i) {
+		return errors.New("must be a whole number")
+	case v.CanInt():
+		if i, err := strconv.ParseInt(text, 10, bits); err == nil {
 			v.SetInt(i)
 			return nil
 		}
-		if u, err := strconv.ParseUint(strings.TrimPrefix(text, "+"), 10, 64); err == nil && v.CanUint() && !v.OverflowUint(u) {
+	case v.CanUint():
+		if u, err := strconv.ParseUint(strings.TrimPrefix(text, "+"), 10, bits); err == nil {
 			v.SetUint(u)
 			return nil
 		}
-		return errRange
-	case v.CanFloat():
-		f, err := strconv.ParseFloat(text, v.Type().Bits())
+	default:
+		f, err := strconv.ParseFloat(text, bits)
 		if err != nil || quoted || math.IsInf(f, 0) || math.IsNaN(f) {
-			return errNumber
+			return errors.New("must be a number")
 		}
 		v.SetFloat(f)
 		return nil
 	}
-	return errors.New("cannot be set from YAML: a " + v.Type().String())
+	return errRange
 }

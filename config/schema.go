@@ -9,23 +9,15 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
-	"github.com/itsmauth/itsmauth/providers"
 )
 
-// What the comments of the settings' types say, which are not there at run time.
+// What the comments of the settings' types say, which are not there at run time, as annotations of
+// the schema.
 //
 //go:generate go test -run ^TestKeys$ -update
 //go:generate go test ../cmd/itsmauth -run ^TestSchema -update
 //go:embed keys.json
 var keysJSON []byte
-
-// A keyDoc is what is known of a key beside its type.
-type keyDoc struct {
-	Doc     string `json:"doc,omitempty"`
-	Default string `json:"default,omitempty"` // as it would be written, or in words
-	Example string `json:"example,omitempty"` // as it is written in YAML
-}
 
 const module = "github.com/itsmauth/itsmauth"
 
@@ -78,16 +70,18 @@ func Schema(opts ...Option) ([]byte, error) {
 
 	products := map[string]reflect.Type{}
 	for name, def := range o.providers {
-		products[name] = providers.Definition.Settings(def)
+		products[name] = def.Settings()
 	}
+	connector := s.union(reflect.TypeFor[connectorConfig](), "provider", products)
+	connector["properties"].(object)["base_url"].(object)["pattern"] = "^[^?#]*$"
 	maps.Copy(top["connectors"].(object), object{
 		"type": "object", "minProperties": 1,
 		"propertyNames":        object{"pattern": `^\S(?:.*\S)?$`},
-		"additionalProperties": s.union(reflect.TypeFor[connectorConfig](), "provider", products),
+		"additionalProperties": connector,
 	})
 	stores := map[string]reflect.Type{}
-	for _, name := range o.storeNames() {
-		stores[name] = o.stores[name].settings
+	for name, s := range o.stores {
+		stores[name] = s.settings
 	}
 	maps.Copy(top["token_store"].(object), nullable(s.union(reflect.TypeFor[storeConfig](), "type", stores)))
 	var b bytes.Buffer
@@ -98,7 +92,7 @@ func Schema(opts ...Option) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-type schema struct{ docs map[string]keyDoc }
+type schema struct{ docs map[string]object }
 
 // union is common with, by the word at key, the keys of one of kinds.
 func (s schema) union(common reflect.Type, key string, kinds map[string]reflect.Type) object {
@@ -126,51 +120,34 @@ func (s schema) union(common reflect.Type, key string, kinds map[string]reflect.
 func (s schema) structure(t reflect.Type) object {
 	props, required := object{}, []string{}
 	for _, f := range fields(t) {
-		sf := t.FieldByIndex(f.index)
-		p := s.value(sf.Type, f.enum)
-		if pattern := sf.Tag.Get("pattern"); pattern != "" {
-			p["pattern"] = pattern
-		}
+		p := s.value(f.Type, f.enum)
 		if f.required {
-			required = append(required, f.name)
-			if k := sf.Type.Kind(); k == reflect.String || k == reflect.Slice || k == reflect.Map {
-				p[map[reflect.Kind]string{reflect.String: "minLength", reflect.Slice: "minItems", reflect.Map: "minProperties"}[k]] = 1
+			required = append(required, f.key)
+			if least := notEmpty[f.Type.Kind()]; least != "" {
+				p[least] = 1
 			}
 		} else {
 			p = nullable(p)
 		}
 		owner := t
-		if n := len(f.index) - 1; n > 0 {
-			owner = t.FieldByIndex(f.index[:n]).Type
+		if n := len(f.Index) - 1; n > 0 {
+			owner = t.FieldByIndex(f.Index[:n]).Type
 		}
-		doc := s.docs[strings.TrimPrefix(owner.PkgPath(), module+"/")+"."+owner.Name()+"."+sf.Name]
-		for key, text := range map[string]string{"description": doc.Doc, "default": doc.Default} {
-			if text != "" {
-				p[key] = text
-			}
-		}
-		if doc.Example != "" {
-			p["examples"] = []string{doc.Example}
-		}
-		props[f.name] = p
+		maps.Copy(p, s.docs[strings.TrimPrefix(owner.PkgPath(), module+"/")+"."+owner.Name()+"."+f.Name])
+		props[f.key] = p
 	}
 	return object{"type": "object", "properties": props, "required": required, "additionalProperties": false}
 }
 
-func (s schema) value(t reflect.Type, enum []string) object {
-	switch t {
-	case placeType:
-		return object{}
-	case urlType:
-		return ref("url")
-	case secretType:
-		return ref("secret")
-	case durationType:
-		return ref("duration")
-	case sizeType:
-		return ref("size")
+var defined = map[reflect.Type]string{urlType: "url", secretType: "secret", durationType: "duration", sizeType: "size"}
+
+func (s schema) value(t reflect.Type, enum string) object {
+	if name, ok := defined[t]; ok {
+		return ref(name)
 	}
 	switch k := t.Kind(); {
+	case t == placeType:
+		return object{}
 	case k == reflect.Pointer:
 		return s.value(t.Elem(), enum)
 	case k == reflect.Struct:
@@ -179,8 +156,8 @@ func (s schema) value(t reflect.Type, enum []string) object {
 		return object{"type": "array", "items": s.value(t.Elem(), enum)}
 	case k == reflect.Map:
 		return object{"type": "object", "additionalProperties": s.value(t.Elem(), enum)}
-	case enum != nil:
-		return or(object{"enum": enum})
+	case enum != "":
+		return or(object{"enum": strings.Split(enum, ",")})
 	case k == reflect.Bool:
 		return or(object{"type": "boolean"})
 	case k == reflect.Float32 || k == reflect.Float64:
@@ -197,19 +174,14 @@ func (s schema) value(t reflect.Type, enum []string) object {
 // nullable is what may be left empty too, which is to leave it out.
 func nullable(p object) object {
 	null := object{"type": "null"}
-	if choices, ok := p["anyOf"].([]object); ok {
-		p["anyOf"] = append(slices.Clip(choices), null)
-		return p
+	switch choices, _ := p["anyOf"].([]object); {
+	case choices != nil:
+		p["anyOf"] = append(choices, null)
+	case p["type"] != nil:
+		p["type"] = []any{p["type"], "null"}
+	case p["$ref"] != nil:
+		p["anyOf"] = []object{{"$ref": p["$ref"]}, null}
+		delete(p, "$ref")
 	}
-	if t, ok := p["type"].(string); ok {
-		p["type"] = []string{t, "null"}
-		return p
-	}
-	if p["$ref"] == nil {
-		return p
-	}
-	r := object{"$ref": p["$ref"]}
-	delete(p, "$ref")
-	p["anyOf"] = []object{r, null}
 	return p
 }

@@ -1,10 +1,12 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -21,7 +23,7 @@ type connectorConfig struct {
 	// Provider is the adapter for the product.
 	Provider string `yaml:"provider" required:"true"`
 	// BaseURL of the product's API. Credentials go to its origin.
-	BaseURL *url.URL `yaml:"base_url" required:"true" pattern:"^[^?#]*$"`
+	BaseURL *url.URL `yaml:"base_url" required:"true"`
 	// Account is a label that separates identities, such as two consents of one client.
 	Account string `yaml:"account"`
 	// Probe is a harmless path of the API, for check --online.
@@ -71,90 +73,72 @@ type transportConfig struct {
 // options checks what the types do not say, and gives the plan its transport.
 func (d *decoder) options(p *plan, o *options) {
 	t := &p.Transport
-	refuse := func(key, message string) {
-		d.refuseKeys(p.path+".transport", &auth.KeyError{Key: key, Err: errors.New(message)})
-	}
-	if n := t.Retry.MaxAttempts; n < 0 || n == 0 && d.given(p, "transport.retry.max_attempts") {
+	refuse := func(key, message string) { d.refuseKeys(p.path+".transport."+key, errors.New(message)) }
+	given := func(key string) bool { _, ok := d.find(p.path + ".transport." + key); return ok }
+	if n := t.Retry.MaxAttempts; n < 0 || n == 0 && given("retry.max_attempts") {
 		refuse("retry.max_attempts", "must be at least 1, the first attempt included")
 	}
 	if t.MaxConcurrency < 0 {
 		refuse("max_concurrency", "must be at least 0, which is any number")
 	}
 	for i, l := range t.RateLimits {
-		if key := fmt.Sprintf("rate_limits[%d].requests", i); l.Requests < 1 && d.given(p, "transport."+key) {
+		if key := fmt.Sprintf("rate_limits[%d].requests", i); l.Requests < 1 && given(key) {
 			refuse(key, "must be at least 1")
 		}
 	}
 	p.transport = transport.Options{
 		Connector: p.name, BaseURL: p.BaseURL, AllowedOrigins: t.AllowedOrigins, AllowHTTP: t.AllowHTTP,
 		Timeout: t.Timeout, AttemptTimeout: t.AttemptTimeout, Retry: t.Retry,
-		Close: t.Connection == "close", UserAgent: t.UserAgent, Logger: o.logger,
-	}
-	if t.UserAgent == "" {
-		p.transport.UserAgent = "itsmauth/" + version()
+		Close: t.Connection == "close", UserAgent: cmp.Or(t.UserAgent, "itsmauth/"+version()), Logger: o.logger,
+		Proxy: http.ProxyFromEnvironment,
 	}
 	if m := t.MaxReplayBody; m != nil {
-		if p.transport.MaxReplayBody = int64(*m); *m == 0 {
-			p.transport.MaxReplayBody = -1
-		}
+		p.transport.MaxReplayBody = cmp.Or(int64(*m), -1)
 	}
 	if o.wrap != nil {
 		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return o.wrap(p.name, next) }
 	}
-	tls, err := t.TLS.Client()
-	if err != nil {
+	var err error
+	if p.transport.TLS, err = t.TLS.Client(); err != nil {
 		d.refuseKeys(p.path+".transport.tls_config", err)
 	}
-	p.transport.TLS = tls
 	if !t.Proxy.IsZero() {
-		if proxy, ok := parseProxy(t.Proxy); ok {
-			p.transport.Proxy = http.ProxyURL(proxy)
-		} else {
+		text, _ := t.Proxy.Value()
+		proxy, err := url.Parse(text)
+		if err != nil || proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, proxy.Scheme) {
 			refuse("proxy_url", "must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX")
 		}
+		p.transport.Proxy = http.ProxyURL(proxy)
 	}
-}
-
-func parseProxy(s auth.Secret) (*url.URL, bool) {
-	text, err := s.Value()
-	if err != nil {
-		return nil, false
-	}
-	u, err := url.Parse(text)
-	return u, err == nil && u.Hostname() != "" && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
 }
 
 // plainHTTP refuses URLs to which credentials would go in the clear.
 func (d *decoder) plainHTTP(p *plan) {
-	if p.Transport.AllowHTTP {
-		return
-	}
+	urls := map[string]any{"base_url": p.BaseURL}
+	maps.Copy(urls, p.settings)
 	for i, u := range p.Transport.AllowedOrigins {
-		if d.urls[u] == "" {
-			d.urls[u] = fmt.Sprintf("defaults.transport.allowed_origins[%d]", i)
-		}
+		urls[fmt.Sprintf("transport.allowed_origins[%d]", i)] = u
 	}
-	for u, path := range d.urls {
-		if u != nil && u.Scheme == "http" && !loopback(u.Hostname()) {
-			d.wrap(d.nearest(path), path, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
+	for key, u := range urls {
+		u, _ := u.(*url.URL)
+		if u != nil && u.Scheme == "http" && !p.Transport.AllowHTTP && !loopback(u.Hostname()) {
+			at, path := d.where(p.path + "." + key)
+			d.wrap(at, path, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
 		}
 	}
 }
 
 func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
 // version is the module's, as the program that holds it was built.
 func version() string {
-	info, _ := debug.ReadBuildInfo()
-	if info == nil {
-		return "devel"
-	}
-	for _, m := range append(info.Deps, &info.Main) {
-		if m.Path == module && m.Version != "" && m.Version != "(devel)" {
-			return m.Version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == module && m.Version != "" && m.Version != "(devel)" {
+				return m.Version
+			}
 		}
 	}
 	return "devel"

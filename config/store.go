@@ -1,11 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"reflect"
-	"slices"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -26,94 +25,49 @@ type storeConfig struct {
 	EncryptionKeys []auth.Secret `yaml:"encryption_keys"`
 }
 
-// outside is the line that hands in a store which config does not compile.
-var outside = map[string]string{
-	"redis": `add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`,
-}
-
-// store decodes token_store and gives its type's name and what opens it: the store to use, and
-// the one to close, without the encryption around it.
-func (d *decoder) store(at place, o *options) (name string, open func() (use, opened auth.Store)) {
+// store decodes token_store and gives the name of its type, what opens it, and the keys that encrypt
+// what it holds.
+func (d *decoder) store(at place, o *options) (typ string, open func() (auth.Store, error), keys []auth.Key) {
 	if at.value == nil {
-		typ := o.stores[""]
-		return o.defaultStore, func() (use, opened auth.Store) {
-			opened = d.open(typ, reflect.Zero(typ.settings))
-			return opened, opened
-		}
+		return o.defaultStore, o.openDefault, nil
 	}
-	entries := d.entries(at)
-	if target(at.value).Kind != yaml.MappingNode {
-		return "", nil
+	entries, ok := d.entries(at)
+	if !ok {
+		return "", nil, nil
 	}
 	var c storeConfig
-	name = d.peek(entries, "type")
-	typ, known := o.stores[name]
-	settings := reflect.Value{}
-	if known = known && name != ""; known {
-		settings = reflect.New(typ.settings).Elem()
-		d.structs(at, entries, valueOf(&c), settings)
+	d.fill(valueOf(&c), at, entries)
+	if s, known := o.stores[c.Type]; known {
+		settings := d.own(at, entries, reflect.TypeFor[storeConfig](), s.settings)
+		open = func() (auth.Store, error) { return s.open(settings.Interface()) }
 	} else {
-		// Whose the other keys are is not known.
-		common := fields(reflect.TypeFor[storeConfig]())
-		entries = slices.DeleteFunc(entries, func(e entry) bool {
-			return !slices.ContainsFunc(common, func(f field) bool { return f.name == e.name })
-		})
-		d.structs(at, entries, valueOf(&c))
-		if path := at.path + ".type"; c.Type != "" && !d.refused[path] {
-			message := "unknown token store" + suggest(c.Type, o.storeNames())
-			if line, ok := outside[c.Type]; ok {
-				message = "this store was not handed in; " + line
-			}
-			d.refuse(d.nearest(path), path, message)
+		message := "unknown token store" + suggest(c.Type, maps.Keys(o.stores))
+		if c.Type == "redis" {
+			message = `this store was not handed in; add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`
 		}
+		d.refuseKeys("token_store.type", errors.New(message))
 	}
-	keys := d.encryption(at, &c)
-	return name, func() (use, opened auth.Store) {
-		if opened = d.open(typ, settings); opened == nil || keys == nil {
-			return opened, opened
-		}
-		return auth.Encrypt(opened, keys...), opened
-	}
-}
-
-// open opens the store, or refuses it and gives nil.
-func (d *decoder) open(typ storeType, settings reflect.Value) auth.Store {
-	s, err := typ.open(settings.Interface())
-	if err != nil {
-		d.refuseKeys("token_store", err)
-		return nil
-	}
-	return s
+	return c.Type, open, d.encryption(at, &c)
 }
 
 func (d *decoder) encryption(at place, c *storeConfig) (keys []auth.Key) {
-	path := at.path + ".encryption_keys"
+	const path = "token_store.encryption_keys"
 	for i, secret := range c.EncryptionKeys {
-		item := fmt.Sprintf("%s[%d]", path, i)
 		text, _ := secret.Value()
 		key, err := auth.ParseKey(text)
-		if err != nil && !d.refused[item] {
-			d.refuse(d.nearest(item), item, "must be base64 of 32 bytes; itsmauth keygen makes one")
+		if err != nil {
+			d.refuseKeys(fmt.Sprintf("%s[%d]", path, i), errors.New("must be base64 of 32 bytes; itsmauth keygen makes one"))
 		}
 		keys = append(keys, key)
 	}
 	switch none := c.Encryption == "none"; {
-	case len(c.EncryptionKeys) > 0 && none:
+	case keys != nil && none:
 		d.refuse(d.nearest(path), path, "there are keys, but encryption is none")
-	case len(c.EncryptionKeys) > 0 || none || d.refused[at.path]:
+	case keys != nil || none || d.refused[at.path]:
 	case c.Encryption != "":
-		d.refuse(d.nearest(at.path+".encryption"), at.path+".encryption", "needs encryption_keys; itsmauth keygen makes one")
+		d.refuseKeys("token_store.encryption", errors.New("needs encryption_keys; itsmauth keygen makes one"))
 	case c.Type == "redis":
 		d.refuse(at.key, path, "missing; itsmauth keygen makes a key, or say encryption: none")
 	}
 	return keys
-}
-
-func (o *options) storeNames() (names []string) {
-	for name := range o.stores {
-		if name != "" {
-			names = append(names, name)
-		}
-	}
-	return names
 }

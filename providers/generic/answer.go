@@ -15,40 +15,30 @@ import (
 	"github.com/itsmauth/itsmauth/internal/jwt"
 )
 
-// An answer is what came back for a request.
-type answer struct {
-	*request
-	status int
-	header http.Header
-	body   []byte
-	doc    any    // the body, if it is JSON
-	code   string // why the request was refused, if that can be shown
-}
-
-// token reads the access token and what comes with it (RFC 6749 section 5.1). start is when the
+// token reads from r's answer the access token and what comes with it (RFC 6749 section 5.1). start is when the
 // exchange began: lifetimes count from there, so that we never take a token for younger than it is.
-func (p *Provider) token(a *answer, start time.Time) (*oauth2.Token, error) {
+func (p *Provider) token(r *request, start time.Time) (*oauth2.Token, error) {
 	where := &p.c.Response
-	body := bytes.TrimSpace(a.body)
+	body := bytes.TrimSpace(r.body)
 	tok := &oauth2.Token{}
 	if where.Format == "json" {
-		tok.AccessToken = stringAt(a.doc, where.AccessToken)
-		tok.RefreshToken = stringAt(a.doc, where.RefreshToken)
-		tok.TokenType = stringAt(a.doc, where.TokenType)
+		tok.AccessToken = first(r.doc, where.AccessToken, str)
+		tok.RefreshToken = first(r.doc, where.RefreshToken, str)
+		tok.TokenType = first(r.doc, where.TokenType, str)
 	} else if !bytes.ContainsAny(body, "{[<") {
 		tok.AccessToken = string(body)
 	}
 	switch {
 	case bytes.HasPrefix(body, []byte("<")):
 		return nil, fmt.Errorf("%w: HTML where a token should be", auth.ErrProtocol)
-	case where.Format == "json" && a.doc == nil:
+	case where.Format == "json" && r.doc == nil:
 		return nil, fmt.Errorf("%w: it is not JSON", auth.ErrProtocol)
 	case tok.AccessToken == "":
 		return nil, fmt.Errorf("%w: there is no access token in it", auth.ErrProtocol)
 	case !printable(tok.AccessToken) || where.Format == "text" && strings.Contains(tok.AccessToken, " "):
 		return nil, fmt.Errorf("%w: its access token cannot be sent in a header", auth.ErrProtocol)
 	}
-	life := lifetime(find(a.doc, where.ExpiresIn))
+	life := lifetime(find(r.doc, where.ExpiresIn))
 	if life == 0 {
 		life, _ = jwt.Lifetime(tok.AccessToken)
 	}
@@ -68,25 +58,13 @@ const maxLifetime = 10 * 365 * 24 * time.Hour
 // lifetime reads expires_in, a number of seconds or a string that holds one. 0 is unknown.
 func lifetime(found []any) time.Duration {
 	for _, v := range found {
-		n := json.Number(strings.TrimSpace(text(v)))
-		if _, isBool := v.(bool); isBool || !json.Valid([]byte(n)) {
-			continue
-		}
-		seconds, err := n.Float64()
-		if err == nil && seconds > 0 && seconds <= maxLifetime.Seconds() {
+		n := strings.TrimSpace(text(v))
+		seconds, err := strconv.ParseFloat(n, 64) // which takes more than a JSON number
+		if err == nil && json.Valid([]byte(n)) && seconds > 0 && seconds <= maxLifetime.Seconds() {
 			return time.Duration(seconds * float64(time.Second))
 		}
 	}
 	return 0
-}
-
-func stringAt(doc any, pointer string) string {
-	for _, v := range find(doc, pointer) {
-		if s, ok := v.(string); ok {
-			return s
-		}
-	}
-	return ""
 }
 
 // printable reports whether s consists of what a token may (RFC 6749 appendix A.12).

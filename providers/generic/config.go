@@ -1,11 +1,8 @@
 package generic
 
 import (
-	"errors"
-	"fmt"
+	"cmp"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -128,34 +125,26 @@ type Condition struct {
 	BodyContains string `yaml:"body_contains"`
 }
 
-func fill[T comparable](field *T, value T) {
-	if *field == *new(T) {
-		*field = value
-	}
-}
-
+// fill sets the defaults.
 func (c *Config) fill() {
-	fill(&c.Provider, "oauth2")
-	fill(&c.Method, "POST")
-	fill(&c.Grant, "client_credentials")
-	fill(&c.Encoding, "form")
+	credentialsIn := "basic"
 	if c.Encoding == "json" {
-		fill(&c.CredentialsIn, "json")
+		credentialsIn = "json"
 	}
-	fill(&c.CredentialsIn, "basic")
-	fill(&c.CredentialsEncoding, "rfc6749")
-	fill(&c.Response.Format, "json")
-	fill(&c.Response.AccessToken, "/access_token")
-	fill(&c.Response.RefreshToken, "/refresh_token")
-	fill(&c.Response.ExpiresIn, "/expires_in")
-	fill(&c.Response.TokenType, "/token_type")
-	fill(&c.Response.Error, "/error")
-	fill(&c.DefaultLifetime, time.Hour)
-	fill(&c.Refresh.Param, "refresh_token")
-	if c.interactive() {
-		fill(&c.Refresh.Fallback, "consent")
-	}
-	fill(&c.Refresh.Fallback, "grant")
+	c.Provider = cmp.Or(c.Provider, "oauth2")
+	c.Method = cmp.Or(c.Method, "POST")
+	c.Grant = cmp.Or(c.Grant, "client_credentials")
+	c.Encoding = cmp.Or(c.Encoding, "form")
+	c.CredentialsIn = cmp.Or(c.CredentialsIn, credentialsIn)
+	c.CredentialsEncoding = cmp.Or(c.CredentialsEncoding, "rfc6749")
+	c.Response.Format = cmp.Or(c.Response.Format, "json")
+	c.Response.AccessToken = cmp.Or(c.Response.AccessToken, "/access_token")
+	c.Response.RefreshToken = cmp.Or(c.Response.RefreshToken, "/refresh_token")
+	c.Response.ExpiresIn = cmp.Or(c.Response.ExpiresIn, "/expires_in")
+	c.Response.TokenType = cmp.Or(c.Response.TokenType, "/token_type")
+	c.Response.Error = cmp.Or(c.Response.Error, "/error")
+	c.DefaultLifetime = cmp.Or(c.DefaultLifetime, time.Hour)
+	c.Refresh.Param = cmp.Or(c.Refresh.Param, "refresh_token")
 	if c.TokenHeaders == nil {
 		c.TokenHeaders = []Header{{"Authorization", "Bearer {access_token}"}}
 	}
@@ -167,175 +156,4 @@ func (c *Config) fill() {
 // interactive reports whether only a refresh token gives a token without a person.
 func (c *Config) interactive() bool {
 	return c.Grant == "authorization_code" || c.Grant == "refresh_token"
-}
-
-var grants = []string{"client_credentials", "password", "refresh_token", "authorization_code", "none"}
-
-var errRequired = errors.New("required")
-
-// check returns an [auth.KeyError] for each setting at fault.
-func (c *Config) check() (errs []error) {
-	refuse := func(key string, err error) {
-		if err != nil {
-			errs = append(errs, &auth.KeyError{Key: key, Err: err})
-		}
-	}
-	word := func(key, value string, words ...string) {
-		if !slices.Contains(words, value) {
-			refuse(key, fmt.Errorf("must be %s", strings.Join(words, ", ")))
-		}
-	}
-	// uses refuses a setting that the grant needs and lacks, or has and would not use.
-	uses := func(key string, isSet bool, needs, may bool) {
-		switch {
-		case !slices.Contains(grants, c.Grant):
-		case needs && !isSet:
-			refuse(key, fmt.Errorf("required for grant %s", c.Grant))
-		case isSet && !needs && !may:
-			refuse(key, fmt.Errorf("not used by grant %s", c.Grant))
-		}
-	}
-	not := func(isSo bool, text string) error {
-		if isSo {
-			return errors.New(text)
-		}
-		return nil
-	}
-
-	word("method", c.Method, "POST", "PUT", "PATCH", "GET")
-	word("grant", c.Grant, grants...)
-	word("encoding", c.Encoding, "form", "json")
-	word("credentials_in", c.CredentialsIn, "basic", c.Encoding, "headers")
-	word("credentials_encoding", c.CredentialsEncoding, "raw", "rfc6749")
-	word("response.format", c.Response.Format, "json", "text")
-
-	if c.TokenURL == nil {
-		refuse("token_url", errRequired)
-	}
-	for key, u := range map[string]*url.URL{"token_url": c.TokenURL, "auth_url": c.AuthURL, "revoke_url": c.RevokeURL} {
-		refuse(key, CheckURL(u))
-	}
-	refuse("redirect_uri", CheckRedirectURI(c.RedirectURI))
-	refuse("refresh_lifetime", not(c.RefreshLifetime < 0, "must not be negative"))
-	refuse("default_lifetime", not(c.DefaultLifetime < 0, "must not be negative"))
-
-	code, password := c.Grant == "authorization_code", c.Grant == "password"
-	other := c.Grant == "none"
-	uses("client_id", c.ClientID != "", code || c.Grant == "client_credentials", true)
-	uses("auth_url", c.AuthURL != nil, code, false)
-	uses("redirect_uri", c.RedirectURI != "", code, true)
-	uses("pkce", c.PKCE, false, code)
-	uses("username", c.Username != "", password, other)
-	uses("password", !c.Password.IsZero(), password, other)
-	uses("refresh_token", !c.RefreshToken.IsZero(), c.Grant == "refresh_token", code)
-	refuse("client_id", not(strings.Contains(c.ClientID, ":") && c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw",
-		"holds a colon, at which a raw Basic header would be split"))
-
-	if c.interactive() {
-		word("refresh.fallback", c.Refresh.Fallback, "consent")
-	} else {
-		word("refresh.fallback", c.Refresh.Fallback, "grant")
-	}
-	for i, f := range c.Refresh.Fields {
-		_, plain := c.Params[f]
-		_, secret := c.SecretParams[f]
-		known := plain || secret || f == "scope" || f == "redirect_uri"
-		refuse(fmt.Sprintf("refresh.fields.%d", i), not(!known, "names none of params and secret_params, nor redirect_uri or scope"))
-	}
-	for k := range c.Params {
-		refuse("params."+k, c.checkParam(k))
-	}
-	for k := range c.SecretParams {
-		_, twice := c.Params[k]
-		refuse("secret_params."+k, errors.Join(c.checkParam(k), not(twice, "is in params too")))
-	}
-	if c.Method == "GET" {
-		const inURL = "would be in the URL with method GET"
-		refuse("grant", not(!other && c.Grant != "client_credentials", inURL))
-		refuse("password", not(!c.Password.IsZero(), inURL))
-		refuse("secret_params", not(len(c.SecretParams) > 0, inURL))
-		refuse("client_secret", not(!c.ClientSecret.IsZero() && c.CredentialsIn == c.Encoding, inURL))
-	}
-
-	for key, pointer := range map[string]string{
-		"access_token": c.Response.AccessToken, "refresh_token": c.Response.RefreshToken, "expires_in": c.Response.ExpiresIn,
-		"token_type": c.Response.TokenType, "error": c.Response.Error,
-	} {
-		refuse("response."+key, checkPointer(pointer))
-	}
-	refuse("credential_headers", not(c.CredentialsIn == "headers" && c.CredentialHeaders == nil, "required for credentials_in headers"))
-	refuse("credential_headers", not(c.CredentialsIn != "headers" && c.CredentialHeaders != nil, "only used by credentials_in headers"))
-	errs = append(errs, checkHeaders("credential_headers", c.CredentialHeaders, "{client_id}", "{client_secret}")...)
-	errs = append(errs, checkHeaders("token_headers", c.TokenHeaders, "{access_token}", "{token_type}")...)
-	refuse("token_headers", not(!slices.ContainsFunc(c.TokenHeaders, func(h Header) bool {
-		return strings.Contains(h.Template, "{access_token}")
-	}), "none holds {access_token}"))
-	for name := range c.StaticHeaders {
-		taken := slices.ContainsFunc(c.TokenHeaders, func(h Header) bool { return strings.EqualFold(h.Name, name) })
-		refuse("static_headers."+name, errors.Join(checkHeaderName(name), not(taken, "is in token_headers too")))
-	}
-	for key, list := range map[string][]Condition{"rejected_when": c.RejectedWhen, "not_rejected_when": c.NotRejectedWhen} {
-		for i, cond := range list {
-			refuse(fmt.Sprintf("%s.%d", key, i), cond.check())
-		}
-	}
-	slices.SortStableFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return errs
-}
-
-// checkParam refuses a parameter under a name that the engine sends itself.
-func (c *Config) checkParam(name string) error {
-	own := []string{"client_id", "client_secret", "username", "password", "code", "code_verifier", "scope", "redirect_uri", c.Refresh.Param}
-	if c.Grant != "none" {
-		own = append(own, "grant_type")
-	}
-	if slices.Contains(own, name) {
-		return errors.New("has a setting of its own")
-	}
-	return nil
-}
-
-// CheckURL refuses what no endpoint can be: anything but an absolute http or https URL without user
-// and fragment. nil passes.
-func CheckURL(u *url.URL) error {
-	switch {
-	case u == nil:
-		return nil
-	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
-		return errors.New("must be an absolute http or https URL")
-	case u.User != nil:
-		return errors.New("must not hold a user or password")
-	case u.Fragment != "":
-		return errors.New("must not have a fragment")
-	}
-	return nil
-}
-
-// CheckRedirectURI refuses what cannot be a redirection endpoint (RFC 6749 section 3.1.2). The
-// empty URI is none, and passes.
-func CheckRedirectURI(uri string) error {
-	if u, err := url.Parse(uri); uri != "" && (err != nil || !u.IsAbs() || u.Opaque != "" || strings.Contains(uri, "#")) {
-		return errors.New("must be an absolute URI without a fragment")
-	}
-	return nil
-}
-
-func checkHeaders(key string, headers []Header, known ...string) (errs []error) {
-	for i, h := range headers {
-		refuse := func(field string, err error) {
-			if err != nil {
-				errs = append(errs, &auth.KeyError{Key: fmt.Sprintf("%s.%d.%s", key, i, field), Err: err})
-			}
-		}
-		refuse("name", checkHeaderName(h.Name))
-		if slices.ContainsFunc(headers[:i], func(o Header) bool { return strings.EqualFold(o.Name, h.Name) }) {
-			refuse("name", errors.New("is there twice"))
-		}
-		for _, p := range placeholder.FindAllString(h.Template, -1) {
-			if !slices.Contains(known, p) {
-				refuse("template", fmt.Errorf("knows only %s", strings.Join(known, ", ")))
-			}
-		}
-	}
-	return errs
 }

@@ -1,6 +1,7 @@
 package generic
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -18,19 +19,14 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// fail makes an error of a request that got no answer.
+// fail makes an error of what went wrong with the request.
 func (r *request) fail(err error) error {
-	e := &auth.Error{Provider: r.provider, Op: r.op, Err: err}
+	e := &auth.Error{Provider: r.provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Err: err}
 	var inner *auth.Error // of the transport: one sentence is enough
 	if errors.As(err, &inner) {
-		e.Code, e.Status, e.RetryAfter, e.Err = inner.Code, inner.Status, inner.RetryAfter, inner.Err
+		e.Code, e.Status, e.RetryAfter, e.Err = inner.Code, cmp.Or(inner.Status, r.status), inner.RetryAfter, inner.Err
 	}
 	return e
-}
-
-// fail makes an error of an answer.
-func (a *answer) fail(err error) error {
-	return &auth.Error{Provider: a.provider, Op: a.op, Code: a.code, Status: a.status, RetryAfter: retryAfter(a.header), Err: err}
 }
 
 // network is a failure to send a request or to read its answer. Of a cause that may quote the
@@ -57,21 +53,18 @@ func network(ctx context.Context, err error) error {
 	case errors.As(err, &netError):
 		return fmt.Errorf("%w: %w", auth.ErrUnavailable, netError)
 	}
-	for _, known := range []error{context.DeadlineExceeded, io.ErrUnexpectedEOF, io.EOF, http.ErrSchemeMismatch} {
+	for _, known := range []error{io.ErrUnexpectedEOF, io.EOF, http.ErrSchemeMismatch} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%w: %w", auth.ErrUnavailable, known)
 		}
-	}
-	if err.Error() == http.StatusText(http.StatusProxyAuthRequired) {
-		return fmt.Errorf("%w: the proxy asks for credentials", auth.ErrUnavailable)
 	}
 	return fmt.Errorf("%w: the connection broke, or the answer was not HTTP", auth.ErrUnavailable)
 }
 
 // refusal says what a status and an error code mean (RFC 6749 section 5.2).
-func (a *answer) refusal() error {
+func (r *request) refusal() error {
 	say := func(sentinel error, hint string) error { return fmt.Errorf("%w: %s", sentinel, hint) }
-	switch status := a.status; {
+	switch status := r.status; {
 	case status/100 == 3:
 		return fmt.Errorf("%w: %w the credentials on to where it redirects; set the URL to its final address", auth.ErrProtocol, auth.ErrInsecure)
 	case status == http.StatusTooManyRequests:
@@ -79,7 +72,7 @@ func (a *answer) refusal() error {
 	case status >= 500, status == http.StatusRequestTimeout:
 		return auth.ErrUnavailable
 	}
-	switch a.code {
+	switch r.code {
 	case "temporarily_unavailable", "server_error":
 		return auth.ErrUnavailable
 	case "invalid_request":
@@ -90,13 +83,13 @@ func (a *answer) refusal() error {
 		return say(auth.ErrProtocol, "the product does not know this grant")
 	case "invalid_grant":
 		switch {
-		case a.refresh:
+		case r.refresh:
 			return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
-		case a.op == "login":
+		case r.op == "login":
 			return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
 		}
 	}
-	switch a.status {
+	switch r.status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
 		return auth.ErrCredentials
 	case http.StatusNotFound:
@@ -108,7 +101,7 @@ func (a *answer) refusal() error {
 	case http.StatusProxyAuthRequired:
 		return say(auth.ErrProtocol, "the proxy asks for credentials")
 	}
-	if a.status/100 == 2 {
+	if r.ok() {
 		return auth.ErrCredentials
 	}
 	return auth.ErrProtocol
@@ -119,16 +112,16 @@ var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 // readCode reads an answer's error code and reports whether there is one, shown or not: an
 // endpoint may echo a secret there, whole or in part, so what has to do with one is not shown. In
 // a successful answer only a string is a code, not a flag or a count.
-func (p *Provider) readCode(a *answer) bool {
-	code := stringAt(a.doc, p.c.Response.Error)
-	if code == "" && a.status/100 != 2 {
-		code = first(a.doc, p.c.Response.Error)
+func (p *Provider) readCode(r *request) bool {
+	code := first(r.doc, p.c.Response.Error, str)
+	if code == "" && !r.ok() {
+		code = first(r.doc, p.c.Response.Error, text)
 	}
 	if code == "" {
 		return false
 	}
 	// It need not be of this request: the endpoint has seen the others, too.
-	secrets := append(a.secrets, stringAt(a.doc, p.c.Response.AccessToken), stringAt(a.doc, p.c.Response.RefreshToken))
+	secrets := append(r.secrets, first(r.doc, p.c.Response.AccessToken, str), first(r.doc, p.c.Response.RefreshToken, str))
 	own := []auth.Secret{p.c.ClientSecret, p.c.Password, p.c.RefreshToken}
 	for _, s := range slices.AppendSeq(own, maps.Values(p.c.SecretParams)) {
 		v, _ := s.Value()
@@ -144,7 +137,7 @@ func (p *Provider) readCode(a *answer) bool {
 		}
 	}
 	if errorCode.MatchString(code) {
-		a.code = code
+		r.code = code
 	}
 	return true
 }

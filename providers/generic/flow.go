@@ -28,14 +28,12 @@ func (p *Provider) CodeFlow() *auth.CodeFlow {
 
 // redeem exchanges a code (RFC 6749 section 4.1.3).
 func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.Token, error) {
-	r := p.request("login", p.c.TokenURL)
-	p.addParams(r)
-	r.fields["grant_type"] = "authorization_code"
-	r.fields["code"] = code
-	r.secrets = append(r.secrets, code)
+	r := p.request("login", p.c.TokenURL, code, verifier)
+	p.add(r, func(field string) bool { return field != "scope" })
+	r.set("grant_type", "authorization_code")
+	r.set("code", code)
 	if p.c.PKCE {
-		r.fields["code_verifier"] = verifier
-		r.secrets = append(r.secrets, verifier)
+		r.set("code_verifier", verifier)
 	}
 	return p.obtain(ctx, r)
 }
@@ -47,27 +45,23 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 		return nil
 	}
 	if p.c.Grant == "none" {
-		r := p.request("revoke", p.c.RevokeURL)
+		r := p.request("revoke", p.c.RevokeURL, tok.AccessToken, tok.RefreshToken)
 		r.header = p.Header(tok)
-		r.secrets = append(r.secrets, tok.AccessToken, tok.RefreshToken)
-		_, err := p.send(ctx, r)
-		return err
+		return p.send(ctx, r)
 	}
 	var errs []error
 	for _, t := range []struct{ token, hint string }{{tok.RefreshToken, "refresh_token"}, {tok.AccessToken, "access_token"}} {
 		if t.token == "" {
 			continue
 		}
-		r := p.request("revoke", p.c.RevokeURL)
-		r.fields["token"], r.fields["token_type_hint"] = t.token, t.hint
-		r.secrets = append(r.secrets, tok.AccessToken, tok.RefreshToken)
+		r := p.request("revoke", p.c.RevokeURL, tok.AccessToken, tok.RefreshToken)
+		r.set("token", t.token)
+		r.set("token_type_hint", t.hint)
 		p.authenticate(r)
-		_, err := p.send(ctx, r)
-		var e *auth.Error
-		if errors.As(err, &e) && e.Code == "unsupported_token_type" {
-			err = nil // it dies with the other (RFC 7009 section 2.2.1)
+		err := p.send(ctx, r)
+		if r.code != "unsupported_token_type" { // it dies with the other (RFC 7009 section 2.2.1)
+			errs = append(errs, err)
 		}
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

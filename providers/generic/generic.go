@@ -8,7 +8,6 @@
 package generic
 
 import (
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -32,7 +31,7 @@ var _ interface {
 // setting at fault, joined.
 func New(c Config, _ auth.Env) (*Provider, error) {
 	c.fill()
-	if err := errors.Join(c.check()...); err != nil {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
 	return &Provider{c}, nil
@@ -59,6 +58,6 @@ func (p *Provider) Refresh() auth.Refresh {
 	return auth.Refresh{
 		Token:      p.c.RefreshToken,
 		Lifetime:   p.c.RefreshLifetime,
-		Expendable: p.c.Refresh.Fallback == "grant",
+		Expendable: !p.c.interactive(),
 	}
 }

@@ -1,25 +1,11 @@
 package generic
 
 import (
-	"errors"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"golang.org/x/oauth2"
 )
-
-var (
-	placeholder = regexp.MustCompile(`\{[^{}]*\}`)
-	headerName  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
-)
-
-func checkHeaderName(name string) error {
-	if !headerName.MatchString(name) {
-		return errors.New("is no header name")
-	}
-	return nil
-}
 
 // Header gives the token headers and the static ones, keys as spelled. A static header whose
 // secret cannot be read is left out.

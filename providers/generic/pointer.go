@@ -70,10 +70,16 @@ func text(v any) string {
 	return ""
 }
 
-// first is the text of the first value that has one.
-func first(doc any, pointer string) string {
+// str is a string, and "" for anything else.
+func str(v any) string {
+	s, _ := v.(string)
+	return s
+}
+
+// first is the first value, as text or str has it, that is not "".
+func first(doc any, pointer string, as func(any) string) string {
 	for _, v := range find(doc, pointer) {
-		if s := text(v); s != "" {
+		if s := as(v); s != "" {
 			return s
 		}
 	}

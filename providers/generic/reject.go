@@ -9,25 +9,15 @@ import (
 
 // Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
-	var decoded any
-	doc := func() any {
-		if decoded == nil {
-			decoded = decode(body)
-		}
-		return decoded
-	}
-	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body, doc) }
+	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body) }
 	return slices.ContainsFunc(p.c.RejectedWhen, holds) && !slices.ContainsFunc(p.c.NotRejectedWhen, holds)
 }
 
-func (c Condition) holds(status int, body []byte, doc func() any) bool {
-	if c.Status != 0 && c.Status != status {
+func (c Condition) holds(status int, body []byte) bool {
+	if c.Status != 0 && c.Status != status || !bytes.Contains(body, []byte(c.BodyContains)) {
 		return false
 	}
-	if c.BodyContains != "" && !bytes.Contains(body, []byte(c.BodyContains)) {
-		return false
-	}
-	return c.Pointer == "" || slices.ContainsFunc(find(doc(), c.Pointer), func(v any) bool {
+	return c.Pointer == "" || slices.ContainsFunc(find(decode(body), c.Pointer), func(v any) bool {
 		if c.Equals != "" {
 			return text(v) == c.Equals
 		}
