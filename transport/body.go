@@ -197,9 +197,9 @@ type download struct {
 }
 
 func (d *download) Read(b []byte) (int, error) {
-	d.c.waiting.Store(d.c.clock())
+	d.c.silent.Store(d.c.clock())
 	n, err := d.body.Read(b)
-	d.c.waiting.Store(0)
+	d.c.silent.Store(0)
 	if err != nil {
 		if err != io.EOF {
 			err = d.c.explain(unquoted(err))

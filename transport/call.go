@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,14 +29,19 @@ type call struct {
 	attempts int  // that went out and count against Retry.MaxAttempts
 	replayed bool // after a refused token
 
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	timer    *time.Timer  // the one limit in force: see flowing
-	deadline atomic.Int64 // wall clock ns by which headers are due
-	upstart  atomic.Int64 // when the body began to flow, 0 if it does not
-	answered atomic.Bool
+	ctx context.Context // of the attempt under way, or of the last
+
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // of ctx
+	ended  bool
+
+	timer    *time.Timer // looks whether a limit has passed
 	began    time.Time
-	waiting  atomic.Int64 // since when the caller waits for a piece of the response's body, by clock; 0 if it does not
+	deadline atomic.Int64 // wall clock ns by which headers are due
+	silent   atomic.Int64 // since when the product or the caller has been waited for, by clock; 0: is not
+	upstart  atomic.Int64 // when the request's body began to flow, 0 if it does not
+	answered atomic.Bool
+	dialed   atomic.Pointer[dialed] // the connection that the attempt had made, or nil
 
 	slot *slot
 	down download
@@ -45,10 +51,7 @@ func (c *call) do() (*http.Response, error) {
 	now := time.Now()
 	c.began = now
 	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
-	c.ctx, c.cancel = context.WithCancelCause(c.req.Context())
 	c.deadline.Store(now.Add(c.t.o.Timeout).UnixNano())
-	c.timer = time.AfterFunc(c.t.o.Timeout, c.expire)
-
 	resp, err := c.attempt()
 	if b := c.budget(); b != nil {
 		b.call(now.Unix())
@@ -73,7 +76,6 @@ func (c *call) do() (*http.Response, error) {
 		c.end()
 		return resp, nil
 	}
-	c.timer.Reset(c.t.o.AttemptTimeout)
 	c.down = download{c, resp.Body}
 	resp.Body = &c.down
 	return resp, nil
@@ -89,6 +91,7 @@ func (c *call) budget() *budget {
 // attempt sends the request once, and once more if the product refuses the token and another can
 // be had.
 func (c *call) attempt() (*http.Response, error) {
+	c.begin()
 	tok, err := c.admit()
 	if err != nil {
 		return nil, err
@@ -157,7 +160,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 			WroteRequest: func(httptrace.WroteRequestInfo) { slot.wrote() },
 		})
 	}
-	out := c.req.WithContext(ctx)
+	out := c.req.WithContext(context.WithValue(ctx, callKey{}, c))
 	out.Response = nil
 	out.Close = c.t.o.Close || c.req.Close
 	out.Header = c.header(tok)
@@ -173,12 +176,12 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	if c.origin == nil && c.t.auth != nil {
 		inner = c.t.bare
 	}
-	var start time.Time
-	if c.t.o.Logger != nil {
-		start = time.Now()
-	}
+	start := c.clock()
+	c.silent.Store(start)
 	resp, err := c.roundTrip(inner, out)
-	err = unquoted(err)
+	if err = unquoted(err); err != nil && c.fellSilent() {
+		err = context.Cause(c.ctx)
+	}
 	if err != nil && neverConnected(err) {
 		slot.cancel()
 	} else {
@@ -192,8 +195,9 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		slot.observe(resp.Header)
 		c.pause(resp)
 	}
+	c.silent.Store(0)
 	if c.t.o.Logger != nil {
-		c.log(resp, err, time.Since(start))
+		c.log(resp, err, time.Duration(c.clock()-start))
 	}
 	return resp, err
 }
@@ -216,6 +220,10 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 	case a := <-done:
 		return a.resp, a.err
 	case <-c.ctx.Done():
+		if c.fellSilent() { // net/http waits for nothing then
+			a := <-done
+			return a.resp, a.err
+		}
 		c.payload.interrupt()
 		go func() {
 			if a := <-done; a.err == nil {
@@ -309,12 +317,16 @@ func discard(resp *http.Response) {
 	resp.Body.Close()
 }
 
-// Time. One timer holds the limit in force: `timeout` while the call waits for its headers,
-// `attempt_timeout` from one piece of a body to the next. The silence between the written request
-// and the headers is net/http's ResponseHeaderTimeout.
+// Time. `timeout` is for the call, until the headers of its answer; a body that flows up does not
+// count. `attempt_timeout` is the longest silence: until the headers it ends an attempt, later the
+// call. All that passes only notes when it did, and one timer looks at that: a timer set for each
+// piece of it, or net/http's own for the headers, costs more than the rest of the call.
 
 // timeoutError is a limit that was passed.
-type timeoutError struct{ what string }
+type timeoutError struct {
+	what    string
+	attempt bool // which is over, and not the call
+}
 
 func (e timeoutError) Error() string        { return e.what }
 func (e timeoutError) Timeout() bool        { return true }
@@ -324,40 +336,77 @@ func (e timeoutError) Is(target error) bool { return target == context.DeadlineE
 // clock is the time since the call began, never 0.
 func (c *call) clock() int64 { return int64(time.Since(c.began)) + 1 }
 
+// begin gives the next attempt a context of its own.
+func (c *call) begin() {
+	ctx, cancel := context.WithCancelCause(c.req.Context())
+	c.dialed.Store(nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel != nil {
+		c.cancel(nil)
+	}
+	c.ctx, c.cancel = ctx, cancel
+	switch {
+	case c.timer == nil:
+		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)
+	case time.Now().UnixNano() >= c.deadline.Load():
+		cancel(c.late())
+	}
+}
+
+func (c *call) late() error {
+	return timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)}
+}
+
+// expire ends what has passed its limit, or sees when to look again.
 func (c *call) expire() {
-	limit := c.t.o.AttemptTimeout
-	switch answered := c.answered.Load(); {
-	case c.ctx.Err() != nil:
-		return
-	case answered:
-		// Reads only note when they began: a timer set and stopped by each costs more.
-		left := limit
-		if since := c.waiting.Load(); since != 0 {
-			left -= time.Duration(c.clock() - since)
-		}
-		if left > 0 {
-			c.timer.Reset(left)
-			return
-		}
-	case c.upstart.Load() == 0:
-		c.cancel(timeoutError{fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
 		return
 	}
-	c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit)})
+	limit := c.t.o.AttemptTimeout
+	left := limit
+	if since := c.silent.Load(); since != 0 {
+		left -= time.Duration(c.clock() - max(since, int64(c.dialed.Load().flowed(limit).Sub(c.began))))
+	}
+	flows := c.answered.Load() || c.upstart.Load() != 0
+	due := time.Duration(c.deadline.Load() - time.Now().UnixNano())
+	switch {
+	case flows && left <= 0:
+		c.cancel(timeoutError{what: fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit)})
+		return
+	case flows:
+	case due <= 0:
+		c.cancel(c.late())
+		return
+	case left <= 0:
+		c.cancel(timeoutError{fmt.Sprintf("no response headers for %s (attempt_timeout)", limit), true})
+		left = min(limit, due)
+	default:
+		left = min(left, due)
+	}
+	c.timer.Reset(left)
+}
+
+// fellSilent reports whether the attempt was ended by its silence, which need not end the call.
+func (c *call) fellSilent() bool {
+	var t timeoutError
+	return c.ctx.Err() != nil && errors.As(context.Cause(c.ctx), &t) && t.attempt
 }
 
 // flowing notes that a piece of the request's body is on its way.
 func (c *call) flowing() {
 	if c.answered.Load() {
-		if since := c.waiting.Load(); since != 0 {
-			c.waiting.CompareAndSwap(since, c.clock())
+		if since := c.silent.Load(); since != 0 {
+			c.silent.CompareAndSwap(since, c.clock())
 		}
 		return
 	}
 	if c.upstart.Load() == 0 {
 		c.upstart.Store(time.Now().UnixNano())
 	}
-	c.timer.Reset(c.t.o.AttemptTimeout)
+	c.silent.Store(c.clock())
 }
 
 // uploaded notes that the body has been handed over. Its time does not count against timeout.
@@ -366,15 +415,18 @@ func (c *call) uploaded() {
 	if start == 0 || c.answered.Load() {
 		return
 	}
-	now := time.Now().UnixNano()
-	c.timer.Reset(time.Duration(c.deadline.Add(now-start) - now))
+	c.deadline.Add(time.Now().UnixNano() - start)
+	c.silent.Store(c.clock())
 }
 
 // end gives back what the call holds.
 func (c *call) end() {
 	c.timer.Stop()
 	c.slot.done()
+	c.mu.Lock()
+	c.ended = true
 	c.cancel(nil)
+	c.mu.Unlock()
 	c.payload.interrupt()
 }
 
@@ -395,7 +447,7 @@ func (c *call) explain(err error) error {
 	}
 	var n net.Error
 	if errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded) { // that of a TLS handshake
-		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: timeoutError{err.Error()}}
+		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: timeoutError{what: err.Error()}}
 	}
 	return err
 }

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -19,11 +21,23 @@ func connections(o *Options) *http.Transport {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, _ := ctx.Value(callKey{}).(*call)
+			dialing := new(dialed)
+			if c != nil {
+				c.dialed.Store(dialing)
+			}
 			conn, err := dialer.DialContext(ctx, network, addr)
 			if err != nil {
+				if c != nil {
+					c.dialed.CompareAndSwap(dialing, nil)
+				}
 				return nil, &dialError{err}
 			}
-			return conn, nil
+			made := &dialed{Conn: conn, made: time.Now()}
+			if c != nil {
+				c.dialed.CompareAndSwap(dialing, made)
+			}
+			return made, nil
 		},
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 			switch resp.StatusCode {
@@ -36,8 +50,7 @@ func connections(o *Options) *http.Transport {
 		MaxIdleConns:          128,
 		MaxIdleConnsPerHost:   128, // one connector, one host
 		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   o.AttemptTimeout,
-		ResponseHeaderTimeout: o.AttemptTimeout,
+		TLSHandshakeTimeout:   2 * o.AttemptTimeout, // of one that nobody waits for any more
 		ExpectContinueTimeout: time.Second,
 	}
 	if o.Proxy != nil {
@@ -50,6 +63,44 @@ func connections(o *Options) *http.Transport {
 }
 
 var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or wants them", auth.ErrUnavailable)
+
+// callKey is where a request's context has its call.
+type callKey struct{}
+
+// dialed is a connection that a call had made, or is having made. Silence counts from the last write
+// to it, be that its handshake's or the request's.
+type dialed struct {
+	net.Conn // nil: it is being made, and the dialer has a limit of its own
+	made     time.Time
+	last     atomic.Int64 // write, since made
+}
+
+func (d *dialed) wrote() { d.last.Store(int64(time.Since(d.made))) }
+
+// flowed is when there was no silence yet. Other streams of HTTP/2 write to the connection too: what
+// is later than limit is theirs.
+func (d *dialed) flowed(limit time.Duration) time.Time {
+	switch {
+	case d == nil:
+		return time.Time{}
+	case d.Conn == nil:
+		return time.Now()
+	}
+	return d.made.Add(min(time.Duration(d.last.Load()), limit))
+}
+
+func (d *dialed) Write(b []byte) (int, error) {
+	n, err := d.Conn.Write(b)
+	d.wrote()
+	return n, err
+}
+
+// ReadFrom keeps the connection's own, which may copy a file without reading it.
+func (d *dialed) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(d.Conn, r)
+	d.wrote()
+	return n, err
+}
 
 // dialError is a connection that was never made: nobody has seen the request.
 type dialError struct{ error }

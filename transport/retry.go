@@ -49,9 +49,10 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
 	shell := http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: c.req.URL.Scheme, Host: c.req.URL.Host}, Header: http.Header{}}
-	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(c.ctx)})
-	if c.ctx.Err() != nil && err == nil && lerr != nil { // ended while it waited: the answer is gone
-		return nil, context.Cause(c.ctx)
+	ctx := c.req.Context()
+	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(ctx)})
+	if ctx.Err() != nil && err == nil && lerr != nil { // ended while it waited: the answer is gone
+		return nil, context.Cause(ctx)
 	}
 	return resp, err
 }
@@ -64,7 +65,8 @@ func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
 // attempt from the budget.
 func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 	o := &c.t.o.Retry
-	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.ctx.Err() != nil || !c.deserves(resp, err) || !c.payload.replayable() {
+	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.ctx.Err() != nil && !c.fellSilent() ||
+		!c.deserves(resp, err) || !c.payload.replayable() {
 		return 0, false
 	}
 	now := time.Now()

@@ -3,6 +3,8 @@ package transport_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -700,6 +702,33 @@ func TestLongTransfers(t *testing.T) {
 			}
 			transferred(t, silent, int(got.Load())-1, pieces, err, took, pause, attempt)
 		})
+	}
+}
+
+// Silences do not add up: the handshake and the headers may each take most of attempt_timeout, on a
+// new connection and on one that is there.
+func TestSilencesDoNotAddUp(t *testing.T) {
+	t.Parallel()
+	const limit, silence = time.Second, 600 * time.Millisecond
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { wait(r.Context(), silence) }))
+	srv.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		wait(t.Context(), silence)
+		return nil, nil
+	}}
+	srv.StartTLS()
+	defer srv.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	c := client(t, new(product), srv.URL, transport.Options{
+		AttemptTimeout: limit, TLS: &tls.Config{RootCAs: roots}, Retry: transport.Retry{MaxAttempts: 1},
+	})
+	for range 2 {
+		resp, err := c.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
 	}
 }
 

@@ -43,16 +43,24 @@ const (
 
 var scenarios = []struct {
 	name  string
-	times int // in each round, the contestants by turns
 	peers string
-	run   func(*server, bench.Peer) metrics
+	run   func(*server, []bench.Peer, func(bench.Peer, metrics))
 }{
-	{"Steady", 15, "plain " + bench.Ours + " " + bench.HandBuilt + " oauth2 cloud-auth azcore aws-cache prometheus", steady},
-	{"Expiry", 1, "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, expiry},
-	{"Cancel", 1, "oauth2 cloud-auth azcore aws-cache prometheus " + bench.Ours, cancellation},
-	{"Revocation", 1, all, revocation},
-	{"Cap30", 1, "oauth2 401-hook cloud-auth azcore prometheus " + bench.Ours, capped},
-	{"ShortTokens", 1, "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, short},
+	{"Steady", "plain " + bench.Ours + " " + bench.HandBuilt + " oauth2 cloud-auth azcore aws-cache prometheus", steady},
+	{"Expiry", "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, each(expiry)},
+	{"Cancel", "oauth2 cloud-auth azcore aws-cache prometheus " + bench.Ours, each(cancellation)},
+	{"Revocation", all, each(revocation)},
+	{"Cap30", "oauth2 401-hook cloud-auth azcore prometheus " + bench.Ours, each(capped)},
+	{"ShortTokens", "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, each(short)},
+}
+
+// each runs a scenario with one contestant after the other.
+func each(run func(*server, bench.Peer) metrics) func(*server, []bench.Peer, func(bench.Peer, metrics)) {
+	return func(s *server, peers []bench.Peer, report func(bench.Peer, metrics)) {
+		for _, p := range peers {
+			report(p, run(s, p))
+		}
+	}
 }
 
 // metrics are values by their units, as benchmarks report them.
@@ -78,16 +86,19 @@ func main() {
 			if *only != "" && sc.name != *only {
 				continue
 			}
-			for _, name := range slices.Repeat(strings.Fields(sc.peers), sc.times) {
-				if *peer != "" && name != *peer {
-					continue
+			var peers []bench.Peer
+			for name := range strings.FieldsSeq(sc.peers) {
+				if *peer == "" || name == *peer {
+					peers = append(peers, bench.Named(name))
 				}
-				fmt.Printf("Benchmark%s/%s 1", sc.name, name)
-				for _, m := range sc.run(s, bench.Named(name)) {
+			}
+			sc.run(s, peers, func(p bench.Peer, values metrics) {
+				fmt.Printf("Benchmark%s/%s 1", sc.name, p.Name)
+				for _, m := range values {
 					fmt.Printf(" %.6g %s", m.value, m.unit)
 				}
 				fmt.Println()
-			}
+			})
 		}
 	}
 }
@@ -203,32 +214,40 @@ func cpu() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// steady is 32 workers without a pause. The server's CPU time is another process's.
-func steady(s *server, p bench.Peer) metrics {
-	const workers, requests = 32, 8_000
-	setup, _ := s.setup(3600, "")
-	st := p.New(setup)
-	defer st.Close()
-	run := func(n int64) {
-		var left atomic.Int64
-		left.Store(n)
-		var wg sync.WaitGroup
-		for range workers {
-			wg.Go(func() {
-				for left.Add(-1) >= 0 {
-					if _, ok := call(context.Background(), st, setup.API, p.Name == "plain"); !ok {
-						panic(p.Name + ": a request failed")
+// steady is 32 workers without a pause. The contestants take turns that are so short that whatever else
+// slows the machine slows all of them alike. The server's CPU time is another process's.
+func steady(s *server, peers []bench.Peer, report func(bench.Peer, metrics)) {
+	const workers, turns, requests = 32, 100, 1_000
+	turn := make([]func(), len(peers))
+	for i, p := range peers {
+		setup, _ := s.setup(3600, "")
+		st := p.New(setup)
+		defer st.Close()
+		turn[i] = func() {
+			var left atomic.Int64
+			left.Store(requests)
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						if _, ok := call(context.Background(), st, setup.API, p.Name == "plain"); !ok {
+							panic(p.Name + ": a request failed")
+						}
 					}
-				}
-			})
+				})
+			}
+			wg.Wait()
 		}
-		wg.Wait()
+		turn[i]() // makes the connections
 	}
-	run(500)
-	start, used := time.Now(), cpu()
-	run(requests)
-	used, took := cpu()-used, time.Since(start)
-	return metrics{{float64(used.Nanoseconds()) / requests, "cpu-ns/req"}, {requests / took.Seconds(), "req/s"}}
+	for range turns {
+		for i, p := range peers {
+			start, used := time.Now(), cpu()
+			turn[i]()
+			used, took := cpu()-used, time.Since(start)
+			report(p, metrics{{float64(used.Nanoseconds()) / requests, "cpu-ns/req"}, {requests / took.Seconds(), "req/s"}})
+		}
+	}
 }
 
 // expiry is 256 callers across a renewal, beside the same callers without one.

@@ -171,16 +171,22 @@ func (t table) markdown(r results) string {
 	return b.String()
 }
 
-// column is a contestant's values, or the ratio of their median to another's.
+// column is a contestant's values, or the median of their ratios to another's, turn by turn.
 func (r results) column(c column, who string) []float64 {
 	value := func(who string) []float64 {
 		return r.values[[2]string{strings.Replace(c.benchmark, "*", who, 1), c.unit}]
 	}
 	v := value(who)
-	if other := value(c.over); c.over != "" && len(v) > 0 && len(other) > 0 {
-		return []float64{median(v) / median(other)}
+	other := value(c.over)
+	switch {
+	case c.over == "" || len(v) == 0 || len(other) == 0:
+		return v
 	}
-	return v
+	ratios := make([]float64, min(len(v), len(other)))
+	for i := range ratios {
+		ratios[i] = v[i] / other[i]
+	}
+	return []float64{median(ratios)}
 }
 
 func median(v []float64) float64 {
