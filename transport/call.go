@@ -29,7 +29,8 @@ type call struct {
 	attempts int  // that went out and count against Retry.MaxAttempts
 	replayed bool // after a refused token
 
-	ctx context.Context // of the attempt under way, or of the last
+	ctx   context.Context // of the attempt under way, or of the last
+	first attempt
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of ctx
@@ -160,7 +161,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 			WroteRequest: func(httptrace.WroteRequestInfo) { slot.wrote() },
 		})
 	}
-	out := c.req.WithContext(context.WithValue(ctx, callKey{}, c))
+	out := c.req.WithContext(ctx)
 	out.Response = nil
 	out.Close = c.t.o.Close || c.req.Close
 	out.Header = c.header(tok)
@@ -336,16 +337,36 @@ func (e timeoutError) Is(target error) bool { return target == context.DeadlineE
 // clock is the time since the call began, never 0.
 func (c *call) clock() int64 { return int64(time.Since(c.began)) + 1 }
 
+// attempt is the context of one, which leads to its call.
+type attempt struct {
+	context.Context
+	call *call
+}
+
+type callKey struct{}
+
+func (a *attempt) Value(key any) any {
+	if key == (callKey{}) {
+		return a.call
+	}
+	return a.Context.Value(key)
+}
+
 // begin gives the next attempt a context of its own.
 func (c *call) begin() {
 	ctx, cancel := context.WithCancelCause(c.req.Context())
+	next := &c.first
+	if next.call != nil {
+		next = new(attempt)
+	}
+	*next = attempt{ctx, c}
 	c.dialed.Store(nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cancel != nil {
 		c.cancel(nil)
 	}
-	c.ctx, c.cancel = ctx, cancel
+	c.ctx, c.cancel = next, cancel
 	switch {
 	case c.timer == nil:
 		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)

@@ -64,9 +64,6 @@ func connections(o *Options) *http.Transport {
 
 var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or wants them", auth.ErrUnavailable)
 
-// callKey is where a request's context has its call.
-type callKey struct{}
-
 // dialed is a connection that a call had made, or is having made. Silence counts from the last write
 // to it, be that its handshake's or the request's.
 type dialed struct {

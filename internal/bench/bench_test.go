@@ -7,12 +7,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/redisstore"
+	"github.com/itsmauth/itsmauth/internal/redistest"
 )
 
 // setup starts a server whose tokens live long, and says where it is.
@@ -125,14 +130,27 @@ var shallow = roundTripper(func(req *http.Request) (*http.Response, error) {
 
 var shallowValue = []string{"Bearer 0123456789012345678901234567890123456789"}
 
+// redis is a store in a Redis of its own, or nil where none is installed.
+func redis(b *testing.B) auth.Store {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		return nil
+	}
+	s, err := redisstore.Open(redisstore.Config{URL: auth.SecretString(redistest.Start(b).URL())})
+	must(err)
+	b.Cleanup(func() { s.(io.Closer).Close() })
+	return s
+}
+
+type trip struct {
+	name string
+	rt   http.RoundTripper
+}
+
 // A request through the whole stack, with a stub in place of the network.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, size := range []int{40, 1024} {
 		for _, method := range []string{"GET", "POST"} {
-			stacks := []struct {
-				name string
-				rt   http.RoundTripper
-			}{{"floor-stub", stub}, {"floor-shallow-copy", shallow}}
+			stacks := []trip{{"floor-stub", stub}, {"floor-shallow-copy", shallow}}
 			s := setup(b, size)
 			s.Base = stub
 			for _, p := range Peers {
@@ -144,10 +162,13 @@ func BenchmarkRoundTrip(b *testing.B) {
 				if stack.Trip == nil {
 					stack.Trip = roundTripper(stack.Do)
 				}
-				stacks = append(stacks, struct {
-					name string
-					rt   http.RoundTripper
-				}{p.Name, stack.Trip})
+				stacks = append(stacks, trip{p.Name, stack.Trip})
+			}
+			shared := s
+			if shared.Store = redis(b); shared.Store != nil {
+				stack := itsmauth(shared)
+				defer stack.Close()
+				stacks = append(stacks, trip{Ours + "+Redis", stack.Trip})
 			}
 			for _, stack := range stacks {
 				b.Run(fmt.Sprintf("%s/token=%d/%s", method, size, stack.name), func(b *testing.B) {

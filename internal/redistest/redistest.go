@@ -31,7 +31,7 @@ type Server struct {
 }
 
 // program finds a program of Debian's package of the same name.
-func program(t *testing.T, name string) string {
+func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err == nil {
@@ -45,7 +45,7 @@ func program(t *testing.T, name string) string {
 }
 
 // FreePort is one that nothing listens on.
-func FreePort(t *testing.T) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -56,7 +56,7 @@ func FreePort(t *testing.T) int {
 }
 
 // Start starts a Redis on a free port, and stops it when the test ends.
-func Start(t *testing.T, args ...string) *Server {
+func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	s := &Server{Port: FreePort(t)}
 	s.args = append([]string{
@@ -69,7 +69,7 @@ func Start(t *testing.T, args ...string) *Server {
 }
 
 // Run starts the process, anew if it was killed.
-func (s *Server) Run(t *testing.T) {
+func (s *Server) Run(t testing.TB) {
 	t.Helper()
 	s.log = new(bytes.Buffer)
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
