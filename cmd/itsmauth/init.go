@@ -56,8 +56,9 @@ the file refers to environment variables.`,
 		lines := bufio.NewReader(a.stdin)
 		return a.begin(func(flag, about, otherwise string) (string, error) {
 			value, _ := flags.GetString(flag)
-			if in, ok := a.stdin.(io.Writer); value == "" && ok && isTerminal(in) {
-				value = a.ask(cmd.Context(), lines, flag, about, otherwise)
+			in, ok := a.stdin.(io.Writer)
+			for err := error(nil); value == "" && err == nil && ok && isTerminal(in); value = cmp.Or(value, otherwise) {
+				value, err = a.ask(cmd.Context(), lines, flag, about, otherwise)
 			}
 			if value = cmp.Or(value, otherwise); cmd.Context().Err() != nil {
 				return "", errors.New("interrupted; nothing was written")
@@ -70,25 +71,27 @@ the file refers to environment variables.`,
 	return cmd
 }
 
-// ask asks on a terminal.
-func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwise string) string {
+// ask asks on a terminal. Its error is the end of ctx or of the input.
+func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwise string) (string, error) {
 	paint := painter(a.stderr)
 	fmt.Fprintf(a.stderr, "%s\n%s", paint(dim, strings.Join(wrap(about, width), "\n")), paint(bold, flag))
 	if otherwise != "" {
 		fmt.Fprintf(a.stderr, " [%s]", otherwise)
 	}
 	fmt.Fprint(a.stderr, ": ")
-	answer := make(chan string, 1)
+	var answer string
+	read := make(chan error, 1)
 	go func() { // nothing but the end of the process ends a read from a terminal
-		line, _ := lines.ReadString('\n')
-		answer <- strings.TrimSpace(line)
+		line, err := lines.ReadString('\n')
+		answer = strings.TrimSpace(line)
+		read <- err
 	}()
 	select {
-	case line := <-answer:
-		return line
+	case err := <-read:
+		return answer, err
 	case <-ctx.Done():
 		fmt.Fprintln(a.stderr)
-		return ""
+		return "", ctx.Err()
 	}
 }
 
@@ -139,11 +142,14 @@ func (a *app) begin(ask func(flag, about, otherwise string) (string, error), kno
 	if err := os.WriteFile(a.path(), []byte(text), 0o600); err != nil {
 		return err
 	}
-	next := "itsmauth check"
+	next := "check"
 	if provider == "remedy" {
-		next = "itsmauth login " + name
+		next = "login " + name
 	}
-	_, err = fmt.Fprintf(a.stdout, "wrote %s; next:\n%s  %s\n", a.path(), exports, next)
+	if a.file != "" {
+		next = "--config " + a.file + " " + next
+	}
+	_, err = fmt.Fprintf(a.stdout, "wrote %s; next:\n%s  itsmauth %s\n", a.path(), exports, next)
 	return err
 }
 

@@ -30,7 +30,7 @@ func TestInit(t *testing.T) {
 				return code, out.String(), errs.String()
 			}
 			code, stdout, stderr := initialize()
-			if code != 0 || !strings.Contains(stdout, "export ITSM_") {
+			if code != 0 || !strings.Contains(stdout, "export ITSM_") || !strings.Contains(stdout, "itsmauth --config "+file+" ") {
 				t.Fatal(code, stdout, stderr)
 			}
 			text, err := os.ReadFile(file)
