@@ -190,16 +190,26 @@ func (u *upload) Close() error {
 	return nil
 }
 
-// download is the body of the returned response: it ends the call.
-type download struct {
+// answer is the body of a response, whose silence is noted.
+type answer struct {
 	c    *call
 	body io.ReadCloser
 }
 
+func (a *answer) Read(b []byte) (int, error) {
+	a.c.silent.Store(a.c.clock())
+	n, err := a.body.Read(b)
+	a.c.silent.Store(0)
+	return n, err
+}
+
+func (a *answer) Close() error { return a.body.Close() }
+
+// download is the body of the returned response: it ends the call.
+type download struct{ answer }
+
 func (d *download) Read(b []byte) (int, error) {
-	d.c.silent.Store(d.c.clock())
-	n, err := d.body.Read(b)
-	d.c.silent.Store(0)
+	n, err := d.answer.Read(b)
 	if err != nil {
 		if err != io.EOF {
 			err = d.c.explain(unquoted(err))

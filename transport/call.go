@@ -77,7 +77,7 @@ func (c *call) do() (*http.Response, error) {
 		c.end()
 		return resp, nil
 	}
-	c.down = download{c, resp.Body}
+	c.down = download{answer{c, resp.Body}}
 	resp.Body = &c.down
 	return resp, nil
 }
@@ -197,6 +197,9 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		c.pause(resp)
 	}
 	c.silent.Store(0)
+	if err == nil && resp.StatusCode >= 400 && resp.Body != nil && resp.Body != http.NoBody { // part of it is read before the caller gets it
+		resp.Body = &answer{c, resp.Body}
+	}
 	if c.t.o.Logger != nil {
 		c.log(resp, err, time.Duration(c.clock()-start))
 	}
@@ -208,14 +211,14 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 	if c.payload == nil || c.payload.getBody != nil {
 		return inner.RoundTrip(out)
 	}
-	type answer struct {
+	type outcome struct {
 		resp *http.Response
 		err  error
 	}
-	done := make(chan answer, 1)
+	done := make(chan outcome, 1)
 	go func() {
 		resp, err := inner.RoundTrip(out)
-		done <- answer{resp, err}
+		done <- outcome{resp, err}
 	}()
 	select {
 	case a := <-done:
@@ -402,7 +405,7 @@ func (c *call) expire() {
 		c.cancel(c.late())
 		return
 	case left <= 0:
-		c.cancel(timeoutError{fmt.Sprintf("no response headers for %s (attempt_timeout)", limit), true})
+		c.cancel(timeoutError{fmt.Sprintf("silence for %s (attempt_timeout)", limit), true})
 		left = min(limit, due)
 	default:
 		left = min(left, due)
