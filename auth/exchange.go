@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -369,15 +368,10 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupte
 // lock held, until Close.
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
 	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
-	publish := sync.OnceFunc(func() { c.publish(f, r) })
-	published := false
-	for n, wait := 0, 50*time.Millisecond; ; n++ {
+	published, closing, again := false, false, true
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := c.save(ctx, h, r)
-		if err == nil {
-			publish()
-			return nil
-		}
-		if errors.Is(err, ErrConflict) && n < 10 {
+		if errors.Is(err, ErrConflict) {
 			var stored tokenRecord
 			if stored, h.version, err = c.load(ctx); err == nil {
 				newer := stored.Generation >= r.Generation // somebody else's, or ours, which only seemed to fail
@@ -389,34 +383,39 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 					return stored.refusal()
 				case (newer || !rotated) && c.adopt(f, stored):
 					return nil
-				case newer:
-					publish()
-					return nil
+				case newer: // and of no use here: ours is, to those who wait
+				case again:
+					again = false
+					continue
+				default:
+					err = ErrConflict
 				}
-				continue
 			}
 		}
-		publish() // callers need not wait for the store
-		published = true
-		if !rotated {
+		if !published {
+			c.publish(f, r) // also if it is not saved: callers need not wait for the store
+		}
+		switch {
+		case err == nil:
+			return nil
+		case !rotated:
 			c.logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
 			return nil
-		}
-		if n == 0 {
+		case closing:
+			c.unsaved(err)
+			return nil
+		case !published:
 			c.logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
 		}
+		published, again = true, true
 		select {
 		case <-time.After(wait):
 		case <-c.closing:
-			if err = c.save(ctx, h, r); err != nil {
-				c.unsaved(err)
-			}
-			return nil
+			closing = true
 		case <-ctx.Done():
 			c.unsaved(err)
 			return nil
 		}
-		wait = min(2*wait, 5*time.Second)
 	}
 }
 

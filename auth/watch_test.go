@@ -288,7 +288,7 @@ func TestLateSave(t *testing.T) {
 			if got := get(t, slow); got != "T1" {
 				t.Error(got)
 			}
-			time.Sleep(4 * time.Second) // its next try is in 2 s or so
+			time.Sleep(time.Minute) // its next try is in 5 s at the latest
 			f.away.Store(false)
 			want := "two"
 			if logout {
@@ -344,6 +344,32 @@ func TestLostLogout(t *testing.T) {
 		synctest.Wait()
 		if !strings.Contains(string(stored().Data), "-two") {
 			t.Error("the login is lost")
+		}
+	})
+}
+
+// A rotated refresh token is saved also if the store was away for long, and its version moved on.
+func TestSaveAfterLongOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, p := newFallible(), consenting{&product{lifetime: time.Hour, refresh: true}}
+		s := newSession(t, p, &auth.Options{Store: asStore{f}})
+		if err := s.Redeem(t.Context(), "one", ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(90 * time.Minute)
+		p.setFail(func(int) error { f.away.Store(true); return nil })
+		get(t, s)
+		time.Sleep(10 * time.Minute)
+		memory := f.Pointer.Load()
+		marked, _ := memory.Load(t.Context(), s.Key())
+		if err := memory.Save(t.Context(), s.Key(), marked); err != nil {
+			t.Fatal(err)
+		}
+		f.away.Store(false)
+		time.Sleep(10 * time.Second)
+		if r, _ := memory.Load(t.Context(), s.Key()); !strings.Contains(string(r.Data), "R1") {
+			t.Error("not saved")
 		}
 	})
 }
