@@ -123,7 +123,7 @@ type Traffic struct {
 
 // Limit allows so many requests in any window of that length.
 type Limit struct {
-	Requests int           `yaml:"requests" required:"true"`
+	Requests int           `yaml:"requests" required:"true" min:"1"`
 	Per      time.Duration `yaml:"per" required:"true"`
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
@@ -72,7 +73,7 @@ func (c *Connector) NewRequest(ctx context.Context, method, path string, body io
 	}
 	u := *c.BaseURL
 	switch {
-	case whole && (ref.User != nil || origin(ref) != origin(&u)):
+	case whole && (ref.User != nil || endpoint.Origin(ref) != endpoint.Origin(&u)):
 		return nil, c.insecure("the URL is not below base_url")
 	case whole:
 		u.Path, u.RawPath = ref.Path, ref.RawPath
@@ -87,14 +88,6 @@ func (c *Connector) NewRequest(ctx context.Context, method, path string, body io
 
 func (c *Connector) insecure(why string) error {
 	return &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: %s", auth.ErrInsecure, why)}
-}
-
-func origin(u *url.URL) string {
-	scheme, port := strings.ToLower(u.Scheme), u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[scheme]
-	}
-	return scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
 }
 
 // escapes reports whether what is below, however a server reads it, has more .. than names before it.
@@ -125,10 +118,7 @@ func (c *Connectors) add(p *plan, store auth.Store, o *options) error {
 		if w, ok := c.store.(auth.Windower); ok {
 			p.transport.Limiter.Share(w.Window(p.key, limits, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second)))
 		}
-		exchanger, err := transport.NewExchanger(&p.transport)
-		if err != nil {
-			return err
-		}
+		exchanger := transport.NewExchanger(&p.transport)
 		so := p.sessionOptions()
 		so.Store, so.Client, so.Logger = store, exchanger, o.logger
 		p.session = auth.New(p.provider, so)
@@ -144,7 +134,7 @@ func (c *Connectors) add(p *plan, store auth.Store, o *options) error {
 	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.Proxy}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
 		u, ok := p.settings[key].(*url.URL)
-		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return origin(o) == origin(u) }) {
+		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return endpoint.Origin(o) == endpoint.Origin(u) }) {
 			conn.endpoints = append(conn.endpoints, u)
 		}
 	}

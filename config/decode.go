@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/url"
 	"path/filepath"
 	"reflect"
@@ -49,7 +50,7 @@ var plainName = regexp.MustCompile(`^[\pL\pN_-][\pL\pN_ /-]*$`)
 // there, structs merge, the rest is replaced. It collects what it refuses.
 //
 // Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where it applies,
-// `required:"true"` and `enum:"one,another"`.
+// `required:"true"`, `enum:"one,another"` and `min:"1"`, which may go on to say why: `min:"1, why"`.
 type decoder struct {
 	file     string
 	dir      string // of the file
@@ -128,6 +129,7 @@ type field struct {
 	key      string
 	required bool
 	enum     string // words with commas between them, or ""
+	least    int64
 }
 
 // fields lists those of a struct and of the structs embedded in it.
@@ -135,7 +137,9 @@ func fields(t reflect.Type) (list []field) {
 	for _, f := range reflect.VisibleFields(t) {
 		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		if f.IsExported() && key != "" && key != "-" {
-			list = append(list, field{f, key, f.Tag.Get("required") == "true", f.Tag.Get("enum")})
+			least := int64(math.MinInt64)
+			fmt.Sscan(f.Tag.Get("min"), &least)
+			list = append(list, field{f, key, f.Tag.Get("required") == "true", f.Tag.Get("enum"), least})
 		}
 	}
 	return list
@@ -149,7 +153,7 @@ func (d *decoder) fill(v reflect.Value, at place, entries []place) {
 		switch {
 		case i >= 0 && !isNull(entries[i].value):
 			e := entries[i]
-			d.value(e, v, f.enum)
+			d.value(e, v, f)
 			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.refused[e.path] {
 				d.refuse(e.value, e.path, "must not be empty")
 			}
@@ -202,7 +206,7 @@ var (
 )
 
 // value decodes one value, which is not null, unless it is a list's or a map's.
-func (d *decoder) value(at place, v reflect.Value, enum string) {
+func (d *decoder) value(at place, v reflect.Value, f field) {
 	d.places[at.path] = at
 	switch t, n := v.Type(), target(at.value); {
 	case t == placeType:
@@ -210,10 +214,10 @@ func (d *decoder) value(at place, v reflect.Value, enum string) {
 	case isNull(n):
 		d.refuse(at.key, at.path, "needs a value")
 	case t == urlType || t == secretType:
-		d.scalar(at, v, enum)
+		d.scalar(at, v, f)
 	case t.Kind() == reflect.Pointer:
 		fresh := reflect.New(t.Elem()) // layers below keep theirs
-		d.value(at, fresh.Elem(), enum)
+		d.value(at, fresh.Elem(), f)
 		v.Set(fresh)
 	case t.Kind() == reflect.Struct:
 		if entries, ok := d.entries(at); ok {
@@ -225,7 +229,7 @@ func (d *decoder) value(at place, v reflect.Value, enum string) {
 	case t.Kind() == reflect.Slice:
 		list := reflect.MakeSlice(t, len(n.Content), len(n.Content))
 		for i, c := range n.Content {
-			d.value(place{fmt.Sprintf("%s[%d]", at.path, i), at.name, c, c}, list.Index(i), enum)
+			d.value(place{fmt.Sprintf("%s[%d]", at.path, i), at.name, c, c}, list.Index(i), f)
 		}
 		v.Set(list)
 	case t.Kind() == reflect.Map:
@@ -233,12 +237,12 @@ func (d *decoder) value(at place, v reflect.Value, enum string) {
 		m := reflect.MakeMap(t)
 		for _, e := range entries {
 			elem := reflect.New(t.Elem()).Elem()
-			d.value(e, elem, enum)
+			d.value(e, elem, f)
 			m.SetMapIndex(reflect.ValueOf(e.name).Convert(t.Key()), elem)
 		}
 		v.Set(m)
 	default:
-		d.scalar(at, v, enum)
+		d.scalar(at, v, f)
 	}
 }
 

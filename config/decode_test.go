@@ -83,7 +83,7 @@ func TestDecodeInPlace(t *testing.T) {
 			t.Fatal(problem)
 		}
 		d := newDecoder(".")
-		if d.value(place{key: root, value: root}, valueOf(&v), ""); d.problems != nil {
+		if d.value(place{key: root, value: root}, valueOf(&v), field{}); d.problems != nil {
 			t.Fatal(d.problems)
 		}
 		return v

@@ -114,18 +114,14 @@ func (d *decoder) refuseKeys(path string, err error) {
 // where finds the value at path, which a connector may have from the defaults, and its own path. If
 // there is none, it is the nearest key above.
 func (d *decoder) where(path string) (at *yaml.Node, own string) {
-	if p, ok := d.find(path); ok {
-		return p.value, p.path
-	}
-	return d.nearest(path), path
-}
-
-func (d *decoder) find(path string) (p place, ok bool) {
-	p, ok = d.places[path]
+	p, ok := d.places[path]
 	if i := strings.Index(path, ".transport."); !ok && i > 0 {
 		p, ok = d.places["defaults"+path[i:]]
 	}
-	return p, ok
+	if ok {
+		return p.value, p.path
+	}
+	return d.nearest(path), path
 }
 
 // nearest finds the value at path; failing that, the nearest key above.

@@ -32,7 +32,7 @@ var (
 )
 
 // scalar decodes a string, a number, a secret, a URL and the like.
-func (d *decoder) scalar(at place, v reflect.Value, enum string) {
+func (d *decoder) scalar(at place, v reflect.Value, f field) {
 	n := target(at.value)
 	if n.Kind != yaml.ScalarNode {
 		d.refuse(at.value, at.path, "must be a single value, not a list or a mapping")
@@ -67,8 +67,12 @@ func (d *decoder) scalar(at place, v reflect.Value, enum string) {
 	default:
 		err = errors.New("cannot be set from YAML: a " + v.Type().String())
 	}
-	if words := strings.Split(enum, ","); err == nil && enum != "" && !slices.Contains(words, text) {
+	switch words := strings.Split(f.enum, ","); {
+	case err != nil:
+	case f.enum != "" && !slices.Contains(words, text):
 		err = errors.New("must be one of " + strings.Join(words, ", "))
+	case v.CanInt() && v.Int() < f.least:
+		err = errors.New("must be at least " + f.Tag.Get("min"))
 	}
 	if err != nil {
 		d.wrap(at.value, at.path, err.Error(), err)

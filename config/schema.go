@@ -120,7 +120,7 @@ func (s schema) union(common reflect.Type, key string, kinds map[string]reflect.
 func (s schema) structure(t reflect.Type) object {
 	props, required := object{}, []string{}
 	for _, f := range fields(t) {
-		p := s.value(f.Type, f.enum)
+		p := s.value(f.Type, f)
 		if f.required {
 			required = append(required, f.key)
 			if least := notEmpty[f.Type.Kind()]; least != "" {
@@ -141,7 +141,7 @@ func (s schema) structure(t reflect.Type) object {
 
 var defined = map[reflect.Type]string{urlType: "url", secretType: "secret", durationType: "duration", sizeType: "size"}
 
-func (s schema) value(t reflect.Type, enum string) object {
+func (s schema) value(t reflect.Type, f field) object {
 	if name, ok := defined[t]; ok {
 		return ref(name)
 	}
@@ -149,15 +149,15 @@ func (s schema) value(t reflect.Type, enum string) object {
 	case t == placeType:
 		return object{}
 	case k == reflect.Pointer:
-		return s.value(t.Elem(), enum)
+		return s.value(t.Elem(), f)
 	case k == reflect.Struct:
 		return s.structure(t)
 	case k == reflect.Slice:
-		return object{"type": "array", "items": s.value(t.Elem(), enum)}
+		return object{"type": "array", "items": s.value(t.Elem(), f)}
 	case k == reflect.Map:
-		return object{"type": "object", "additionalProperties": s.value(t.Elem(), enum)}
-	case enum != "":
-		return or(object{"enum": strings.Split(enum, ",")})
+		return object{"type": "object", "additionalProperties": s.value(t.Elem(), f)}
+	case f.enum != "":
+		return or(object{"enum": strings.Split(f.enum, ",")})
 	case k == reflect.Bool:
 		return or(object{"type": "boolean"})
 	case k == reflect.Float32 || k == reflect.Float64:
@@ -166,7 +166,7 @@ func (s schema) value(t reflect.Type, enum string) object {
 		return or(object{"type": "integer", "minimum": 0, "maximum": uint64(math.MaxUint64) >> (64 - t.Bits())})
 	case reflect.Zero(t).CanInt():
 		largest := int64(math.MaxInt64) >> (64 - t.Bits())
-		return or(object{"type": "integer", "minimum": -largest - 1, "maximum": largest})
+		return or(object{"type": "integer", "minimum": max(-largest-1, f.least), "maximum": largest})
 	}
 	return ref("text")
 }

@@ -27,7 +27,6 @@ var beyond = []struct{ words, tag, why string }{
 	{"must be at most 9", "", "a constructor's rule"},
 	{"must be an absolute URI", "", "a constructor's rule"},
 	{"colon, at which", "", "a constructor's rule"},
-	{"must be at least", "", "a rule of the value, which its type does not say"},
 	{"must be base64", "", "what the secret holds"},
 	{"must be a URL such as", "", "what the secret holds"},
 	{"no such file", "", "the file system"},

@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 	"github.com/itsmauth/itsmauth/transport"
 )
@@ -54,7 +53,7 @@ type transportConfig struct {
 	// product's own.
 	RateLimits []auth.Limit `yaml:"rate_limits"`
 	// MaxConcurrency is how many calls run at once. 0 is any number.
-	MaxConcurrency int `yaml:"max_concurrency"`
+	MaxConcurrency int `yaml:"max_concurrency" min:"0, which is any number"`
 	// Connection is keepalive, or close: one request a connection. The default is the product's.
 	Connection string `yaml:"connection" enum:"keepalive,close"`
 	// TLS of the connections.
@@ -73,19 +72,6 @@ type transportConfig struct {
 // options checks what the types do not say, and gives the plan its transport.
 func (d *decoder) options(p *plan, o *options) {
 	t := &p.Transport
-	refuse := func(key, message string) { d.refuseKeys(p.path+".transport."+key, errors.New(message)) }
-	given := func(key string) bool { _, ok := d.find(p.path + ".transport." + key); return ok }
-	if n := t.Retry.MaxAttempts; n < 0 || n == 0 && given("retry.max_attempts") {
-		refuse("retry.max_attempts", "must be at least 1, the first attempt included")
-	}
-	if t.MaxConcurrency < 0 {
-		refuse("max_concurrency", "must be at least 0, which is any number")
-	}
-	for i, l := range t.RateLimits {
-		if key := fmt.Sprintf("rate_limits[%d].requests", i); l.Requests < 1 && given(key) {
-			refuse(key, "must be at least 1")
-		}
-	}
 	p.transport = transport.Options{
 		Connector: p.name, BaseURL: p.BaseURL, AllowedOrigins: t.AllowedOrigins, AllowHTTP: t.AllowHTTP,
 		Timeout: t.Timeout, AttemptTimeout: t.AttemptTimeout, Retry: t.Retry,
@@ -106,7 +92,7 @@ func (d *decoder) options(p *plan, o *options) {
 		text, _ := t.Proxy.Value()
 		proxy, err := url.Parse(text)
 		if err != nil || proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, proxy.Scheme) {
-			refuse("proxy_url", "must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX")
+			d.refuseKeys(p.path+".transport.proxy_url", errors.New("must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX"))
 		}
 		p.transport.Proxy = http.ProxyURL(proxy)
 	}
@@ -121,15 +107,11 @@ func (d *decoder) plainHTTP(p *plan) {
 	}
 	for key, u := range urls {
 		u, _ := u.(*url.URL)
-		if u != nil && u.Scheme == "http" && !p.Transport.AllowHTTP && !loopback(u.Hostname()) {
+		if u != nil && u.Scheme == "http" && !p.Transport.AllowHTTP && !endpoint.Loopback(u.Hostname()) {
 			at, path := d.where(p.path + "." + key)
 			d.wrap(at, path, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
 		}
 	}
-}
-
-func loopback(host string) bool {
-	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
 // version is the module's, as the program that holds it was built.

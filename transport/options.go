@@ -50,7 +50,8 @@ type Options struct {
 
 // Retry bounds the retries of a call.
 type Retry struct {
-	MaxAttempts   int           `yaml:"max_attempts"`    // 4, the first one included
+	MaxAttempts int `yaml:"max_attempts" min:"1, the first attempt included"` // 4
+
 	MinBackoff    time.Duration `yaml:"min_backoff"`     // 500 ms
 	MaxBackoff    time.Duration `yaml:"max_backoff"`     // 30 s
 	MaxRetryAfter time.Duration `yaml:"max_retry_after"` // 30 s: a longer Retry-After is not waited for

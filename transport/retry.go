@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // retry is what follows a first attempt that deserves another. go-retryablehttp runs the loop over
@@ -72,7 +73,7 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 	now := time.Now()
 	wait := rand.N(c.backoff() + 1)
 	if resp != nil {
-		if after, ok := retryAfter(resp.Header, now); ok {
+		if after, ok := retryafter.Parse(resp.Header, now); ok {
 			if after > o.MaxRetryAfter {
 				return 0, false
 			}
@@ -132,7 +133,7 @@ func (c *call) pause(resp *http.Response) {
 		return
 	}
 	now := time.Now()
-	after, ok := retryAfter(resp.Header, now)
+	after, ok := retryafter.Parse(resp.Header, now)
 	if !ok {
 		if resp.StatusCode == http.StatusServiceUnavailable {
 			return

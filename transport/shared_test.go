@@ -320,3 +320,22 @@ func TestShareWithoutLimits(t *testing.T) {
 		t.Errorf("%v, %v, asked %d times", s, err, c.asked)
 	}
 }
+
+// What siblings were seen to use is not taken from a process's share once more.
+func TestSharedAwayAfterOthersUse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &common{processes: 4}
+		l := sharing(c, perHour(20))
+		s := granted(t, l, false)
+		s.answered()
+		s.observe(header(20, 4))
+		c.set(auth.ErrStore)
+		for range 4 {
+			granted(t, l, false).answered()
+		}
+		if _, _, err := l.acquire(t.Context(), false, time.Now().Add(time.Second)); !errors.Is(err, auth.ErrRateLimited) {
+			t.Errorf("a sixth of a share of 5: %v", err)
+		}
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
 
 // roundTripper carries the calls of one connector, or its exchanges.
@@ -43,7 +43,7 @@ func newRoundTripper(a auth.Authenticator, o *Options) (*roundTripper, error) {
 		if err := t.secure(u); err != nil {
 			return nil, err
 		}
-		t.origins = append(t.origins, origin{u.Scheme, u.Host, canonical(u.Scheme, u.Host), new(budget)})
+		t.origins = append(t.origins, origin{u.Scheme, u.Host, endpoint.Origin(u), new(budget)})
 	}
 	return t, nil
 }
@@ -61,10 +61,10 @@ func NewClient(a auth.Authenticator, o *Options) (*http.Client, error) {
 
 // NewExchanger gives the client for exchanges: it follows no redirect, goes ahead of calls in the
 // Limiter's queue, and repeats a request only if the connection was never made.
-func NewExchanger(o *Options) (*http.Client, error) {
+func NewExchanger(o *Options) *http.Client {
 	t := base(nil, o)
 	t.budget = new(budget)
-	return &http.Client{Transport: t, CheckRedirect: useLastResponse}, nil
+	return &http.Client{Transport: t, CheckRedirect: useLastResponse}
 }
 
 func useLastResponse(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -138,24 +138,13 @@ func (t *roundTripper) origin(u *url.URL) *origin {
 			return o
 		}
 	}
-	at := canonical(u.Scheme, u.Host)
+	at := endpoint.Origin(u)
 	for i := range t.origins {
 		if o := &t.origins[i]; at == o.canonical {
 			return o
 		}
 	}
 	return nil
-}
-
-// canonical spells an origin in one way.
-func canonical(scheme, host string) string {
-	scheme = strings.ToLower(scheme)
-	u := url.URL{Host: host}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[scheme]
-	}
-	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 // destination gives the origin that req goes to with credentials, or nil if it goes bare.
@@ -174,10 +163,10 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 	}
 	switch {
 	case o == nil && req.Response == nil:
-		return nil, t.fail("request", fmt.Errorf("%w to %s: it is not an origin of this connector", auth.ErrInsecure, canonical(req.URL.Scheme, req.URL.Host)))
+		return nil, t.fail("request", fmt.Errorf("%w to %s: it is not an origin of this connector", auth.ErrInsecure, endpoint.Origin(req.URL)))
 	case o == nil && !leaves(req):
 		return nil, t.fail("request", fmt.Errorf("%w: a redirect of a %s to another origin", auth.ErrInsecure, req.Method))
-	case o != nil && req.Host != "" && req.Host != req.URL.Host && canonical(req.URL.Scheme, req.Host) != o.canonical:
+	case o != nil && req.Host != "" && req.Host != req.URL.Host && endpoint.Origin(&url.URL{Scheme: req.URL.Scheme, Host: req.Host}) != o.canonical:
 		return nil, t.fail("request", fmt.Errorf("%w: the Host header names another host than the URL", auth.ErrInsecure))
 	}
 	return o, nil
@@ -205,17 +194,12 @@ func (t *roundTripper) secure(u *url.URL) error {
 	case "https":
 		return nil
 	case "http":
-		if t.o.AllowHTTP || loopback(u.Hostname()) {
+		if t.o.AllowHTTP || endpoint.Loopback(u.Hostname()) {
 			return nil
 		}
 		return t.fail("request", fmt.Errorf("%w over plain http to %s", auth.ErrInsecure, u.Host))
 	}
 	return t.fail("request", fmt.Errorf("%w over %q", auth.ErrInsecure, u.Scheme))
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // fail makes an error of this connector.

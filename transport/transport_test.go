@@ -340,11 +340,7 @@ func TestPlainHTTP(t *testing.T) {
 	if _, err := transport.New(auth.New(new(product), nil), &transport.Options{BaseURL: parse(t, "http://example.com"), AllowHTTP: true}); err != nil {
 		t.Error(err)
 	}
-	x, err := transport.NewExchanger(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := x.Get("http://example.com/token"); !errors.Is(err, auth.ErrInsecure) {
+	if _, err := transport.NewExchanger(nil).Get("http://example.com/token"); !errors.Is(err, auth.ErrInsecure) {
 		t.Error(err)
 	}
 }
@@ -430,8 +426,7 @@ func TestExchangerFollowsNoRedirect(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		srv := httptest.NewServer(http.RedirectHandler(foreign.URL, status))
 		defer srv.Close()
-		x, _ := transport.NewExchanger(nil)
-		resp, err := x.Post(srv.URL, "text/plain", strings.NewReader("secret"))
+		resp, err := transport.NewExchanger(nil).Post(srv.URL, "text/plain", strings.NewReader("secret"))
 		if err != nil || resp.StatusCode != status {
 			t.Errorf("%d: %v %v", status, resp, err)
 		}
@@ -802,12 +797,9 @@ func TestTokenIsReadAfterTheWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		lim := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Second}}, 0)
-		x, err := transport.NewExchanger(&transport.Options{Limiter: lim, Wrap: func(http.RoundTripper) http.RoundTripper {
+		x := transport.NewExchanger(&transport.Options{Limiter: lim, Wrap: func(http.RoundTripper) http.RoundTripper {
 			return roundTrip(func(*http.Request) (*http.Response, error) { return answer(200), nil })
 		}})
-		if err != nil {
-			t.Fatal(err)
-		}
 		s := auth.New(&exchanging{}, &auth.Options{Client: x})
 		defer s.Close(t.Context())
 		var sent []string

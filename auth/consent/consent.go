@@ -4,11 +4,16 @@
 package consent
 
 import (
+	"cmp"
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/oauth2"
 
@@ -25,27 +30,71 @@ type Connector struct {
 	Session *auth.Session
 }
 
-// newState is 256 random bits, which nobody guesses.
-func newState() string { return oauth2.GenerateVerifier() }
+// redirectURI is where the product sends the browser back to, without its query, which may be
+// secret.
+func (c Connector) redirectURI() (*url.URL, error) {
+	code := c.Session.CodeFlow()
+	if code == nil {
+		return nil, errors.New("this grant needs no person")
+	}
+	u, err := url.Parse(code.RedirectURI)
+	if err != nil {
+		return nil, errors.New("redirect_uri is not a URI")
+	}
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: cmp.Or(u.Path, "/")}, nil
+}
 
-// finish takes what came back to the redirect URI, redeems the code in it and gives the page that
-// says how it went. err is an [*auth.Error].
-func (c Connector) finish(ctx context.Context, q url.Values, verifier string) (page, error) {
-	code, err := c.code(q)
+// A flow is one that a person was sent into. Whoever comes back from it brings its state.
+type flow struct {
+	connector       Connector
+	redirect        *url.URL
+	authURL         string // where the person allows access
+	state, verifier string
+	used            atomic.Bool
+
+	// Of a handler's flow:
+	browser string // the secret of the one that began it
+	list    string // the path of the list, as the browser knows it
+	began   time.Time
+}
+
+// begin makes a flow. Its state has 256 random bits, which nobody guesses.
+func (c Connector) begin() (*flow, error) {
+	redirect, err := c.redirectURI()
+	if err != nil {
+		return nil, err
+	}
+	f := &flow{connector: c, redirect: redirect, state: oauth2.GenerateVerifier(), verifier: oauth2.GenerateVerifier()}
+	f.authURL = c.Session.CodeFlow().URL(f.state, f.verifier)
+	return f, nil
+}
+
+// has reports whether the state that came back is the flow's.
+func (f *flow) has(q url.Values) bool {
+	return len(q["state"]) == 1 && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(f.state)) == 1
+}
+
+// finish redeems the code that came back, shows how it went, and returns an [*auth.Error] or nil.
+func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
+	code, err := f.connector.code(q)
 	if err == nil {
-		err = c.Session.Redeem(ctx, code, verifier)
+		err = f.connector.Session.Redeem(ctx, code, f.verifier)
 	}
-	switch {
-	case err == nil:
-		return connected(c.Name), nil
-	case q.Get("error") == "access_denied":
-		return refused(c.Name), err
-	}
-	return failed(c.Name, err), err
+	f.show(w, outcome(f.connector.Name, err))
+	return err
+}
+
+// show adds to p the way back to where the flow began.
+func (f *flow) show(w http.ResponseWriter, p page) {
+	p.Link, p.LinkText = f.list, "Back to connections"
+	p.Terminal = f.list == ""
+	p.write(w)
 }
 
 var (
 	errRefused   = fmt.Errorf("%w: the person refused access", auth.ErrConsentRequired)
+	errOther     = fmt.Errorf("%w: the authorization request was refused", auth.ErrProtocol)
+	errNoCode    = fmt.Errorf("%w: the browser came back without an authorization code", auth.ErrProtocol)
 	errorCode    = regexp.MustCompile(`^[a-z_]{1,40}$`)
 	errorMeaning = map[string]error{
 		"access_denied":           errRefused,
@@ -61,39 +110,13 @@ var (
 // 4.1.2.1). Anybody can write into the browser's address, so of an error's words only a plain code
 // is shown.
 func (c Connector) code(q url.Values) (string, error) {
-	e := &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "login"}
-	refusal, codes := q["error"], q["code"]
+	e := &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "login", Err: errNoCode}
 	switch {
-	case len(refusal) == 0 && len(codes) == 1 && codes[0] != "":
-		return codes[0], nil
-	case len(refusal) == 0:
-		e.Err = fmt.Errorf("%w: the browser came back without an authorization code", auth.ErrProtocol)
-	default:
-		if errorCode.MatchString(refusal[0]) {
-			e.Code = refusal[0]
-		}
-		if e.Err = errorMeaning[e.Code]; e.Err == nil {
-			e.Err = fmt.Errorf("%w: the authorization request was refused", auth.ErrProtocol)
-		}
+	case q.Has("error"):
+		e.Code = errorCode.FindString(q.Get("error"))
+		e.Err = cmp.Or(errorMeaning[e.Code], errOther)
+	case len(q["code"]) == 1 && q.Get("code") != "":
+		return q.Get("code"), nil
 	}
 	return "", e
-}
-
-// cause is err without the connector's name and without the advice for a terminal, both of which
-// a page has in its own words.
-func cause(err error) string {
-	var e *auth.Error
-	if !errors.As(err, &e) {
-		return err.Error()
-	}
-	switch s := e.Err.Error(); {
-	case e.Status != 0 && e.Code != "":
-		return fmt.Sprintf("%s (HTTP %d, %s)", s, e.Status, e.Code)
-	case e.Status != 0:
-		return fmt.Sprintf("%s (HTTP %d)", s, e.Status)
-	case e.Code != "":
-		return fmt.Sprintf("%s (%s)", s, e.Code)
-	default:
-		return s
-	}
 }

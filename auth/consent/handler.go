@@ -1,7 +1,6 @@
 package consent
 
 import (
-	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -15,9 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/oauth2"
-
-	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
 
 // HandlerOptions shape [NewHandler]. The zero value of each field is its default.
@@ -48,37 +45,32 @@ type HandlerOptions struct {
 // address, the one that began a flow has to end it. The cookie is Secure where the request came
 // over TLS or all redirect URIs are https.
 func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
+	if o == nil {
+		o = new(HandlerOptions)
+	}
 	h := &handler{
-		connectors: connectors,
-		callbacks:  make(map[string]bool),
-		hosts:      make(map[string]bool),
-		https:      true,
-		flows:      make(map[string]*flow),
+		connectors:  connectors,
+		path:        strings.TrimSuffix(o.Path, "/"),
+		callbacks:   make(map[string]bool),
+		hosts:       make(map[string]bool),
+		anyLoopback: len(o.Hosts) == 0,
+		https:       true,
+		key:         []byte(rand.Text()),
 	}
-	rand.Read(h.key[:])
-	if o != nil {
-		h.path = strings.TrimSuffix(o.Path, "/")
-		for _, host := range o.Hosts {
-			h.hosts[hostname(host)] = true
-		}
+	for _, host := range o.Hosts {
+		h.hosts[hostname(host)] = true
 	}
-	h.anyLoopback = len(h.hosts) == 0
 	for _, c := range connectors {
-		f := c.Session.CodeFlow()
-		if f == nil {
-			continue
-		}
-		u, err := url.Parse(f.RedirectURI)
+		u, err := c.redirectURI()
 		if err != nil {
 			continue // the product will not send anybody there
 		}
-		h.callbacks[cmp.Or(u.Path, "/")] = true
+		h.callbacks[u.Path] = true
 		h.https = h.https && u.Scheme == "https"
 		if h.anyLoopback {
 			h.hosts[hostname(u.Host)] = true
 		}
 	}
-	h.https = h.https && len(h.callbacks) > 0
 	return h
 }
 
@@ -88,11 +80,11 @@ type handler struct {
 	callbacks   map[string]bool
 	hosts       map[string]bool
 	anyLoopback bool
-	https       bool     // all redirect URIs are
-	key         [32]byte // of the CSRF tokens
+	https       bool   // all redirect URIs are
+	key         []byte // of the CSRF tokens
 
 	mu    sync.Mutex
-	flows map[string]*flow // by state
+	flows []*flow // the oldest first; one that is over stays, so that its browser can be told
 }
 
 const (
@@ -100,23 +92,13 @@ const (
 	maxFlows     = 1000
 )
 
-// A flow is one that a browser has begun. It stays when it is over, so that it can be told why.
-type flow struct {
-	connector Connector
-	redirect  string // the path of the redirect URI
-	browser   string
-	list      string // the path of the list, as the browser knows it
-	verifier  string
-	began     time.Time
-	used      bool
-}
-
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	host := hostname(r.Host)
 	isList := strings.TrimSuffix(r.URL.Path, "/") == h.path
 	isCallback := h.callbacks[r.URL.Path] || h.callbacks[sentPath(r)]
 	switch {
-	case !h.serves(r.Host):
-		wrongHost().write(w)
+	case !h.hosts[host] && !(h.anyLoopback && endpoint.Loopback(host)):
+		wrongHost.write(w)
 	case isCallback && r.Method == http.MethodGet && (!isList || r.URL.Query().Has("state")):
 		h.callback(w, r)
 	case isList && (r.Method == http.MethodGet || r.Method == http.MethodHead):
@@ -124,11 +106,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isList && r.Method == http.MethodPost:
 		h.connect(w, r)
 	case isList:
-		wrongMethod(w, http.MethodGet, http.MethodHead, http.MethodPost)
+		wrongMethod(w, "GET, HEAD, POST")
 	case isCallback:
-		wrongMethod(w, http.MethodGet)
+		wrongMethod(w, "GET")
 	default:
-		unknown().write(w)
+		unknown.write(w)
 	}
 }
 
@@ -148,19 +130,15 @@ func hostname(host string) string {
 	return strings.ToLower(strings.Trim(host, "[]"))
 }
 
-func (h *handler) serves(host string) bool {
-	host = hostname(host)
-	return h.hosts[host] || h.anyLoopback && isLoopback(host)
-}
-
 func (h *handler) list(w http.ResponseWriter, r *http.Request, status int, notice string) {
-	browser := h.browser(r)
-	if browser == "" {
-		browser = h.meet(w, r)
+	cookie := h.cookie(r)
+	if cookie.Value == "" {
+		cookie.Value = rand.Text()
+		http.SetCookie(w, cookie)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
-	p := page{Status: status, Title: "Connections", List: true, Notice: notice, CSRF: h.csrf(browser),
+	p := page{Status: status, Title: "Connections", Notice: notice, CSRF: h.csrf(cookie.Value),
 		Rows: make([]row, len(h.connectors))}
 	var looking sync.WaitGroup
 	for i, c := range h.connectors {
@@ -176,122 +154,81 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request, status int, notic
 // connect begins a flow and sends the browser on.
 func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-	browser, site := h.browser(r), r.Header.Get("Sec-Fetch-Site")
+	browser, site := h.cookie(r).Value, r.Header.Get("Sec-Fetch-Site")
 	if browser == "" || !hmac.Equal([]byte(r.PostFormValue("csrf")), []byte(h.csrf(browser))) ||
 		site != "" && site != "same-origin" {
 		h.list(w, r, http.StatusForbidden, "That page was out of date, so nothing was done. Please press the button again.")
 		return
 	}
 	name := r.PostFormValue("connector")
-	i := slices.IndexFunc(h.connectors, func(c Connector) bool { return c.Name == name })
-	var code *auth.CodeFlow
-	if i >= 0 {
-		code = h.connectors[i].Session.CodeFlow()
+	var f *flow
+	if i := slices.IndexFunc(h.connectors, func(c Connector) bool { return c.Name == name }); i >= 0 {
+		f, _ = h.connectors[i].begin()
 	}
-	if code == nil {
+	if f == nil {
 		h.list(w, r, http.StatusNotFound, "There is no such connector to connect.")
 		return
 	}
-	f := &flow{
-		connector: h.connectors[i], browser: browser, verifier: oauth2.GenerateVerifier(), began: time.Now(),
-		list: (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String(),
-	}
-	if u, err := url.Parse(code.RedirectURI); err == nil {
-		f.redirect = cmp.Or(u.Path, "/")
-	}
-	state := h.begin(f)
-	to := code.URL(state, f.verifier)
-	host := "the product"
-	if u, err := url.Parse(to); err == nil && u.Host != "" {
-		host = u.Host
-	}
-	w.Header().Set("Refresh", "0; url="+to)
-	leaving(name, to, host).write(w)
+	f.browser, f.began = browser, time.Now()
+	f.list = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
+	h.keep(f)
+	w.Header().Set("Refresh", "0; url="+f.authURL)
+	leaving(name, f.authURL).write(w)
 }
 
 // callback ends a flow.
 func (h *handler) callback(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	f, refusal := h.end(r, q["state"])
-	if refusal != nil {
-		refusal.write(w)
-		return
-	}
-	p, _ := f.connector.finish(r.Context(), q, f.verifier)
-	p.back(f.list).write(w)
-}
-
-func (h *handler) begin(f *flow) (state string) {
-	state = newState()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for len(h.flows) >= maxFlows {
-		var oldest string
-		for s, f := range h.flows {
-			if oldest == "" || f.began.Before(h.flows[oldest].began) {
-				oldest = s
-			}
-		}
-		delete(h.flows, oldest)
-	}
-	h.flows[state] = f
-	return state
-}
-
-// end takes the flow with that state, once, or gives the page that says why it cannot be had.
-func (h *handler) end(r *http.Request, state []string) (*flow, *page) {
-	refuse := func(p page) (*flow, *page) { return nil, &p }
-	if len(state) != 1 {
-		return refuse(foreign(""))
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f := h.flows[state[0]]
+	f := h.find(q)
 	switch {
-	case f == nil || f.redirect != r.URL.Path && f.redirect != sentPath(r): // or another product's answer
-		return refuse(foreign(""))
-	case f.browser != h.browser(r):
-		return refuse(foreign(f.connector.Name))
-	case f.used:
-		return refuse(used(f.connector.Name).back(f.list))
-	case time.Since(f.began) > flowLifetime:
-		return refuse(expired(f.connector.Name).back(f.list))
+	case f == nil || f.redirect.Path != r.URL.Path && f.redirect.Path != sentPath(r): // or another product's answer
+		foreign.write(w)
+	case f.browser != h.cookie(r).Value:
+		otherBrowser(f.connector.Name).write(w)
+	case time.Since(f.began) > flowLifetime && !f.used.Load():
+		f.show(w, expired(f.connector.Name))
+	case f.used.Swap(true):
+		f.show(w, used(f.connector.Name))
+	default:
+		f.finish(r.Context(), w, q)
 	}
-	f.used = true
-	return f, nil
 }
 
-// cookie is the name of the one that tells browsers apart. With __Host- no other host of the
-// domain can set it.
-func (h *handler) cookie(r *http.Request) (name string, secure bool) {
+func (h *handler) keep(f *flow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.flows) == maxFlows {
+		h.flows = slices.Delete(h.flows, 0, 1)
+	}
+	h.flows = append(h.flows, f)
+}
+
+// find gives the flow that q is the answer to, or nil.
+func (h *handler) find(q url.Values) *flow {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := slices.IndexFunc(h.flows, func(f *flow) bool { return f.has(q) }); i >= 0 {
+		return h.flows[i]
+	}
+	return nil
+}
+
+// cookie holds the browser's own secret, or nothing if we have not met. With __Host- no other host
+// of the domain can set it.
+func (h *handler) cookie(r *http.Request) *http.Cookie {
+	c := &http.Cookie{Name: "itsmauth-browser", Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode}
 	if r.TLS != nil || h.https {
-		return "__Host-itsmauth-browser", true
+		c.Name, c.Secure = "__Host-itsmauth-browser", true
 	}
-	return "itsmauth-browser", false
-}
-
-// browser is the browser's own secret, or "" if we have not met.
-func (h *handler) browser(r *http.Request) string {
-	name, _ := h.cookie(r)
-	if c, err := r.Cookie(name); err == nil {
-		return c.Value
+	if sent, err := r.Cookie(c.Name); err == nil {
+		c.Value = sent.Value
 	}
-	return ""
-}
-
-func (h *handler) meet(w http.ResponseWriter, r *http.Request) string {
-	name, secure := h.cookie(r)
-	browser := rand.Text()
-	http.SetCookie(w, &http.Cookie{
-		Name: name, Value: browser, Path: "/",
-		HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode,
-	})
-	return browser
+	return c
 }
 
 // csrf is the token for the forms of a browser.
 func (h *handler) csrf(browser string) string {
-	mac := hmac.New(sha256.New, h.key[:])
+	mac := hmac.New(sha256.New, h.key)
 	mac.Write([]byte(browser))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }

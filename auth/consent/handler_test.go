@@ -270,7 +270,9 @@ func TestHandlerCookie(t *testing.T) {
 		u, _ := url.Parse(uri)
 		h := consent.NewHandler([]consent.Connector{newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: uri}})}, nil)
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("GET", u.Scheme+"://"+u.Host+"/", nil))
+		r := httptest.NewRequest("GET", u.Scheme+"://"+u.Host+"/", nil)
+		r.TLS = nil // that is the proxy's
+		h.ServeHTTP(w, r)
 		c := w.Result().Cookies()
 		if w.Code != 200 || len(c) != 1 || len(c[0].Value) < 26 {
 			t.Fatalf("%d %v", w.Code, c)
@@ -441,6 +443,9 @@ func TestHandlerExpiry(t *testing.T) {
 		time.Sleep(time.Second)
 		if code, body := p.end(late); code != 410 || !strings.Contains(body, "took too long") {
 			t.Errorf("after more than 10 minutes: %d\n%s", code, body)
+		}
+		if code, body := p.end(inTime); code != 410 || !strings.Contains(body, "is over") {
+			t.Errorf("reloaded later: %d\n%s", code, body)
 		}
 	})
 }

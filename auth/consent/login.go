@@ -3,19 +3,20 @@ package consent
 import (
 	"cmp"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/oauth2"
-
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
 
 // LoginOptions shape [Login]. The zero value of each field is its default.
@@ -49,112 +50,98 @@ func login(ctx context.Context, c Connector, o *LoginOptions) error {
 	if o == nil {
 		o = new(LoginOptions)
 	}
-	flow := c.Session.CodeFlow()
-	if flow == nil {
-		return errors.New("this grant needs no person")
-	}
-	redirect, err := loopback(flow.RedirectURI)
+	f, err := c.begin()
 	if err != nil {
 		return err
 	}
-	listeners, err := listen(ctx, redirect)
+	if err := checkLoopback(f.redirect); err != nil {
+		return err
+	}
+	listeners, err := listen(f.redirect)
 	if err != nil {
 		return err
 	}
-
-	l := &loginHandler{
-		ctx: ctx, connector: c, redirect: redirect,
-		state: newState(), verifier: oauth2.GenerateVerifier(), done: make(chan error, 1),
-	}
+	l := &loginHandler{flow: f, ctx: ctx, done: make(chan error, 1)}
 	stop := serve(listeners, l)
 	defer stop()
 
-	at := flow.URL(l.state, l.verifier)
 	if o.Show != nil {
-		o.Show(at)
+		o.Show(f.authURL)
 	}
 	open := openBrowser
 	if o.Open != nil {
 		open = o.Open
 	}
-	_ = open(at) // the person has been shown the address
+	_ = open(f.authURL) // the person has been shown the address
 
 	timeout := cmp.Or(o.Timeout, 5*time.Minute)
-	late := time.NewTimer(timeout)
-	defer late.Stop()
-	for {
-		select {
-		case err := <-l.done:
-			return err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-late.C:
-			if l.take() { // whoever comes now is too late; who came before is seen off
-				return fmt.Errorf("nobody came back from the browser within %s: %w", timeout, context.DeadlineExceeded)
-			}
+	late := time.AfterFunc(timeout, func() {
+		if !f.used.Swap(true) { // whoever comes now is too late; who came before is seen off
+			l.done <- fmt.Errorf("nobody came back from the browser within %s: %w", timeout, context.DeadlineExceeded)
 		}
+	})
+	defer late.Stop()
+	select {
+	case err := <-l.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
-// loopback parses a redirect URI that can be listened on here.
-func loopback(uri string) (*url.URL, error) {
-	u, err := url.Parse(uri)
-	if err != nil {
-		return nil, errors.New("redirect_uri is not a URI")
+// openBrowser opens url as the platform does and does not wait for it.
+func openBrowser(url string) error {
+	cmd := exec.Command("xdg-open", url)
+	switch runtime.GOOS {
+	case "darwin":
+		cmd = exec.Command("open", url)
+	case "windows":
+		cmd = exec.Command("rundll32", "url.dll,FileProtocolHandler", url)
 	}
-	shown := (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	return cmd.Start()
+}
+
+// checkLoopback refuses a redirect URI that cannot be listened on here.
+func checkLoopback(redirect *url.URL) error {
+	const elsewhere = "log in on the connections page of the service that answers there, or "
+	var wrong string
 	switch {
-	case !isLoopback(u.Hostname()):
-		return nil, fmt.Errorf("redirect_uri %s is not on this machine: log in on the connections page of the service that answers there, or register and set one such as http://127.0.0.1:8400/callback", shown)
-	case u.Scheme != "http":
-		return nil, fmt.Errorf("redirect_uri %s is not http: on this machine there is no certificate for it; log in on the connections page of the service that answers there, or register and set one such as http://127.0.0.1:8400/callback", shown)
-	case u.Port() == "" || u.Port() == "0":
-		return nil, fmt.Errorf("redirect_uri %s has no port to listen on: register and set one such as http://127.0.0.1:8400/callback", shown)
+	case !endpoint.Loopback(redirect.Hostname()):
+		wrong = "is not on this machine: " + elsewhere
+	case redirect.Scheme != "http":
+		wrong = "is not http: on this machine there is no certificate for it; " + elsewhere
+	case redirect.Port() == "" || redirect.Port() == "0":
+		wrong = "has no port to listen on: "
+	default:
+		return nil
 	}
-	return u, nil
+	return fmt.Errorf("redirect_uri %s %sregister and set one such as http://127.0.0.1:8400/callback", redirect, wrong)
 }
 
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return ip.IsLoopback() || strings.EqualFold(host, "localhost")
-}
-
-// listen listens where the browser may go: for localhost that is both addresses, lest the code
-// end up with whoever has the other.
-func listen(ctx context.Context, redirect *url.URL) ([]net.Listener, error) {
+// listen listens where the browser may go: for localhost that is both addresses, where the machine
+// has both, lest the code end up with whoever has the other.
+func listen(redirect *url.URL) ([]net.Listener, error) {
 	ips := []string{redirect.Hostname()}
 	if net.ParseIP(ips[0]) == nil {
-		ips = []string{"127.0.0.1", "::1"}
+		ips = []string{"127.0.0.1"}
+		own, err := net.InterfaceAddrs()
+		if err != nil || slices.ContainsFunc(own, func(a net.Addr) bool { return a.String() == "::1/128" }) {
+			ips = append(ips, "::1")
+		}
 	}
 	var listeners []net.Listener
-	for i, ip := range ips {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(ip, redirect.Port()))
-		if err == nil {
-			listeners = append(listeners, l)
-			continue
+	for _, ip := range ips {
+		l, err := net.Listen("tcp", net.JoinHostPort(ip, redirect.Port()))
+		if err != nil {
+			for _, l := range listeners {
+				l.Close()
+			}
+			return nil, fmt.Errorf("cannot listen on port %s of redirect_uri %s: %w; end the program that holds the port, or register and set a redirect_uri with another one",
+				redirect.Port(), redirect, errors.Unwrap(err)) // net's own words name the address again
 		}
-		if i > 0 && !taken(ip, redirect.Port()) {
-			continue // a machine without IPv6
-		}
-		for _, l := range listeners {
-			l.Close()
-		}
-		if op := (*net.OpError)(nil); errors.As(err, &op) {
-			err = op.Err
-		}
-		return nil, fmt.Errorf("cannot listen on port %s of redirect_uri http://%s%s: %w; end the program that holds the port, or register and set a redirect_uri with another one",
-			redirect.Port(), redirect.Host, redirect.Path, err)
+		listeners = append(listeners, l)
 	}
 	return listeners, nil
-}
-
-// taken reports whether somebody answers there.
-func taken(ip, port string) bool {
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip, port), time.Second)
-	if err == nil {
-		conn.Close()
-	}
-	return err == nil
 }
 
 // serve runs h until stop, which lets pages that are being sent arrive whole.
@@ -190,42 +177,25 @@ func serve(listeners []net.Listener, h http.Handler) (stop func()) {
 
 // loginHandler waits for the one callback.
 type loginHandler struct {
-	ctx             context.Context // of Login, since a browser that leaves does not end it
-	connector       Connector
-	redirect        *url.URL
-	state, verifier string
-	done            chan error
-
-	mu   sync.Mutex
-	used bool
-}
-
-// take reports whether this is the first who asks.
-func (l *loginHandler) take() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	first := !l.used
-	l.used = true
-	return first
+	*flow
+	ctx  context.Context // of Login, since a browser that leaves does not end it
+	done chan error
 }
 
 func (l *loginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	switch {
 	case !strings.EqualFold(r.Host, l.redirect.Host):
-		wrongHost().write(w)
-	case r.URL.Path != cmp.Or(l.redirect.Path, "/"):
-		unknown().write(w)
+		wrongHost.write(w)
+	case r.URL.Path != l.redirect.Path:
+		unknown.write(w)
 	case r.Method != http.MethodGet:
-		wrongMethod(w, http.MethodGet)
-	case len(q["state"]) != 1 || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(l.state)) == 0:
-		foreign("").write(w)
-	case !l.take():
-		used(l.connector.Name).write(w)
+		wrongMethod(w, "GET")
+	case !l.has(q):
+		foreign.write(w)
+	case l.used.Swap(true):
+		l.show(w, used(l.connector.Name))
 	default:
-		p, err := l.connector.finish(l.ctx, q, l.verifier)
-		p.Close = true
-		p.write(w)
-		l.done <- err
+		l.done <- l.finish(l.ctx, w, q)
 	}
 }

@@ -2,6 +2,7 @@ package consent
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -9,8 +10,8 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -19,51 +20,33 @@ import (
 var (
 	//go:embed pages.html
 	pagesHTML string
-	//go:embed style.css
-	style string
+	pages     = template.Must(template.New("pages").Parse(pagesHTML))
 
-	pages = template.Must(template.New("pages").Funcs(template.FuncMap{
-		"style": func() template.CSS { return template.CSS(style) },
-		"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
-		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	}).Parse(pagesHTML))
+	//go:embed style.css
+	style     template.CSS
+	styleHash = sha256.Sum256([]byte(style))
 
 	// policy allows the one stylesheet and our own form, and nothing from outside. Browsers apply
 	// form-action to where the form's answer redirects, too, so that answer is a page.
 	policy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-		base64.StdEncoding.EncodeToString(hashed(style)))
-)
-
-func hashed(s string) []byte {
-	sum := sha256.Sum256([]byte(s))
-	return sum[:]
-}
-
-// A tone goes with a symbol and with words, never with a colour alone.
-type tone string
-
-const (
-	good    tone = "good"
-	warning tone = "warning"
-	bad     tone = "bad"
-	neutral tone = "neutral"
-	onward  tone = "onward"
+		base64.StdEncoding.EncodeToString(styleHash[:]))
 )
 
 // A page says what happened and what to do.
 type page struct {
-	Status       int
-	Tone         tone
-	Title        string
-	What, Do     string
-	Detail       string // the cause, for whoever has to mend it
-	Link         string // where to go on
-	LinkText     string
-	Close        bool // nothing is left to do in the browser
-	Rows         []row
-	List         bool
-	Notice, CSRF string // of the list
+	Status         int
+	Tone           string // good, warning, bad, neutral or onward: a symbol, never a colour alone
+	Title          string
+	What, Do       string
+	Detail         string // the cause, for whoever has to mend it
+	Link, LinkText string // where to go on
+	Terminal       bool   // or that it is there
+	Notice, CSRF   string // of the list, which has nothing else but a title
+	Rows           []row
 }
+
+// Style is what the policy allows, byte for byte.
+func (page) Style() template.CSS { return style }
 
 func (p page) write(w http.ResponseWriter) {
 	var b bytes.Buffer
@@ -82,31 +65,31 @@ func (p page) write(w http.ResponseWriter) {
 	w.Write(b.Bytes())
 }
 
-// back adds the way back to the list at path, if it is known.
-func (p page) back(path string) page {
-	if path != "" {
-		p.Link, p.LinkText = path, "Back to connections"
+// outcome says how a flow went.
+func outcome(name string, err error) page {
+	switch {
+	case err == nil:
+		return page{Status: http.StatusOK, Tone: "good", Title: name + " is connected",
+			What: "Access was granted and saved.",
+			Do:   "Nothing more to do: the connection renews itself from now on."}
+	case errors.Is(err, errRefused):
+		return page{Status: http.StatusOK, Tone: "warning", Title: name + " was not connected",
+			What: "Access was refused on the sign-in page. Nothing was changed.",
+			Do:   "If that was not meant, connect again and choose Allow."}
 	}
-	return p
+	what, do := explain(err)
+	return page{Status: http.StatusBadGateway, Tone: "bad", Title: name + " could not be connected",
+		What: what, Do: do + " Then connect again.", Detail: cause(err)}
 }
 
-func connected(name string) page {
-	return page{Status: http.StatusOK, Tone: good, Title: name + " is connected",
-		What: "Access was granted and saved.",
-		Do:   "Nothing more to do: the connection renews itself from now on."}
-}
-
-func refused(name string) page {
-	return page{Status: http.StatusOK, Tone: warning, Title: name + " was not connected",
-		What: "Access was refused on the sign-in page. Nothing was changed.",
-		Do:   "If that was not meant, connect again and choose Allow."}
-}
-
-func failed(name string, err error) page {
-	p := page{Status: http.StatusBadGateway, Tone: bad, Title: name + " could not be connected", Detail: cause(err)}
-	p.What, p.Do = explain(err)
-	p.Do += " Then connect again."
-	return p
+// cause is err without the connector's name and without the advice for a terminal, both of which
+// a page has in its own words.
+func cause(err error) string {
+	var e *auth.Error
+	if errors.As(err, &e) {
+		err = &auth.Error{Code: e.Code, Status: e.Status, Err: errors.New(e.Err.Error())}
+	}
+	return err.Error()
 }
 
 // explain says what an error of the flow means to a person, and what to do.
@@ -138,49 +121,49 @@ func explain(err error) (what, do string) {
 }
 
 func used(name string) page {
-	return page{Status: http.StatusGone, Tone: warning, Title: "This sign-in is over",
+	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in is over",
 		What: "The address with which the browser came back works once, and was used before. Nothing was changed this time.",
 		Do:   "If " + name + " is connected, all is well. Otherwise connect again."}
 }
 
 func expired(name string) page {
-	return page{Status: http.StatusGone, Tone: warning, Title: "This sign-in took too long",
+	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in took too long",
 		What: fmt.Sprintf("It was begun more than %d minutes ago, so %s was not connected.", int(flowLifetime.Minutes()), name),
 		Do:   "Connect again."}
 }
 
-func foreign(name string) page {
-	p := page{Status: http.StatusForbidden, Tone: bad, Title: "This sign-in was not begun here",
-		What: "It does not belong to a sign-in that is waiting. Nothing was changed.",
-		Do:   "If you did not begin one, close this page. Otherwise begin again where you began, and use the newest tab."}
-	if name != "" {
-		p.What = "It was begun in another browser, or under another address of this page. Nothing was changed."
-		p.Do = "If you did not begin it, close this page. Otherwise open the connections page in this browser, under the address in redirect_uri, and connect " + name + " there."
-	}
+func otherBrowser(name string) page {
+	p := foreign
+	p.What = "It was begun in another browser, or under another address of this page. Nothing was changed."
+	p.Do = "If you did not begin it, close this page. Otherwise open the connections page in this browser, under the address in redirect_uri, and connect " + name + " there."
 	return p
 }
 
-func leaving(name, to, host string) page {
-	return page{Status: http.StatusOK, Tone: onward, Title: "On to " + host,
+func leaving(name, to string) page {
+	host := "the product"
+	if u, err := url.Parse(to); err == nil && u.Host != "" {
+		host = u.Host
+	}
+	return page{Status: http.StatusOK, Tone: "onward", Title: "On to " + host,
 		What: "You sign in there, and come back here once you have allowed access for " + name + ".",
 		Link: to, LinkText: "Continue to " + host}
 }
 
-func unknown() page {
-	return page{Status: http.StatusNotFound, Tone: neutral, Title: "There is no such page",
+var (
+	foreign = page{Status: http.StatusForbidden, Tone: "bad", Title: "This sign-in was not begun here",
+		What: "It does not belong to a sign-in that is waiting. Nothing was changed.",
+		Do:   "If you did not begin one, close this page. Otherwise begin again where you began, and use the newest tab."}
+	unknown = page{Status: http.StatusNotFound, Tone: "neutral", Title: "There is no such page",
 		What: "Nothing is kept at this address.",
 		Do:   "Check the address, or begin again where you came from."}
-}
-
-func wrongHost() page {
-	return page{Status: http.StatusMisdirectedRequest, Tone: bad, Title: "This address is not served here",
+	wrongHost = page{Status: http.StatusMisdirectedRequest, Tone: "bad", Title: "This address is not served here",
 		What: "The page was asked for under a host name that it does not answer to.",
 		Do:   "Use the host name in redirect_uri, or have this one added to the allowed hosts."}
-}
+)
 
-func wrongMethod(w http.ResponseWriter, allowed ...string) {
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	p := unknown()
+func wrongMethod(w http.ResponseWriter, allowed string) {
+	w.Header().Set("Allow", allowed)
+	p := unknown
 	p.Status = http.StatusMethodNotAllowed
 	p.Title, p.What = "That cannot be done here", "This address does not take such a request."
 	p.write(w)
@@ -188,55 +171,44 @@ func wrongMethod(w http.ResponseWriter, allowed ...string) {
 
 // A row is a connector in the list.
 type row struct {
-	Name, Provider string
-	Tone           tone
-	State          string
-	Until          time.Time
-	What, Detail   string
-	Button         string // "" without
+	Connector
+	Tone, State  string
+	Until        time.Time
+	What, Detail string
+	Person       bool // who may press the button
+	Button       string
 }
 
 // newRow tells the state of c as it is now.
 func newRow(c Connector, st auth.Status, err error, now time.Time) row {
-	r := row{Name: c.Name, Provider: c.Provider}
-	person := c.Session.CodeFlow() != nil
-	if person {
-		r.Button = "Reconnect"
-	}
-	if err == nil && !errors.Is(st.Failure, auth.ErrConsentRequired) {
-		err = st.Failure
+	r := row{Connector: c, Person: c.Session.CodeFlow() != nil, Button: "Reconnect"}
+	if err = cmp.Or(err, st.Failure); err != nil {
+		r.Detail = cause(err)
 	}
 	switch {
-	case person && st.State == auth.StateConsentRequired, errors.Is(st.Failure, auth.ErrConsentRequired):
-		r.Tone, r.State = warning, "Needs consent"
+	case st.State == auth.StateConsentRequired, errors.Is(st.Failure, auth.ErrConsentRequired):
+		r.Tone, r.State, r.Button = "warning", "Needs consent", "Connect"
 		r.What = "A person has to sign in to the product before it can be used."
 		if end := st.ConsentExpiry; !end.IsZero() && now.After(end) {
 			r.What = "The consent ended. " + r.What
 		}
-		if person {
-			r.Button = "Connect"
-		}
-		if st.Failure != nil {
-			r.Detail = cause(st.Failure)
-		}
 	case err != nil:
-		r.Tone, r.State, r.Detail = bad, "Failing", cause(err)
+		r.Tone, r.State = "bad", "Failing"
 		what, do := explain(err)
 		r.What = what + " " + do
-		switch {
-		case st.State == auth.StateFresh || st.State == auth.StateStale:
+		if st.State == auth.StateFresh || st.State == auth.StateStale {
 			r.What += " The token at hand is still good."
-		case now.Before(st.NextTry):
+		} else if now.Before(st.NextTry) {
 			r.What += " Next try " + in(st.NextTry.Sub(now)) + "."
 		}
-	case !person:
-		r.Tone, r.State = neutral, "No consent needed"
+	case !r.Person:
+		r.Tone, r.State = "neutral", "No consent needed"
 		r.What = "It signs in by itself."
 	case st.State == auth.StateNone:
-		r.Tone, r.State = neutral, "Ready"
+		r.Tone, r.State = "neutral", "Ready"
 		r.What = "It begins with the configured refresh token when it is first used."
 	default:
-		r.Tone, r.State, r.Until = good, "Connected", st.ConsentExpiry
+		r.Tone, r.State, r.Until = "good", "Connected", st.ConsentExpiry.UTC()
 		if !r.Until.IsZero() {
 			r.What = "That is " + in(r.Until.Sub(now)) + ". It renews itself while the service runs."
 		}
@@ -249,11 +221,8 @@ func in(d time.Duration) string {
 	for _, u := range []struct {
 		unit time.Duration
 		name string
-	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
-		if n := int(d.Round(u.unit) / u.unit); n > 1 || n == 1 && d >= u.unit {
-			if n > 1 {
-				u.name += "s"
-			}
+	}{{24 * time.Hour, "days"}, {time.Hour, "hours"}, {time.Minute, "minutes"}, {time.Second, "seconds"}} {
+		if n := d.Round(u.unit) / u.unit; n > 1 {
 			return fmt.Sprintf("in %d %s", n, u.name)
 		}
 	}

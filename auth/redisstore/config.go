@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/refusals"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
 
@@ -46,15 +47,14 @@ type Config struct {
 
 // options makes go-redis's of c.
 func (c Config) options(patience time.Duration) (*redis.UniversalOptions, error) {
-	var errs []error
-	refuse := func(key string, err error) { errs = append(errs, &auth.KeyError{Key: key, Err: err}) }
+	var r refusals.List
 	if strings.ContainsAny(c.KeyPrefix, "{}") {
-		refuse("key_prefix", errors.New("must not have braces"))
+		r.Add("key_prefix", errors.New("must not have braces"))
 	}
 	u, err := c.address()
 	if err != nil {
-		refuse("url", err)
-		return nil, errors.Join(errs...)
+		r.Add("url", err)
+		return nil, r.Err()
 	}
 	o := &redis.UniversalOptions{
 		Addrs:            u.addrs,
@@ -85,14 +85,14 @@ func (c Config) options(patience time.Duration) (*redis.UniversalOptions, error)
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
 			var k *auth.KeyError
 			errors.As(e, &k)
-			refuse("tls_config."+k.Key, k.Err)
+			r.Add("tls_config."+k.Key, k.Err)
 		}
 	case u.tls:
 		o.TLSConfig = tls
 	case c.TLS != tlsfile.Config{}:
-		refuse("tls_config", errors.New("needs a url of scheme rediss"))
+		r.Add("tls_config", errors.New("needs a url of scheme rediss"))
 	}
-	return o, errors.Join(errs...)
+	return o, r.Err()
 }
 
 // address is what a URL says.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
 
 func (a *app) serve() *cobra.Command {
@@ -103,7 +104,7 @@ func loopback(address string) error {
 	if err != nil {
 		return fmt.Errorf("%s is not HOST:PORT", address)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
+	if !endpoint.Loopback(host) {
 		return fmt.Errorf("%s is not an address of loopback, such as 127.0.0.1:8400", address)
 	}
 	return nil
@@ -115,7 +116,7 @@ func listen(address string) ([]net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if host != "localhost" {
+	if !strings.EqualFold(host, "localhost") {
 		l, err := net.Listen("tcp", address)
 		return []net.Listener{l}, err
 	}

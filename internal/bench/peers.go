@@ -114,11 +114,9 @@ func plain(s Setup) Stack {
 }
 
 func itsmauth(s Setup) Stack {
-	exchanger, err := transport.NewExchanger(&transport.Options{})
-	must(err)
 	p, err := generic.New(generic.Config{TokenURL: s.TokenURL, ClientID: clientID, ClientSecret: auth.SecretString(clientSecret)}, auth.Env{})
 	must(err)
-	session := auth.New(p, &auth.Options{Client: exchanger, Store: s.Store})
+	session := auth.New(p, &auth.Options{Client: transport.NewExchanger(nil), Store: s.Store})
 	o := &transport.Options{BaseURL: s.API, Timeout: timeout, Limiter: transport.NewLimiter(nil, 0)}
 	if s.Base != nil {
 		o.Wrap = func(http.RoundTripper) http.RoundTripper { return s.Base }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/refusals"
 )
 
 // Config is the tls_config of YAML.
@@ -26,35 +26,34 @@ var versions = map[string]uint16{"": tls.VersionTLS12, "TLS12": tls.VersionTLS12
 // Client makes the configuration. The certificate is read again at each handshake, so a renewed
 // one needs no restart. Errors are an [auth.KeyError] for each setting at fault, joined.
 func (c Config) Client() (*tls.Config, error) {
-	var errs []error
-	refuse := func(key string, err error) { errs = append(errs, &auth.KeyError{Key: key, Err: err}) }
+	var r refusals.List
 	t := &tls.Config{ServerName: c.ServerName, InsecureSkipVerify: c.InsecureSkipVerify}
 	var ok bool
 	if t.MinVersion, ok = versions[c.MinVersion]; !ok {
-		refuse("min_version", errors.New("must be TLS12 or TLS13"))
+		r.Add("min_version", errors.New("must be TLS12 or TLS13"))
 	}
 	if c.CAFile != "" {
 		t.RootCAs = x509.NewCertPool()
 		if pem, err := os.ReadFile(c.CAFile); err != nil {
-			refuse("ca_file", err)
+			r.Add("ca_file", err)
 		} else if !t.RootCAs.AppendCertsFromPEM(pem) {
-			refuse("ca_file", fmt.Errorf("%s holds no PEM certificate", c.CAFile))
+			r.Add("ca_file", fmt.Errorf("%s holds no PEM certificate", c.CAFile))
 		}
 	}
 	switch {
 	case c.CertFile != "" && c.KeyFile == "":
-		refuse("cert_file", errors.New("needs key_file"))
+		r.Add("cert_file", errors.New("needs key_file"))
 	case c.CertFile == "" && c.KeyFile != "":
-		refuse("key_file", errors.New("needs cert_file"))
+		r.Add("key_file", errors.New("needs cert_file"))
 	case c.CertFile != "":
 		load := func() (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 			return &cert, err
 		}
 		if _, err := load(); err != nil {
-			refuse("cert_file", err)
+			r.Add("cert_file", err)
 		}
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
-	return t, errors.Join(errs...)
+	return t, r.Err()
 }

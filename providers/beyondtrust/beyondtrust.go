@@ -6,10 +6,10 @@
 package beyondtrust
 
 import (
-	"errors"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/refusals"
 	"github.com/itsmauth/itsmauth/providers/generic"
 )
 
@@ -21,17 +21,12 @@ type Config struct {
 
 // New makes the provider of the appliance at env.BaseURL. Its errors are joined [auth.KeyError]s.
 func New(c Config, env auth.Env) (auth.Provider, error) {
-	var errs []error
-	require := func(key string, given bool) {
-		if !given {
-			errs = append(errs, &auth.KeyError{Key: key, Err: errors.New("required")})
-		}
-	}
-	require("base_url", env.BaseURL != nil)
-	require("client_id", c.ClientID != "")
-	require("client_secret", !c.ClientSecret.IsZero())
-	if errs != nil {
-		return nil, errors.Join(errs...)
+	var r refusals.List
+	r.When(env.BaseURL == nil, "base_url", "required")
+	r.When(c.ClientID == "", "client_id", "required")
+	r.When(c.ClientSecret.IsZero(), "client_secret", "required")
+	if r != nil {
+		return nil, r.Err()
 	}
 	p, err := generic.New(generic.Config{
 		Provider: "beyondtrust",

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -70,22 +69,4 @@ func lifetime(found []any) time.Duration {
 // printable reports whether s consists of what a token may (RFC 6749 appendix A.12).
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
-}
-
-// maxRetryAfter bounds what a server may ask for: a longer wait is a mistake or an attack.
-const maxRetryAfter = 24 * time.Hour
-
-// retryAfter reads Retry-After, seconds or a date (RFC 9110 section 10.2.3). 0 is none.
-func retryAfter(h http.Header) time.Duration {
-	v := strings.TrimSpace(h.Get("Retry-After"))
-	if t, err := http.ParseTime(v); err == nil {
-		return min(max(time.Until(t), 0), maxRetryAfter)
-	}
-	if v == "" || strings.Trim(v, "0123456789") != "" {
-		return 0
-	}
-	if n, err := strconv.ParseInt(v, 10, 32); err == nil {
-		return min(time.Duration(n)*time.Second, maxRetryAfter)
-	}
-	return maxRetryAfter
 }

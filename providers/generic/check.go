@@ -10,81 +10,61 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/refusals"
 )
-
-// refusals are an [auth.KeyError] for each setting at fault.
-type refusals []error
-
-func (r *refusals) add(key string, err error) {
-	if err != nil {
-		*r = append(*r, &auth.KeyError{Key: key, Err: err})
-	}
-}
-
-func (r *refusals) when(isSo bool, key, text string) {
-	if isSo {
-		r.add(key, errors.New(text))
-	}
-}
-
-// word refuses a value that is none of the words.
-func (r *refusals) word(key, value string, words ...string) {
-	r.when(!slices.Contains(words, value), key, "must be "+strings.Join(words, ", "))
-}
 
 // check refuses each setting at fault.
 func (c *Config) check() error {
-	var r refusals
-	r.word("method", c.Method, "POST", "PUT", "PATCH", "GET")
-	r.word("grant", c.Grant, grants...)
-	r.word("encoding", c.Encoding, "form", "json")
-	r.word("credentials_in", c.CredentialsIn, "basic", c.Encoding, "headers")
-	r.word("credentials_encoding", c.CredentialsEncoding, "raw", "rfc6749")
-	r.word("response.format", c.Response.Format, "json", "text")
+	var r refusals.List
+	r.Word("method", c.Method, "POST", "PUT", "PATCH", "GET")
+	r.Word("grant", c.Grant, grants...)
+	r.Word("encoding", c.Encoding, "form", "json")
+	r.Word("credentials_in", c.CredentialsIn, "basic", c.Encoding, "headers")
+	r.Word("credentials_encoding", c.CredentialsEncoding, "raw", "rfc6749")
+	r.Word("response.format", c.Response.Format, "json", "text")
 
-	r.when(c.TokenURL == nil, "token_url", "required")
-	r.add("token_url", CheckURL(c.TokenURL))
-	r.add("auth_url", CheckURL(c.AuthURL))
-	r.add("revoke_url", CheckURL(c.RevokeURL))
-	r.add("redirect_uri", CheckRedirectURI(c.RedirectURI))
-	r.when(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
-	r.when(c.DefaultLifetime < 0, "default_lifetime", "must not be negative")
+	r.When(c.TokenURL == nil, "token_url", "required")
+	r.Add("token_url", CheckURL(c.TokenURL))
+	r.Add("auth_url", CheckURL(c.AuthURL))
+	r.Add("revoke_url", CheckURL(c.RevokeURL))
+	r.Add("redirect_uri", CheckRedirectURI(c.RedirectURI))
+	r.When(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
+	r.When(c.DefaultLifetime < 0, "default_lifetime", "must not be negative")
 	c.checkGrant(&r)
 	for k := range c.Params {
-		r.when(c.sends(k), "params."+k, "has a setting of its own")
+		r.When(c.sends(k), "params."+k, "has a setting of its own")
 	}
 	for k := range c.SecretParams {
 		_, twice := c.Params[k]
-		r.when(c.sends(k), "secret_params."+k, "has a setting of its own")
-		r.when(twice, "secret_params."+k, "is in params too")
+		r.When(c.sends(k), "secret_params."+k, "has a setting of its own")
+		r.When(twice, "secret_params."+k, "is in params too")
 	}
 	for i, f := range c.Refresh.Fields {
 		_, plain := c.Params[f]
 		_, secret := c.SecretParams[f]
-		r.when(!plain && !secret && f != "scope" && f != "redirect_uri", fmt.Sprintf("refresh.fields.%d", i),
+		r.When(!plain && !secret && f != "scope" && f != "redirect_uri", fmt.Sprintf("refresh.fields.%d", i),
 			"names none of params and secret_params, nor redirect_uri or scope")
 	}
 	for key, pointer := range map[string]string{
 		"access_token": c.Response.AccessToken, "refresh_token": c.Response.RefreshToken, "expires_in": c.Response.ExpiresIn,
 		"token_type": c.Response.TokenType, "error": c.Response.Error,
 	} {
-		r.add("response."+key, checkPointer(pointer))
+		r.Add("response."+key, checkPointer(pointer))
 	}
 	c.checkHeaders(&r)
 	for key, list := range map[string][]Condition{"rejected_when": c.RejectedWhen, "not_rejected_when": c.NotRejectedWhen} {
 		for i, cond := range list {
-			r.add(fmt.Sprintf("%s.%d", key, i), cond.check())
+			r.Add(fmt.Sprintf("%s.%d", key, i), cond.check())
 		}
 	}
 	slices.SortStableFunc(r, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return errors.Join(r...)
+	return r.Err()
 }
 
 var grants = []string{"client_credentials", "password", "refresh_token", "authorization_code", "none"}
 
 // checkGrant refuses a setting that the grant needs and lacks, or has and would not use.
-func (c *Config) checkGrant(r *refusals) {
+func (c *Config) checkGrant(r *refusals.List) {
 	known := slices.Contains(grants, c.Grant)
 	code, password, none := c.Grant == "authorization_code", c.Grant == "password", c.Grant == "none"
 	for _, s := range []struct {
@@ -99,20 +79,20 @@ func (c *Config) checkGrant(r *refusals) {
 		{"password", !c.Password.IsZero(), password, none},
 		{"refresh_token", !c.RefreshToken.IsZero(), c.Grant == "refresh_token", code},
 	} {
-		r.when(known && s.needs && !s.given, s.key, "required for grant "+c.Grant)
-		r.when(known && s.given && !s.needs && !s.may, s.key, "not used by grant "+c.Grant)
+		r.When(known && s.needs && !s.given, s.key, "required for grant "+c.Grant)
+		r.When(known && s.given && !s.needs && !s.may, s.key, "not used by grant "+c.Grant)
 	}
 	fallback := "grant"
 	if c.interactive() {
 		fallback = "consent"
 	}
-	r.word("refresh.fallback", cmp.Or(c.Refresh.Fallback, fallback), fallback)
+	r.Word("refresh.fallback", cmp.Or(c.Refresh.Fallback, fallback), fallback)
 	if c.Method == http.MethodGet {
 		const inURL = "would be in the URL with method GET"
-		r.when(!none && c.Grant != "client_credentials", "grant", inURL)
-		r.when(!c.Password.IsZero(), "password", inURL)
-		r.when(len(c.SecretParams) > 0, "secret_params", inURL)
-		r.when(!c.ClientSecret.IsZero() && c.CredentialsIn == c.Encoding, "client_secret", inURL)
+		r.When(!none && c.Grant != "client_credentials", "grant", inURL)
+		r.When(!c.Password.IsZero(), "password", inURL)
+		r.When(len(c.SecretParams) > 0, "secret_params", inURL)
+		r.When(!c.ClientSecret.IsZero() && c.CredentialsIn == c.Encoding, "client_secret", inURL)
 	}
 }
 
@@ -127,31 +107,31 @@ var (
 	headerName  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
 )
 
-func (c *Config) checkHeaders(r *refusals) {
+func (c *Config) checkHeaders(r *refusals.List) {
 	inHeaders := c.CredentialsIn == "headers"
-	r.when(inHeaders && c.CredentialHeaders == nil, "credential_headers", "required for credentials_in headers")
-	r.when(!inHeaders && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
-	r.when(c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw" && strings.Contains(c.ClientID, ":"), "client_id",
+	r.When(inHeaders && c.CredentialHeaders == nil, "credential_headers", "required for credentials_in headers")
+	r.When(!inHeaders && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
+	r.When(c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw" && strings.Contains(c.ClientID, ":"), "client_id",
 		"holds a colon, at which a raw Basic header would be split")
-	r.headers("credential_headers", c.CredentialHeaders, "{client_id}", "{client_secret}")
-	r.headers("token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
+	checkTemplates(r, "credential_headers", c.CredentialHeaders, "{client_id}", "{client_secret}")
+	checkTemplates(r, "token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
 	holdsToken := func(h Header) bool { return strings.Contains(h.Template, "{access_token}") }
-	r.when(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "none holds {access_token}")
+	r.When(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "none holds {access_token}")
 	for name := range c.StaticHeaders {
 		taken := func(h Header) bool { return strings.EqualFold(h.Name, name) }
-		r.when(!headerName.MatchString(name), "static_headers."+name, "is no header name")
-		r.when(slices.ContainsFunc(c.TokenHeaders, taken), "static_headers."+name, "is in token_headers too")
+		r.When(!headerName.MatchString(name), "static_headers."+name, "is no header name")
+		r.When(slices.ContainsFunc(c.TokenHeaders, taken), "static_headers."+name, "is in token_headers too")
 	}
 }
 
-func (r *refusals) headers(key string, headers []Header, known ...string) {
+func checkTemplates(r *refusals.List, key string, headers []Header, known ...string) {
 	for i, h := range headers {
 		key := fmt.Sprintf("%s.%d.", key, i)
 		taken := func(o Header) bool { return strings.EqualFold(o.Name, h.Name) }
-		r.when(!headerName.MatchString(h.Name), key+"name", "is no header name")
-		r.when(slices.ContainsFunc(headers[:i], taken), key+"name", "is there twice")
+		r.When(!headerName.MatchString(h.Name), key+"name", "is no header name")
+		r.When(slices.ContainsFunc(headers[:i], taken), key+"name", "is there twice")
 		for _, p := range placeholder.FindAllString(h.Template, -1) {
-			r.when(!slices.Contains(known, p), key+"template", "knows only "+strings.Join(known, ", "))
+			r.When(!slices.Contains(known, p), key+"template", "knows only "+strings.Join(known, ", "))
 		}
 	}
 }

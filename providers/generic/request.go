@@ -16,6 +16,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // maxAnswer is more than any token, and little enough to hold.
@@ -115,7 +116,8 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		return r.fail(network(ctx, err))
 	}
 	defer resp.Body.Close()
-	r.status, r.retryAfter = resp.StatusCode, retryAfter(resp.Header)
+	r.status = resp.StatusCode
+	r.retryAfter, _ = retryafter.Parse(resp.Header, time.Now())
 	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		err = network(ctx, err)

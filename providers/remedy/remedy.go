@@ -5,8 +5,8 @@
 package remedy
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jwt"
+	"github.com/itsmauth/itsmauth/internal/refusals"
 	"github.com/itsmauth/itsmauth/providers/generic"
 )
 
@@ -57,44 +58,33 @@ var rejected = []generic.Condition{{Status: 401, Pointer: "/*/messageNumber", Eq
 // New makes the provider of the AR System server at env.BaseURL. Its errors are joined
 // [auth.KeyError]s.
 func New(c Config, env auth.Env) (auth.Provider, error) {
-	var errs []error
-	refuse := func(isSo bool, key, text string) {
-		if isSo {
-			errs = append(errs, &auth.KeyError{Key: key, Err: errors.New(text)})
-		}
-	}
-	refuse(env.BaseURL == nil, "base_url", "required")
+	var r refusals.List
+	build := code
+	r.When(env.BaseURL == nil, "base_url", "required")
 	switch c.Grant {
 	case "", "authorization_code":
 		const required = "required for grant authorization_code"
-		refuse(c.SSOURL == nil, "sso_url", required)
-		refuse(c.ClientID == "", "client_id", required)
-		refuse(c.ClientSecret.IsZero(), "client_secret", required)
-		refuse(c.RedirectURI == "", "redirect_uri", required)
-		refuse(c.OAuthVersion != "" && c.OAuthVersion != "v1" && c.OAuthVersion != "v1.1", "oauth_version", "must be v1, v1.1")
-		refuse(c.CredentialsIn != "" && c.CredentialsIn != "form" && c.CredentialsIn != "basic", "credentials_in", "must be form, basic")
-		refuse(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
-		if err := generic.CheckURL(c.SSOURL); err != nil {
-			refuse(true, "sso_url", err.Error())
-		}
-		if err := generic.CheckRedirectURI(c.RedirectURI); err != nil {
-			refuse(true, "redirect_uri", err.Error())
-		}
-		if errs != nil {
-			return nil, errors.Join(errs...)
-		}
-		return code(c, env)
+		r.When(c.SSOURL == nil, "sso_url", required)
+		r.When(c.ClientID == "", "client_id", required)
+		r.When(c.ClientSecret.IsZero(), "client_secret", required)
+		r.When(c.RedirectURI == "", "redirect_uri", required)
+		r.Word("oauth_version", cmp.Or(c.OAuthVersion, "v1"), "v1", "v1.1")
+		r.Word("credentials_in", cmp.Or(c.CredentialsIn, "form"), "form", "basic")
+		r.When(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
+		r.Add("sso_url", generic.CheckURL(c.SSOURL))
+		r.Add("redirect_uri", generic.CheckRedirectURI(c.RedirectURI))
 	case "ar_jwt":
+		build = login
 		const required = "required for grant ar_jwt"
-		refuse(c.Username == "", "username", required)
-		refuse(c.Password.IsZero(), "password", required)
-		if errs != nil {
-			return nil, errors.Join(errs...)
-		}
-		return login(c, env)
+		r.When(c.Username == "", "username", required)
+		r.When(c.Password.IsZero(), "password", required)
+	default:
+		r.When(true, "grant", "must be authorization_code, ar_jwt")
 	}
-	refuse(true, "grant", "must be authorization_code, ar_jwt")
-	return nil, errors.Join(errs...)
+	if r != nil {
+		return nil, r.Err()
+	}
+	return build(c, env)
 }
 
 // code is the grant of Remedy SSO.
@@ -103,12 +93,6 @@ func code(c Config, env auth.Env) (auth.Provider, error) {
 	if c.OAuthVersion == "v1.1" {
 		token = "oauth2/v1.1/token"
 	}
-	if c.CredentialsIn == "" {
-		c.CredentialsIn = "form"
-	}
-	if c.RefreshLifetime == 0 {
-		c.RefreshLifetime = 60 * 24 * time.Hour
-	}
 	p, err := generic.New(generic.Config{
 		Provider:  "remedy",
 		Grant:     "authorization_code",
@@ -116,9 +100,9 @@ func code(c Config, env auth.Env) (auth.Provider, error) {
 		TokenURL:  c.SSOURL.JoinPath(token),
 		RevokeURL: c.SSOURL.JoinPath("oauth2/revoke"),
 		ClientID:  c.ClientID, ClientSecret: c.ClientSecret,
-		CredentialsIn: c.CredentialsIn, CredentialsEncoding: "raw",
+		CredentialsIn: cmp.Or(c.CredentialsIn, "form"), CredentialsEncoding: "raw",
 		RedirectURI: c.RedirectURI, Scopes: c.Scopes, PKCE: c.PKCE,
-		RefreshToken: c.RefreshToken, RefreshLifetime: c.RefreshLifetime,
+		RefreshToken: c.RefreshToken, RefreshLifetime: cmp.Or(c.RefreshLifetime, 60*24*time.Hour),
 		Refresh:      generic.Refresh{Param: c.RefreshParam},
 		RejectedWhen: rejected,
 	}, env)

@@ -6,11 +6,12 @@
 package webcommander
 
 import (
+	"cmp"
 	"encoding/base64"
-	"errors"
 	"strings"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/refusals"
 	"github.com/itsmauth/itsmauth/providers/generic"
 )
 
@@ -31,47 +32,37 @@ type Config struct {
 
 // New makes the provider of the store at env.BaseURL. Its errors are joined [auth.KeyError]s.
 func New(c Config, env auth.Env) (auth.Provider, error) {
-	var errs []error
-	refuse := func(isSo bool, key, text string) {
-		if isSo {
-			errs = append(errs, &auth.KeyError{Key: key, Err: errors.New(text)})
-		}
-	}
-	refuse(env.BaseURL == nil, "base_url", "required")
-	refuse(c.ClientID == "", "client_id", "required")
-	refuse(c.ClientSecret.IsZero(), "client_secret", "required")
-	refuse(c.RedirectURI == "", "redirect_uri", "required")
-	if err := generic.CheckRedirectURI(c.RedirectURI); err != nil {
-		refuse(true, "redirect_uri", err.Error())
-	}
+	var r refusals.List
+	r.When(env.BaseURL == nil, "base_url", "required")
+	r.When(c.ClientID == "", "client_id", "required")
+	r.When(c.ClientSecret.IsZero(), "client_secret", "required")
+	r.When(c.RedirectURI == "", "redirect_uri", "required")
+	r.Add("redirect_uri", generic.CheckRedirectURI(c.RedirectURI))
 	user, authString := c.Username, c.AuthString
 	if authString.IsZero() {
-		refuse(c.Username == "", "username", "required, or auth_string")
-		refuse(strings.Contains(c.Username, ":"), "username", "must not hold a colon, at which auth_string is split")
-		refuse(c.Password.IsZero(), "password", "required, or auth_string")
+		r.When(c.Username == "", "username", "required, or auth_string")
+		r.When(strings.Contains(c.Username, ":"), "username", "must not hold a colon, at which auth_string is split")
+		r.When(c.Password.IsZero(), "password", "required, or auth_string")
 		authString = auth.SecretFunc(func() (string, error) {
 			password, err := c.Password.Value()
 			return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + password)), err
 		})
 	} else {
-		refuse(c.Username != "" || !c.Password.IsZero(), "auth_string", "give username and password, or auth_string, not both")
+		r.When(c.Username != "" || !c.Password.IsZero(), "auth_string", "give username and password, or auth_string, not both")
 		s, err := authString.Value()
-		refuse(err != nil, "auth_string", "cannot be read")
+		r.When(err != nil, "auth_string", "cannot be read")
 		decoded, bad := base64.StdEncoding.DecodeString(s)
 		var split bool
 		user, _, split = strings.Cut(string(decoded), ":")
-		refuse(err == nil && (bad != nil || !split), "auth_string", "must be base64 of username:password")
+		r.When(err == nil && (bad != nil || !split), "auth_string", "must be base64 of username:password")
 	}
 	header := generic.Header{Name: "access_token", Template: "{access_token}"}
-	switch c.TokenHeader {
-	case "", "access_token":
-	case "authorization":
+	if c.TokenHeader == "authorization" {
 		header = generic.Header{Name: "Authorization", Template: "Bearer {access_token}"}
-	default:
-		refuse(true, "token_header", "must be access_token, authorization")
 	}
-	if errs != nil {
-		return nil, errors.Join(errs...)
+	r.Word("token_header", cmp.Or(c.TokenHeader, "access_token"), "access_token", "authorization")
+	if r != nil {
+		return nil, r.Err()
 	}
 	p, err := generic.New(generic.Config{
 		Provider: "webcommander",

@@ -1,4 +1,4 @@
-package transport
+package retryafter
 
 import (
 	"net/http"
@@ -54,12 +54,12 @@ func TestRetryAfter(t *testing.T) {
 		{"soon", 0, false},
 		{"2025-03-04T05:06:07Z", 0, false},
 	} {
-		wait, ok := retryAfter(http.Header{"Retry-After": {tt.value}}, now)
+		wait, ok := Parse(http.Header{"Retry-After": {tt.value}}, now)
 		if wait != tt.wait || ok != tt.ok {
 			t.Errorf("Retry-After: %.40q: got %v, %v; want %v, %v", tt.value, wait, ok, tt.wait, tt.ok)
 		}
 	}
-	if wait, ok := retryAfter(nil, now); ok {
+	if wait, ok := Parse(nil, now); ok {
 		t.Errorf("no header: got %v, true", wait)
 	}
 }
@@ -69,7 +69,7 @@ func FuzzRetryAfter(f *testing.F) {
 		f.Add(s, int64(1741064767))
 	}
 	f.Fuzz(func(t *testing.T, value string, unix int64) {
-		wait, ok := retryAfter(http.Header{"Retry-After": {value}}, time.Unix(unix, 0))
+		wait, ok := Parse(http.Header{"Retry-After": {value}}, time.Unix(unix, 0))
 		if wait < 0 || wait > 24*time.Hour || !ok && wait != 0 {
 			t.Fatalf("%q at %d: %v, %v", value, unix, wait, ok)
 		}

@@ -1,0 +1,44 @@
+package endpoint
+
+import (
+	"net/url"
+	"testing"
+)
+
+func TestOrigin(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"https://example.com":                 "https://example.com:443",
+		"HTTPS://EXAMPLE.com:443/a?b#c":       "https://example.com:443",
+		"https://example.com:/":               "https://example.com:443",
+		"https://user:pass@example.com:8443/": "https://example.com:8443",
+		"http://example.com":                  "http://example.com:80",
+		"http://example.com:443":              "http://example.com:443",
+		"https://example.com.":                "https://example.com.:443",
+		"http://[2001:DB8::1]/":               "http://[2001:db8::1]:80",
+		"https://[::1]:8443":                  "https://[::1]:8443",
+		"socks5://proxy":                      "socks5://proxy:",
+		"//example.com":                       "://example.com:",
+	} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Origin(u); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]bool{
+		"localhost": true, "LocalHost": true, "127.0.0.1": true, "127.9.9.9": true, "::1": true, "::ffff:127.0.0.1": true,
+		"": false, "localhost.": false, "localhost.example.com": false, "127.0.0.1.example.com": false, "0.0.0.0": false,
+		"::": false, "[::1]": false, "::1%lo": false, "127.1": false, "2130706433": false, "127.0.0.1:80": false, "10.0.0.1": false,
+	} {
+		if got := Loopback(host); got != want {
+			t.Errorf("%q: %v, want %v", host, got, want)
+		}
+	}
+}

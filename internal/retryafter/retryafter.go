@@ -1,0 +1,33 @@
+// Package retryafter reads the header that asks for a wait.
+package retryafter
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// longest bounds what a server may ask for: a longer wait is a mistake or an attack.
+const longest = 24 * time.Hour
+
+// Parse reads Retry-After (RFC 9110 section 10.2.3): seconds, also with a fraction as some products
+// write them, or a date. One in the past asks for no wait; more than a day is taken for a day. ok is
+// false if there is none that can be read.
+func Parse(h http.Header, now time.Time) (wait time.Duration, ok bool) {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if digits := strings.TrimPrefix(v, "-"); digits != "" && strings.Trim(digits, "0123456789.") == "" {
+		seconds, err := strconv.ParseFloat(v, 64)
+		if err != nil && !math.IsInf(seconds, 0) {
+			return 0, false
+		}
+		seconds = max(0, min(seconds, longest.Seconds()))
+		return time.Duration(seconds * float64(time.Second)), true
+	}
+	t, err := http.ParseTime(v)
+	if err != nil {
+		return 0, false
+	}
+	return max(0, min(t.Sub(now), longest)), true
+}
