@@ -1,0 +1,130 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Time. `timeout` is for the call, until the headers of its answer; a body that flows up does not
+// count. `attempt_timeout` is the longest silence: until the headers it ends an attempt, later the
+// call. All that passes only notes when it did, and one timer looks at that: a timer set for each
+// piece of it, or net/http's own for the headers, costs as much as the rest of the call.
+
+// timeoutError is a limit that was passed.
+type timeoutError struct {
+	what    string
+	attempt bool // which is over, and not the call
+}
+
+func (e timeoutError) Error() string        { return e.what }
+func (e timeoutError) Timeout() bool        { return true }
+func (e timeoutError) Temporary() bool      { return true }
+func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// clock is the time since the call began, never 0.
+func (c *call) clock() int64 { return int64(time.Since(c.began)) + 1 }
+
+// attempt is the context of one, which leads to its call.
+type attempt struct {
+	context.Context
+	call *call
+}
+
+type callKey struct{}
+
+func (a *attempt) Value(key any) any {
+	if key == (callKey{}) {
+		return a.call
+	}
+	return a.Context.Value(key)
+}
+
+// begin gives the next attempt a context of its own.
+func (c *call) begin() {
+	ctx, cancel := context.WithCancelCause(c.req.Context())
+	next := &c.first
+	if next.call != nil {
+		next = new(attempt)
+	}
+	*next = attempt{ctx, c}
+	c.dialed.Store(nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel != nil {
+		c.cancel(nil)
+	}
+	c.ctx, c.cancel = next, cancel
+	switch {
+	case c.timer == nil:
+		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)
+	case time.Now().UnixNano() >= c.deadline.Load():
+		cancel(c.late())
+	}
+}
+
+func (c *call) late() error {
+	return timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)}
+}
+
+// expire ends what has passed its limit, or sees when to look again.
+func (c *call) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	limit := c.t.o.AttemptTimeout
+	left := limit
+	if since := c.silent.Load(); since != 0 {
+		left -= time.Duration(c.clock() - max(since, int64(c.dialed.Load().flowed(limit).Sub(c.began))))
+	}
+	flows := c.answered.Load() || c.upstart.Load() != 0
+	due := time.Duration(c.deadline.Load() - time.Now().UnixNano())
+	switch {
+	case flows && left <= 0:
+		c.cancel(timeoutError{what: fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit)})
+		return
+	case flows:
+	case due <= 0:
+		c.cancel(c.late())
+		return
+	case left <= 0:
+		c.cancel(timeoutError{fmt.Sprintf("silence for %s (attempt_timeout)", limit), true})
+		left = min(limit, due)
+	default:
+		left = min(left, due)
+	}
+	c.timer.Reset(left)
+}
+
+// fellSilent reports whether the attempt was ended by its silence, which need not end the call.
+func (c *call) fellSilent() bool {
+	var t timeoutError
+	return c.ctx.Err() != nil && errors.As(context.Cause(c.ctx), &t) && t.attempt
+}
+
+// flowing notes that a piece of the request's body is on its way.
+func (c *call) flowing() {
+	if c.answered.Load() {
+		if since := c.silent.Load(); since != 0 {
+			c.silent.CompareAndSwap(since, c.clock())
+		}
+		return
+	}
+	if c.upstart.Load() == 0 {
+		c.upstart.Store(time.Now().UnixNano())
+	}
+	c.silent.Store(c.clock())
+}
+
+// uploaded notes that the body has been handed over. Its time does not count against timeout.
+func (c *call) uploaded() {
+	start := c.upstart.Swap(0)
+	if start == 0 || c.answered.Load() {
+		return
+	}
+	c.deadline.Add(time.Now().UnixNano() - start)
+	c.silent.Store(c.clock())
+}
