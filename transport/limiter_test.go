@@ -113,9 +113,14 @@ func idle(t *testing.T, l *Limiter) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.advance()
-	if l.taken != 0 || l.sent.n != 0 || l.placed != 0 || l.waiting() != 0 || l.armed != never {
-		t.Errorf("not idle: %d taken, %d sent, %d placed, %d waiting, timer at %v", l.taken, l.sent.n, l.placed, l.waiting(), l.armed)
+	now, open := l.advance(), 0
+	for i := l.stamps.head; i < l.stamps.tail; i++ {
+		if l.stamps.at(i) > now {
+			open++
+		}
+	}
+	if open != 0 || l.placed != 0 || len(l.queue) != 0 || l.armed != never {
+		t.Errorf("not idle: %d neither answered nor lapsed, %d placed, %d waiting, timer at %v", open, l.placed, len(l.queue), l.armed)
 	}
 }
 
@@ -707,7 +712,7 @@ func TestLimiterOthersUse(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				for _, observe := range []func(*Limiter, *slot, http.Header){
-					func(l *Limiter, _ *slot, h http.Header) { l.learn(h, nil) },
+					func(l *Limiter, _ *slot, h http.Header) { (&slot{l: l}).observe(h) },
 					func(_ *Limiter, s *slot, h http.Header) { s.observe(h) },
 				} {
 					l := NewLimiter([]auth.Limit{perHour(20), perSecond(1000)}, 0)
@@ -821,7 +826,7 @@ func TestLimiterObservationExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLimiter([]auth.Limit{{Requests: 5, Per: 4 * time.Second}}, 0)
-		l.learn(header(5, 0), nil)
+		(&slot{l: l}).observe(header(5, 0))
 		for range 5 {
 			c := queue(t.Context(), l, false, time.Time{})
 			r := <-c
@@ -896,13 +901,13 @@ func TestLimiterLateAnswers(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			l := NewLimiter([]auth.Limit{perHour(100)}, 0)
-			l.learn(header(100, 60), nil)
-			l.learn(header(100, 99), nil)
+			(&slot{l: l}).observe(header(100, 60))
+			(&slot{l: l}).observe(header(100, 99))
 			if got := room(l); got != 60 {
 				t.Errorf("room for %d, want 60: a smaller figure may be a late one", got)
 			}
 			time.Sleep(probeEvery)
-			l.learn(header(100, 99), nil)
+			(&slot{l: l}).observe(header(100, 99))
 			if got := room(l); got != 99 {
 				t.Errorf("room for %d, want 99", got)
 			}
@@ -1005,7 +1010,7 @@ func FuzzLimiterObserve(f *testing.F) {
 			for _, h := range [][2]string{{limit1, remaining1}, {limit2, remaining2}} {
 				h := http.Header{"X-Ratelimit-Limit": {h[0]}, "X-Ratelimit-Remaining": {h[1]}}
 				s.observe(h)
-				l.learn(h, nil)
+				(&slot{l: l}).observe(h)
 			}
 			for i := range l.windows {
 				if w := &l.windows[i]; w.room(time.Since(l.base)) < 0 || w.room(time.Since(l.base)) > w.requests {

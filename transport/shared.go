@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/rand"
+	"slices"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -15,42 +16,28 @@ const awayFor = time.Second
 // as if this process were the only one, which keeps the order of the queue, then there.
 type shared struct {
 	auth.Window
-	full      []int         // the windows' own requests
 	exchanges chan struct{} // whose turn it is to ask; the others stand behind, first come first served
 	calls     chan struct{}
 
 	processes int           // as last heard; under the limiter's mu, as what follows
-	away      time.Duration // until when each process keeps to its share
+	away      time.Duration // until when each process keeps to its share; 0 is while all are heard of
 }
 
 // Share holds all processes that have w to the limits together. It is to be called before the
 // Limiter is used, with the window of the limits it was made of. If w fails, each process keeps to
 // its share: the limits divided by the number of processes last heard of, and at least one request.
 func (l *Limiter) Share(w auth.Window) {
-	if !l.limited() {
-		return
+	if l.limited() {
+		l.shared = &shared{Window: w, exchanges: make(chan struct{}, 1), calls: make(chan struct{}, 1), processes: 1}
 	}
-	s := &shared{Window: w, exchanges: make(chan struct{}, 1), calls: make(chan struct{}, 1), processes: 1}
-	for _, w := range l.windows {
-		s.full = append(s.full, w.requests)
-	}
-	l.shared = s
 }
 
 // acquire is [Limiter.acquireHere], and then the same for all processes.
-func (l *Limiter) acquire(ctx context.Context, exchange bool, deadline time.Time) (_ *slot, waited bool, err error) {
-	if l == nil || l.shared == nil {
-		return l.acquireHere(ctx, exchange, deadline)
-	}
+func (l *Limiter) acquire(ctx context.Context, exchange bool, deadline time.Time) (s *slot, waited bool, err error) {
 	for {
-		var s *slot
-		if exchange {
-			s = l.acquireAhead()
-		}
-		if s == nil {
-			if s, waited, err = l.acquireHere(ctx, exchange, deadline); err != nil {
-				return nil, waited, err
-			}
+		s, waited, err = l.acquireHere(ctx, exchange, deadline)
+		if s == nil || l.shared == nil {
+			return s, waited, err
 		}
 		ok, err := l.acquireThere(ctx, s, deadline)
 		if ok {
@@ -63,31 +50,18 @@ func (l *Limiter) acquire(ctx context.Context, exchange bool, deadline time.Time
 	}
 }
 
-// acquireAhead lets an exchange pass the calls that have a slot here and wait for one there. It is
-// nil while what is here decides.
-func (l *Limiter) acquireAhead() *slot {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := l.advance()
-	if now < l.shared.away || now < l.until {
-		return nil
-	}
-	s := &slot{l: l, exchange: true}
-	l.grant(s, now)
-	return s
+// decidedThere reports whether an exchange need not wait here, where it would stand behind calls that
+// have their slot here and wait for one there.
+func (l *Limiter) decidedThere(now time.Duration) bool {
+	return l.shared != nil && now >= max(l.shared.away, l.until)
 }
 
 // acquireThere takes s's slot among all processes. If it is not ok and there is no error, s has to wait
 // here: it is more than this process's share, or there is a pause.
 func (l *Limiter) acquireThere(ctx context.Context, s *slot, deadline time.Time) (ok bool, err error) {
-	w, last := l.shared, never
-	if d, ok := ctx.Deadline(); ok {
-		last = d.Sub(l.base)
-	}
-	if !deadline.IsZero() {
-		last = min(last, deadline.Sub(l.base))
-	}
-	late := time.NewTimer(last - time.Since(l.base))
+	w := l.shared
+	due, last := l.ends(ctx, deadline)
+	late := time.NewTimer(due - time.Since(l.base))
 	defer late.Stop()
 	enter := func(turn chan struct{}) error {
 		select {
@@ -96,7 +70,7 @@ func (l *Limiter) acquireThere(ctx context.Context, s *slot, deadline time.Time)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-late.C:
-			return refusal(last, last, last)
+			return refusal(due, due, due)
 		}
 	}
 	turn := w.calls
@@ -114,27 +88,27 @@ func (l *Limiter) acquireThere(ctx context.Context, s *slot, deadline time.Time)
 			}
 			<-w.exchanges
 		}
-		if ok, away := l.alone(s); away {
+		if ok, away := l.alone(); away {
 			return ok, nil
 		}
 		id := rand.Text()
 		wait, processes, err := w.Take(ctx, id)
-		now := time.Since(l.base)
-		switch {
-		case err != nil:
+		if err != nil {
 			w.Release(id, false)
 			if ctx.Err() != nil {
 				return false, context.Cause(ctx)
 			}
-			l.heard(0, now+awayFor)
+		}
+		unpaused := l.heard(processes, err)
+		switch now := time.Since(l.base); {
+		case err != nil:
 			continue
 		case wait <= 0:
-			l.heard(processes, 0)
-			return l.settle(s, &sharedSlot{w: w, id: id}), nil
+			s.id = id
+			return unpaused, nil
 		case now+wait > last:
 			return false, refusal(now+wait, last, now)
 		}
-		l.heard(processes, 0)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -143,88 +117,51 @@ func (l *Limiter) acquireThere(ctx context.Context, s *slot, deadline time.Time)
 	}
 }
 
-// settle gives s its counterpart, unless there is a pause by now.
-func (l *Limiter) settle(s *slot, there *sharedSlot) bool {
+// alone reports whether this process is on its own, and then whether it is within its share.
+func (l *Limiter) alone() (ok, away bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.there = there
-	return l.advance() >= l.until
+	away = l.advance() < l.shared.away
+	return away && !slices.ContainsFunc(l.windows, func(w window) bool { return l.own(&w) > w.ours }), away
 }
 
-// alone reports whether this process is on its own, and whether s is in its share.
-func (l *Limiter) alone(s *slot) (ok, away bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := l.advance()
-	if now >= l.shared.away {
-		return false, false
-	}
-	for i := range l.windows {
-		if w := &l.windows[i]; l.own(w) > w.requests {
-			return false, true
-		}
-	}
-	return true, true
-}
-
-// heard notes how many processes there are, or that until away there is no knowing.
-func (l *Limiter) heard(processes int, away time.Duration) {
+// heard notes how many processes there are, or that there is no knowing. It reports whether there is
+// no pause.
+func (l *Limiter) heard(processes int, err error) (unpaused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w, now := l.shared, l.advance()
-	if processes > 0 {
-		w.processes = processes
+	among, away := w.processes, now+awayFor
+	if err == nil {
+		w.processes = max(1, processes)
+		among, away = 1, 0
 	}
-	if w.away == 0 && away == 0 {
-		return
-	}
-	w.away = away
-	for i := range l.windows {
-		l.windows[i].requests = w.full[i]
-		if away > 0 {
-			l.windows[i].requests = max(1, w.full[i]/w.processes)
+	if w.away != 0 || away != 0 {
+		w.away = away
+		for i := range l.windows {
+			l.windows[i].ours = max(1, l.windows[i].requests/among)
 		}
+		l.soonest = 0
+		l.dispatch(now)
 	}
-	l.recheck = true
-	l.dispatch(now)
-}
-
-// sharedSlot is a slot's counterpart among all processes. The limiter's mu is for it too.
-type sharedSlot struct {
-	w     auth.Window
-	id    string      // "" once it is released
-	lapse *time.Timer // oneWay past the writing
+	return now >= l.until
 }
 
 // wroteThere is [slot.wrote] among all processes.
 func (s *slot) wroteThere() {
-	there := s.there
-	if there == nil {
+	if s.id == "" {
 		return
 	}
-	if there.lapse != nil { // a second time: that is another slot's worth
-		s.overThere(true)
-		there.id = rand.Text()
+	if s.lapse != nil { // a second time: that is another slot's worth
+		s.id = rand.Text()
 	}
-	id := there.id
-	there.lapse = time.AfterFunc(oneWay, func() {
-		s.l.mu.Lock()
-		defer s.l.mu.Unlock()
-		if there.id == id {
-			s.overThere(true)
-		}
-	})
+	release, id := s.l.shared.Release, s.id
+	s.lapse = time.AfterFunc(oneWay, func() { release(id, true) })
 }
 
-// overThere releases the slot among all processes, if it is not yet.
+// overThere releases the slot among all processes, unless lapse has.
 func (s *slot) overThere(sent bool) {
-	there := s.there
-	if there == nil || there.id == "" {
-		return
+	if s.id != "" && (s.lapse == nil || s.lapse.Stop()) {
+		s.l.shared.Release(s.id, sent)
 	}
-	if there.lapse != nil {
-		there.lapse.Stop()
-	}
-	there.w.Release(there.id, sent)
-	there.id = ""
 }

@@ -174,8 +174,12 @@ func TestSharedRelease(t *testing.T) {
 				begun := time.Now()
 				tt.use(granted(t, l, false))
 				time.Sleep(5 * time.Second)
+				synctest.Wait()
 				if !slices.Equal(c.released, tt.want) {
 					t.Errorf("released %v, want %v", c.released, tt.want)
+				}
+				if n := len(tt.want); tt.want[0] == "true" && len(c.received) != n {
+					t.Errorf("%d slots, want %d", len(c.received), n)
 				}
 				var last time.Time
 				for _, at := range c.received {

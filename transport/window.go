@@ -1,14 +1,12 @@
 package transport
 
-import (
-	"sort"
-	"time"
-)
+import "time"
 
 // window is one limit: in no span of per does the server see more than requests. Times are counted
 // as [Limiter] counts them.
 type window struct {
 	requests int
+	ours     int // of requests, at the most; fewer while this process keeps to its share
 	per      time.Duration
 	first    int // the oldest stamp that still counts here
 
@@ -21,10 +19,8 @@ type window struct {
 // slide lets go of the stamps that have left the window. An instant that is exactly per old still
 // counts, so that the server sees the limit kept whichever ends of a span it includes.
 func (w *window) slide(stamps *ring, now time.Duration) {
-	if w.first < stamps.tail && now-stamps.at(w.first) > w.per {
-		w.first += 1 + sort.Search(stamps.tail-w.first-1, func(i int) bool {
-			return now-stamps.at(w.first+1+i) <= w.per
-		})
+	for w.first < stamps.tail && now-stamps.at(w.first) > w.per {
+		w.first++
 	}
 }
 
@@ -50,8 +46,9 @@ func (w *window) observe(remaining, own int, at time.Duration) {
 	}
 }
 
-// ring holds, in order, the latest instants at which the server may have received our requests.
-// Indices only grow; head is the oldest that is kept.
+// ring holds, in order, the stamps of our latest slots: the instants by which the server has received
+// their requests. One that may come earlier yet is in the future, never if it is not written. Indices
+// only grow; head is the oldest that is kept.
 type ring struct {
 	buf        []time.Duration // its length is a power of two
 	head, tail int
@@ -59,6 +56,9 @@ type ring struct {
 
 func (r *ring) at(i int) time.Duration { return r.buf[i&(len(r.buf)-1)] }
 
+func (r *ring) set(i int, t time.Duration) { r.buf[i&(len(r.buf)-1)] = t }
+
+// push adds the latest.
 func (r *ring) push(t time.Duration) {
 	if r.tail-r.head == len(r.buf) {
 		buf := make([]time.Duration, max(8, 2*len(r.buf)))
@@ -67,6 +67,18 @@ func (r *ring) push(t time.Duration) {
 		}
 		r.buf = buf
 	}
-	r.buf[r.tail&(len(r.buf)-1)] = t
 	r.tail++
+	r.set(r.tail-1, t)
+}
+
+// move makes one stamp earlier.
+func (r *ring) move(from, to time.Duration) {
+	i := r.tail - 1
+	for r.at(i) > from {
+		i--
+	}
+	for ; i > r.head && r.at(i-1) > to; i-- {
+		r.set(i, r.at(i-1))
+	}
+	r.set(i, to)
 }
