@@ -47,17 +47,17 @@ var scenarios = []struct {
 	run   func(*server, []bench.Peer, func(bench.Peer, metrics))
 }{
 	{"Steady", "plain " + bench.Ours + " " + bench.HandBuilt + " oauth2 cloud-auth azcore aws-cache prometheus", steady},
-	{"Expiry", "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, each(expiry)},
-	{"Cancel", "oauth2 cloud-auth azcore aws-cache prometheus " + bench.Ours, each(cancellation)},
-	{"Revocation", all, each(revocation)},
-	{"Cap30", "oauth2 401-hook cloud-auth azcore prometheus " + bench.Ours, each(capped)},
-	{"ShortTokens", "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, each(short)},
+	{"Expiry", "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, each(3, expiry)},
+	{"Cancel", "oauth2 cloud-auth azcore aws-cache prometheus " + bench.Ours, each(1, cancellation)},
+	{"Revocation", all, each(1, revocation)},
+	{"Cap30", "oauth2 401-hook cloud-auth azcore prometheus " + bench.Ours, each(1, capped)},
+	{"ShortTokens", "oauth2 oauth2-tuned cloud-auth azcore aws-cache prometheus " + bench.Ours, each(1, short)},
 }
 
-// each runs a scenario with one contestant after the other.
-func each(run func(*server, bench.Peer) metrics) func(*server, []bench.Peer, func(bench.Peer, metrics)) {
+// each runs a scenario with one contestant after the other, so often.
+func each(times int, run func(*server, bench.Peer) metrics) func(*server, []bench.Peer, func(bench.Peer, metrics)) {
 	return func(s *server, peers []bench.Peer, report func(bench.Peer, metrics)) {
-		for _, p := range peers {
+		for _, p := range slices.Repeat(peers, times) {
 			report(p, run(s, p))
 		}
 	}
@@ -256,7 +256,7 @@ func expiry(s *server, p bench.Peer) metrics {
 	setup, _ := s.setup(3600, "delay=200")
 	st := p.New(setup)
 	call(context.Background(), st, setup.API, false)
-	calm := drive(st, setup.API, 256, 50*time.Millisecond, 3*time.Second)
+	calm := drive(st, setup.API, 256, 50*time.Millisecond, 2*time.Second)
 	st.Close()
 
 	extra := 0
@@ -268,7 +268,7 @@ func expiry(s *server, p bench.Peer) metrics {
 	st = p.New(setup)
 	defer st.Close()
 	call(context.Background(), st, setup.API, false)
-	l := drive(st, setup.API, 256, 50*time.Millisecond, 6*time.Second)
+	l := drive(st, setup.API, 256, 50*time.Millisecond, 5*time.Second)
 	return metrics{
 		{l.quantile(1), "max-ms"}, {l.quantile(0.999), "p99.9-ms"}, {calm.quantile(0.999), "steady-p99.9-ms"},
 		{l.quantile(0.999) / calm.quantile(0.999), "p99.9-ratio"},
