@@ -1,6 +1,6 @@
 # make test    everything that CI runs: formatting, vet, staticcheck, all tests with -race
 # make servers installs the programs that some tests want, where it may
-# make bench   the figures of docs/performance.md, some 14 minutes on a quiet machine
+# make bench   the figures of docs/performance.md, some 12 minutes on a quiet machine
 # make fuzz    each fuzz target for FUZZTIME (60s)
 
 GO       ?= go
