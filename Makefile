@@ -1,4 +1,5 @@
-# make test    everything that CI runs: formatting, vet, staticcheck, all tests with -race
+# make test    everything that CI runs: formatting, vet, staticcheck, all tests with -race; the replicas alone, since
+#              two hundred of them want the whole machine
 # make servers installs the programs that some tests want, where it may
 # make bench   the figures of docs/performance.md, some 12 minutes on a quiet machine
 # make fuzz    each fuzz target for FUZZTIME (60s)
@@ -10,7 +11,8 @@ TOOL      = $(GO) tool -modfile=internal/tools/go.mod
 .PHONY: test servers lint bench fuzz
 
 test: servers lint
-	$(GO) test -race ./...
+	$(GO) test -race $$($(GO) list ./... | grep -v /replicas)
+	$(GO) test -race ./providers_test/replicas
 	cd internal/browser && $(GO) test -race ./...
 
 servers:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -51,6 +52,7 @@ func TestMain(m *testing.M) {
 type report struct {
 	Calls, Failed int
 	Refused       int    // for want of a login
+	Alone         int    // exchanges without Redis, which was silent
 	First         string // failure
 }
 
@@ -69,8 +71,17 @@ func replica(file, loads, path, every string) error {
 	var wg, first sync.WaitGroup
 	var mu sync.Mutex
 	var sum report
+	logger := slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
+		if strings.Contains(string(line), "exchanging without it") {
+			mu.Lock()
+			sum.Alone++
+			mu.Unlock()
+		}
+		return len(line), nil
+	}), nil))
+	var all []*config.Connector
 	for range n {
-		conns, err := config.Load(file, config.WithStore("redis", redisstore.Open))
+		conns, err := config.Load(file, config.WithStore("redis", redisstore.Open), config.WithLogger(logger))
 		if err != nil {
 			return err
 		}
@@ -79,6 +90,9 @@ func replica(file, loads, path, every string) error {
 		if err != nil {
 			return err
 		}
+		all = append(all, conn)
+	}
+	for _, conn := range all { // not before: what loads would keep the others from hearing Redis
 		first.Add(1)
 		wg.Go(func() {
 			for once := sync.OnceFunc(first.Done); ctx.Err() == nil; once() {
@@ -106,6 +120,10 @@ func replica(file, loads, path, every string) error {
 	wg.Wait()
 	return json.NewEncoder(os.Stdout).Encode(sum)
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func call(conn *config.Connector, path string) error {
 	req, err := conn.NewRequest(context.Background(), http.MethodGet, path, nil)
@@ -197,6 +215,7 @@ func end(t *testing.T, all []*process) (sum report) {
 		sum.Calls += r.Calls
 		sum.Failed += r.Failed
 		sum.Refused += r.Refused
+		sum.Alone += r.Alone
 		if sum.First == "" {
 			sum.First = r.First
 		}
@@ -231,7 +250,7 @@ func write(t *testing.T, path, text string) {
 const beyondtrustPath = "/api/command?action=get_api_info"
 
 // phase runs f, waits, and tells how many tokens that cost.
-func phase(t *testing.T, s *beyondtrusttest.Server, what string, want int, d time.Duration, f func()) {
+func phase(t testing.TB, s *beyondtrusttest.Server, what string, want int, d time.Duration, f func()) {
 	t.Helper()
 	before := s.Stats()
 	f()
@@ -245,35 +264,63 @@ func phase(t *testing.T, s *beyondtrusttest.Server, what string, want int, d tim
 	}
 }
 
-// Forty processes, or two hundred in twenty, on an account that may have thirty tokens.
+// trial keeps what fails, for who may have to try again.
+type trial struct {
+	*testing.T
+	failures []string
+}
+
+func (t *trial) Errorf(format string, args ...any) {
+	t.failures = append(t.failures, fmt.Sprintf(format, args...))
+}
+
+// Forty processes, or two hundred in twenty, on an account that may have thirty tokens. A machine
+// that keeps one of them from hearing Redis for 250 ms has that one exchange without it, which is
+// TestRedisStopped's subject: then it is measured again.
 func TestOneToken(t *testing.T) {
 	for _, tt := range []struct{ processes, loads int }{{40, 1}, {20, 10}} {
 		t.Run(fmt.Sprint(tt.processes*tt.loads), func(t *testing.T) {
-			s := beyondtrusttest.NewServer(&beyondtrusttest.Options{PerSecond: -1, PerHour: -1, TokenLifetime: 20 * time.Second})
-			defer s.Close()
-			yaml, secret := beyondtrust(t, s, redistest.Start(t).URL(), "[]")
-			var all []*process
-			begun := time.Now()
-			phase(t, s, "start", 1, 0, func() {
-				all = launch(t, tt.processes, yaml, strconv.Itoa(tt.loads), beyondtrustPath, "250ms")
-			})
-			phase(t, s, "revoked", 1, 3*time.Second, s.RevokeAll)
-			revoked := time.Now()
-			phase(t, s, "secret regenerated", 1, 3*time.Second, func() {
-				write(t, secret, "n+w/s=cr&t%")
-				s.SetSecret("n+w/s=cr&t%")
-			})
-			phase(t, s, "stale, then expired", 1, time.Until(revoked.Add(24*time.Second)), func() {})
-			sum := end(t, all)
-			t.Logf("%d replicas up in %v; %d calls, %d failed %s", tt.processes*tt.loads, revoked.Sub(begun).Round(time.Second)-3*time.Second, sum.Calls, sum.Failed, sum.First)
-			if sum.Failed > 0 {
-				t.Errorf("%d of %d calls failed, the first with %s", sum.Failed, sum.Calls, sum.First)
-			}
-			if killed := s.Stats().Killed; killed > 0 {
-				t.Errorf("%d tokens were killed by others", killed)
+			for tries := 3; ; tries-- {
+				tr := &trial{T: t}
+				alone := oneToken(tr, tt.processes, tt.loads)
+				if alone == 0 || tries == 1 {
+					for _, failure := range tr.failures {
+						t.Error(failure)
+					}
+					return
+				}
+				t.Logf("%d could not hear Redis for 250 ms; again", alone)
 			}
 		})
 	}
+}
+
+func oneToken(t *trial, processes, loads int) (alone int) {
+	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{PerSecond: -1, PerHour: -1, TokenLifetime: 20 * time.Second})
+	defer s.Close()
+	yaml, secret := beyondtrust(t.T, s, redistest.Start(t.T).URL(), "[]")
+	var all []*process
+	begun := time.Now()
+	phase(t, s, "start", 1, 0, func() {
+		all = launch(t.T, processes, yaml, strconv.Itoa(loads), beyondtrustPath, "250ms")
+	})
+	t.Logf("%d replicas up in %v", processes*loads, time.Since(begun).Round(100*time.Millisecond))
+	phase(t, s, "revoked", 1, 3*time.Second, s.RevokeAll)
+	revoked := time.Now()
+	phase(t, s, "secret regenerated", 1, 3*time.Second, func() {
+		write(t.T, secret, "n+w/s=cr&t%")
+		s.SetSecret("n+w/s=cr&t%")
+	})
+	phase(t, s, "stale, then expired", 1, time.Until(revoked.Add(24*time.Second)), func() {})
+	sum := end(t.T, all)
+	t.Logf("%d calls, %d failed %s", sum.Calls, sum.Failed, sum.First)
+	if sum.Failed > 0 {
+		t.Errorf("%d of %d calls failed, the first with %s", sum.Failed, sum.Calls, sum.First)
+	}
+	if killed := s.Stats().Killed; killed > 0 {
+		t.Errorf("%d tokens were killed by others", killed)
+	}
+	return sum.Alone
 }
 
 // The holder of the lock is killed in the middle of its exchange.
