@@ -81,6 +81,9 @@ type recordCipher struct {
 	header []byte // sealMark and what names the key
 }
 
+// Format keeps the ciphers, which hold the keys, from being shown.
+func (e *encrypted) Format(f fmt.State, _ rune) { io.WriteString(f, "auth.Encrypt") }
+
 func (e *encrypted) Load(ctx context.Context, key string) (Record, error) {
 	r, err := e.Store.Load(ctx, key)
 	if err != nil || r.Version == 0 {

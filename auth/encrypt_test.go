@@ -164,24 +164,20 @@ func TestEncryptRefuses(t *testing.T) {
 		"no key":        {nil, nil, foreign},
 		"zero key":      {[]Key{{}}, nil, foreign},
 		"zero key more": {[]Key{key, {}}, nil, foreign},
-		"plain":         {[]Key{key}, func(m *Memory) { m.records["k"] = Record{Version: 2, Data: []byte("s+/=&%")} }, plain},
-		"empty":         {[]Key{key}, func(m *Memory) { m.records["k"] = Record{Version: 2} }, plain},
+		"plain":         {[]Key{key}, func(m *Memory) { m.records["k"] = &Record{Version: 2, Data: []byte("s+/=&%")} }, plain},
+		"empty":         {[]Key{key}, func(m *Memory) { m.records["k"] = &Record{Version: 2} }, plain},
 		"identity":      {[]Key{key}, func(m *Memory) { m.records["k"] = m.records["other"] }, changed},
-		"older":         {[]Key{key}, func(m *Memory) { m.records["k"] = Record{Version: 2, Data: m.records["first"].Data} }, changed},
+		"older":         {[]Key{key}, func(m *Memory) { m.records["k"] = &Record{Version: 2, Data: m.records["first"].Data} }, changed},
 		"version": {[]Key{key}, func(m *Memory) {
-			r := m.records["k"]
-			r.Version++
-			m.records["k"] = r
+			m.records["k"].Version++
 		}, changed},
 		"mark alone": {[]Key{key}, func(m *Memory) {
 			r := m.records["k"]
 			r.Data = r.Data[:len(sealMark)]
-			m.records["k"] = r
 		}, foreign},
 		"no ciphertext": {[]Key{key}, func(m *Memory) {
 			r := m.records["k"]
 			r.Data = r.Data[:len(sealMark)+8]
-			m.records["k"] = r
 		}, changed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +290,7 @@ func FuzzEncryptedLoad(f *testing.F) {
 	f.Add(m.records["another"].Data)
 	f.Add([]byte(sealMark))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m := &Memory{records: map[string]Record{"k": {Version: 1, Data: data}}}
+		m := &Memory{records: map[string]*Record{"k": {Version: 1, Data: data}}}
 		if r, err := Encrypt(m, key).Load(t.Context(), "k"); !errors.Is(err, ErrStore) {
 			t.Fatalf("forged: %q, %v", r.Data, err)
 		}

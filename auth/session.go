@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
@@ -58,6 +59,10 @@ type Session struct {
 	*core
 	connector string
 }
+
+// Format shows the connector's name for every verb, and nothing of the tokens, which may change
+// while it is printed.
+func (s *Session) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Session(%s)", s.connector) }
 
 // core is what the views of a Session share.
 type core struct {

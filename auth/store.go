@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -47,15 +48,18 @@ func (r Record) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 // ready for use.
 type Memory struct {
 	mu      sync.Mutex
-	records map[string]Record
+	records map[string]*Record // fmt does not follow a pointer that deep
 	locks   map[string]chan struct{}
 }
+
+// Format shows nothing of what m holds, for every verb.
+func (m *Memory) Format(f fmt.State, _ rune) { io.WriteString(f, "auth.Memory") }
 
 // Load implements [Store].
 func (m *Memory) Load(_ context.Context, key string) (Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r := m.records[key]
+	r := m.stored(key)
 	r.Data = append([]byte(nil), r.Data...)
 	return r, nil
 }
@@ -64,15 +68,15 @@ func (m *Memory) Load(_ context.Context, key string) (Record, error) {
 func (m *Memory) Save(_ context.Context, key string, r Record) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.records[key].Version != r.Version {
+	if m.stored(key).Version != r.Version {
 		return ErrConflict
 	}
 	if m.records == nil {
-		m.records = make(map[string]Record)
+		m.records = make(map[string]*Record)
 	}
 	r.Version++
 	r.Data = append([]byte(nil), r.Data...)
-	m.records[key] = r
+	m.records[key] = &r
 	return nil
 }
 
@@ -80,11 +84,18 @@ func (m *Memory) Save(_ context.Context, key string, r Record) error {
 func (m *Memory) Delete(_ context.Context, key string, version uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.records[key].Version != version {
+	if m.stored(key).Version != version {
 		return ErrConflict
 	}
 	delete(m.records, key)
 	return nil
+}
+
+func (m *Memory) stored(key string) Record {
+	if r := m.records[key]; r != nil {
+		return *r
+	}
+	return Record{}
 }
 
 // Lock implements [Store].

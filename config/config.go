@@ -49,6 +49,9 @@ type Connectors struct {
 	close     func() error
 }
 
+// Format shows the file's name, for every verb, and nothing of what changes while it is printed.
+func (c *Connectors) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connectors(%s)", c.file) }
+
 // Load reads the file at path and makes its connectors. If the file is at fault the error is
 // [Problems], all there are. Nothing is sent yet.
 func Load(path string, opts ...Option) (*Connectors, error) {

@@ -37,6 +37,9 @@ type Connector struct {
 	proxy     func(*http.Request) (*url.URL, error)
 }
 
+// Format shows the connector's name, for every verb.
+func (c *Connector) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connector(%s)", c.Name) }
+
 // Client is the authenticated client: token, retries, limits and origin check are inside.
 func (c *Connector) Client() *http.Client { return c.client }
 

@@ -21,6 +21,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
 )
 
@@ -31,12 +32,24 @@ func forms(canary string) []string {
 	return []string{
 		canary, url.QueryEscape(canary), url.PathEscape(canary), fmt.Sprintf("%q", canary),
 		hex.EncodeToString([]byte(canary)), strings.ToUpper(hex.EncodeToString([]byte(canary))),
-		base64.StdEncoding.EncodeToString([]byte(canary)), fmt.Sprint([]byte(canary)),
+		base64.StdEncoding.EncodeToString([]byte(canary)), strings.Trim(fmt.Sprint([]byte(canary)), "[]"),
 	}
 }
 
 // shown is v in every way that Go shows things.
 func shown(v any) string {
+	var b strings.Builder
+	func() {
+		defer func() { recover() }() // yaml.v3 panics on what it cannot marshal
+		if y, err := yaml.Marshal(v); err == nil {
+			b.Write(y)
+		}
+	}()
+	return b.String() + printed(v)
+}
+
+// printed is v as a service may print what it holds.
+func printed(v any) string {
 	var b strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%d", "%s", "%q", "%x", "%X"} {
 		fmt.Fprintf(&b, verb+"\n", v)
@@ -44,12 +57,6 @@ func shown(v any) string {
 	if j, err := json.Marshal(v); err == nil {
 		b.Write(j)
 	}
-	func() {
-		defer func() { recover() }() // yaml.v3 panics on what it cannot marshal
-		if y, err := yaml.Marshal(v); err == nil {
-			b.Write(y)
-		}
-	}()
 	slog.New(slog.NewTextHandler(&b, nil)).Info("shown", "v", v)
 	slog.New(slog.NewJSONHandler(&b, nil)).Info("shown", "v", v)
 	func() {
@@ -208,5 +215,72 @@ func TestCanary(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPrinted prints whatever a service may hold, while the tokens in it change.
+func TestPrinted(t *testing.T) {
+	t.Parallel()
+	for _, p := range products(t) {
+		key, err := auth.ParseKey(auth.NewKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory := &auth.Memory{}
+		encrypted := auth.Encrypt(&auth.Memory{}, key)
+		for _, store := range []auth.Store{memory, encrypted} {
+			conns := parse(t, p.yaml("test", "transport: {rate_limits: []}"), config.WithDefaultStore("test", func() (auth.Store, error) { return store, nil }))
+			c := p.get(t, conns, "test")
+			session := c.Authenticator().(*auth.Session)
+			handler := consent.NewHandler([]consent.Connector{{Name: "test", Session: session}}, nil)
+			tok, err := session.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			canaries := append([]string{tok.AccessToken}, p.secrets...)
+			ctx, stop := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() {
+				for ctx.Err() == nil {
+					if tok, err := session.Token(ctx); err == nil {
+						session.Invalidate(tok)
+					}
+				}
+			})
+			for _, v := range []any{
+				store, session, session.For("other"), c, conns, c.Client(), c.Client().Transport, handler,
+				auth.Options{Store: store}, struct{ S auth.Store }{store}, []any{session, c.Client()},
+			} {
+				out := printed(v)
+				for _, canary := range canaries {
+					for _, form := range forms(canary) {
+						if strings.Contains(out, form) {
+							t.Errorf("%s: %T shows %q", p.id(), v, canary)
+						}
+					}
+				}
+			}
+			stop()
+			running.Wait()
+		}
+	}
+}
+
+// Two that differ in their random keys alone look the same.
+func TestKeysPrinted(t *testing.T) {
+	t.Parallel()
+	for _, f := range []func() any{
+		func() any {
+			key, err := auth.ParseKey(auth.NewKey())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return auth.Encrypt(nil, key)
+		},
+		func() any { return consent.NewHandler(nil, nil) },
+	} {
+		if a, b := f(), f(); fmt.Sprintf("%v %+v %#v %d %x", a, a, a, a, a) != fmt.Sprintf("%v %+v %#v %d %x", b, b, b, b, b) {
+			t.Errorf("%T shows its key", a)
+		}
 	}
 }

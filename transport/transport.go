@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -27,6 +28,9 @@ type roundTripper struct {
 	budget  *budget // of exchanges, which have no fixed origin
 	carried atomic.Pointer[carried]
 }
+
+// Format shows nothing of what changes while a client is printed.
+func (t *roundTripper) Format(f fmt.State, _ rune) { io.WriteString(f, "transport.RoundTripper") }
 
 // New gives the RoundTripper that sends a's token to the origins of o and nowhere else, and retries
 // what may be retried. Its errors are an [*auth.Error] or those of net/http. A request to another

@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -86,6 +88,9 @@ type handler struct {
 	mu    sync.Mutex
 	flows []*flow // the oldest first; one that is over stays, so that its browser can be told
 }
+
+// Format keeps the key and the flows' secrets from being shown.
+func (h *handler) Format(f fmt.State, _ rune) { io.WriteString(f, "consent.Handler") }
 
 const (
 	flowLifetime = 10 * time.Minute

@@ -79,6 +79,9 @@ type store struct {
 	running sync.WaitGroup // what nobody waits for
 }
 
+// Format shows where the keys are, for every verb, and nothing of the connections.
+func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "redisstore(%s)", s.prefix) }
+
 // Close waits for what is still to be told to Redis, which is not longer than 250 ms.
 func (s *store) Close() error {
 	s.mu.Lock()
