@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +84,9 @@ func sharing(c *common, limits ...auth.Limit) *Limiter {
 	if c.limits == nil {
 		c.limits = limits
 	}
-	c.processes = cmp.Or(c.processes, 1)
+	if c.processes == 0 {
+		c.processes = 1
+	}
 	l := NewLimiter(limits, 0)
 	l.Share(c)
 	return l
