@@ -60,6 +60,8 @@ type Error struct {
 	RetryAfter time.Duration
 	// Err is the cause. It wraps one of the sentinels, or a context's error.
 	Err error
+
+	seeded bool // the grant begins with a refresh token that the settings give, and knows no login
 }
 
 func (e *Error) Error() string {
@@ -84,6 +86,9 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, "; retry after %s", e.RetryAfter.Round(time.Second))
 	}
 	if errors.Is(e.Err, ErrConsentRequired) {
+		if e.seeded {
+			return b.String() + "; give another refresh_token"
+		}
 		if e.Connector != "" {
 			return b.String() + "; run: itsmauth login " + e.Connector
 		}

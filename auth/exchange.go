@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 const (
@@ -36,7 +38,7 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	lost := err == nil && c.ahead(f.last, r)
 	if !lost {
 		if err == nil && c.loggedOut(f.last, r) {
-			return r.refusal()
+			return c.remember(r.refusal(), c.secrets())
 		}
 		if err == nil && c.adopt(f, r) {
 			return nil
@@ -258,7 +260,7 @@ func (c *core) previous(h *held) (tokenRecord, error) {
 		}
 	}
 	if prev.Refused != nil {
-		return prev, prev.refusal()
+		return prev, c.remember(prev.refusal(), c.secrets())
 	}
 	return prev, nil
 }
@@ -288,7 +290,7 @@ func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (tok *o
 		if err == nil {
 			return tok, start, nil
 		}
-		e := explain(ctx, err)
+		e := explain(ctx, err, spends)
 		switch {
 		case errors.Is(e, ErrCredentials) && !changed:
 			now := c.secrets()
@@ -316,7 +318,7 @@ func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (tok *o
 
 // explain makes an [*Error] of whatever a provider returned, without the URL and the body that
 // other packages put into theirs.
-func explain(ctx context.Context, err error) *Error {
+func explain(ctx context.Context, err error, spends bool) *Error {
 	e := &Error{Op: "exchange", Err: err}
 	var ours *Error
 	var ue *url.Error
@@ -330,12 +332,15 @@ func explain(ctx context.Context, err error) *Error {
 	case errors.As(err, &re):
 		e.Err = ErrProtocol
 		if re.Response != nil {
+			e.RetryAfter, _ = retryafter.Parse(re.Response.Header, time.Now())
 			switch e.Status = re.Response.StatusCode; {
 			case e.Status == 429:
 				e.Err = ErrRateLimited
-			case e.Status >= 500:
+			case e.Status >= 500, e.Status == 408, re.ErrorCode == "temporarily_unavailable", re.ErrorCode == "server_error":
 				e.Err = ErrUnavailable
-			case e.Status >= 400:
+			case re.ErrorCode == "invalid_grant" && spends:
+				e.Err = ErrConsentRequired
+			case e.Status == 400, e.Status == 401, e.Status == 403:
 				e.Err = ErrCredentials
 			}
 		}

@@ -51,11 +51,11 @@ func (c *core) remember(err error, secrets string) error {
 	return err
 }
 
-// failed takes note that f failed. c.mu is held.
-func (c *core) failed(f *flight) {
+// failed takes note that f failed, and returns what logs it. c.mu is held.
+func (c *core) failed(f *flight) (log func()) {
 	if f.err == f.held || f.err == errNotDue {
 		c.next.Store(f.next)
-		return
+		return func() {}
 	}
 	now := time.Now()
 	m := &c.failure
@@ -71,21 +71,20 @@ func (c *core) failed(f *flight) {
 	case errors.Is(f.err, ErrCredentials):
 		after = max(after, refusedFor)
 	}
-	var wait time.Duration
+	message, wait := "exchange failed", time.Duration(0)
 	if c.current.Load().valid() {
 		m.quiet++
 		wait = max(less(backoff(m.quiet, time.Second, time.Minute)), after)
 		m.until = now.Add(after)
-		c.logger.Warn("background exchange failed; the current token stays",
-			"connector", c.opts.Connector, "error", f.err, "next_try", wait)
+		message = "background exchange failed; the current token stays"
 	} else {
 		m.waits++
 		wait = max(backoff(m.waits, time.Second, 30*time.Second), after)
 		m.until = now.Add(wait)
-		c.logger.Warn("exchange failed", "connector", c.opts.Connector, "error", f.err, "next_try", wait)
 	}
 	m.next = now.Add(wait)
 	c.next.Store(m.next.UnixNano())
+	return func() { c.logger.Warn(message, "connector", c.opts.Connector, "error", f.err, "next_try", wait) }
 }
 
 // secretsChanged reports whether a secret differs from the ones that were refused. It looks once a

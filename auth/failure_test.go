@@ -2,13 +2,18 @@ package auth_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -70,4 +75,95 @@ func TestBackgroundFailureIsQuiet(t *testing.T) {
 			t.Errorf("recovered: %s, %+v, %v", tok, st, err)
 		}
 	})
+}
+
+// caller is a log handler that itself wants a token: it ships records through the connector.
+type caller struct {
+	slog.Handler
+	s   *auth.Session
+	got error
+}
+
+func (h *caller) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+func (h *caller) Handle(ctx context.Context, r slog.Record) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, h.got = h.s.Token(ctx)
+	return h.Handler.Handle(ctx, r)
+}
+
+func TestLoggerMayWantToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		h := &caller{Handler: slog.NewTextHandler(&log, nil)}
+		p := &product{lifetime: time.Hour, fail: func(int) error { return &auth.Error{Err: auth.ErrProtocol} }}
+		h.s = newSession(t, p, &auth.Options{Logger: slog.New(h)})
+		if _, err := h.s.Token(t.Context()); !errors.Is(err, auth.ErrProtocol) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if !errors.Is(h.got, auth.ErrProtocol) || !strings.Contains(log.String(), "exchange failed") {
+			t.Errorf("the handler got %v; the log is %s", h.got, &log)
+		}
+
+		p.setFail(nil)
+		time.Sleep(2 * time.Second)
+		for range 5 {
+			tok, err := h.s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.s.Rejected(response(200, ""), tok)
+			h.s.Rejected(response(401, "token"), tok)
+		}
+		if !strings.Contains(log.String(), "killed elsewhere") {
+			t.Errorf("the log is %s", &log)
+		}
+	})
+}
+
+// What a Provider made with x/oauth2 gets for an error means the same as in RFC 6749 section 5.2.
+func TestRetrieveError(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		status  int
+		code    string
+		refresh bool
+		want    error
+	}{
+		{400, "invalid_grant", true, auth.ErrConsentRequired},
+		{400, "invalid_grant", false, auth.ErrCredentials},
+		{401, "invalid_client", true, auth.ErrCredentials},
+		{403, "", true, auth.ErrCredentials},
+		{404, "", true, auth.ErrProtocol},
+		{408, "", true, auth.ErrUnavailable},
+		{429, "", true, auth.ErrRateLimited},
+		{400, "temporarily_unavailable", true, auth.ErrUnavailable},
+		{400, "server_error", true, auth.ErrUnavailable},
+		{503, "", true, auth.ErrUnavailable},
+	} {
+		t.Run(fmt.Sprint(tt.status, tt.code, tt.refresh), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &product{lifetime: time.Hour, refresh: tt.refresh}
+				s := newSession(t, p, nil)
+				get(t, s)
+				p.setFail(func(int) error {
+					return &oauth2.RetrieveError{
+						Response:  &http.Response{StatusCode: tt.status, Header: http.Header{"Retry-After": {"20"}}},
+						Body:      []byte("s3cr3t"),
+						ErrorCode: tt.code,
+					}
+				})
+				time.Sleep(2 * time.Hour)
+				_, err := s.Token(t.Context())
+				var e *auth.Error
+				if !errors.Is(err, tt.want) || !errors.As(err, &e) || e.Status != tt.status || e.RetryAfter != 20*time.Second || strings.Contains(err.Error(), "s3cr3t") {
+					t.Errorf("%v, want %v", err, tt.want)
+				}
+			})
+		})
+	}
 }

@@ -73,12 +73,13 @@ func (c *core) run(f *flight) {
 	defer c.running.Done()
 	err := c.obtain(c.life, f)
 
+	log := func() {}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer func() { c.mu.Unlock(); log() }() // a handler may want a token
 	c.flight = nil
 	if f.snap == nil {
 		f.err = err
-		c.failed(f)
+		log = c.failed(f)
 		close(f.answered)
 	}
 	close(f.done)

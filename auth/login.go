@@ -31,7 +31,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 			err = &Error{Op: "login", Err: fmt.Errorf("%w: no access token", ErrProtocol)}
 		}
 		if err != nil {
-			return explain(ectx, err)
+			return explain(ectx, err, true)
 		}
 		f := &flight{answered: make(chan struct{})}
 		r := received(tok, tokenRecord{}, start)
@@ -56,7 +56,7 @@ func (s *Session) Revoke(ctx context.Context) error {
 			defer cancel()
 			rerr = r.Revoke(context.WithValue(rctx, oauth2.HTTPClient, s.opts.Client), h.token())
 			if rerr != nil {
-				rerr = explain(rctx, rerr)
+				rerr = explain(rctx, rerr, false)
 			}
 		}
 		last, err := s.forget(ctx, h)
@@ -88,11 +88,14 @@ func (s *Session) lockNewest(ctx context.Context) (*held, error) {
 func (s *Session) forget(ctx context.Context, h *held) (*snapshot, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if !s.needsPerson() {
+	if !s.atStake(&snapshot{record: h.tokenRecord}) {
 		return nil, s.opts.Store.Delete(ctx, s.key, h.version)
 	}
 	now := time.Now().Round(0)
-	left := tokenRecord{Generation: beginning(h.Generation), Seed: h.Seed, Refused: &refused{Since: now, LoggedOut: true}}
+	left := tokenRecord{Generation: beginning(h.Generation), Seed: h.Seed}
+	if s.needsPerson() {
+		left.Refused = &refused{Since: now, LoggedOut: true}
+	}
 	rec := s.encode(left, h.version)
 	if rec.Expires = s.consentExpiry(h.tokenRecord); rec.Expires.IsZero() && s.refresh.Lifetime > 0 {
 		rec.Expires = now.Add(s.refresh.Lifetime)
@@ -116,10 +119,7 @@ func (s *Session) detached(ctx context.Context, op string, f func(context.Contex
 	}()
 	select {
 	case err := <-done:
-		if err != nil {
-			return s.named(err)
-		}
-		return nil
+		return s.named(err)
 	case <-ctx.Done():
 		return s.named(&Error{Op: op, Err: context.Cause(ctx)})
 	}

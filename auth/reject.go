@@ -82,8 +82,9 @@ func (s *Session) Invalidate(tok *oauth2.Token) { s.drop(tok, false) }
 
 // drop gives up tok if it is the current one, and reports whether there is reason to try again.
 func (s *Session) drop(tok *oauth2.Token, refused bool) bool {
+	log := func() {}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer func() { s.mu.Unlock(); log() }()
 	snap := s.current.Load()
 	if tok == nil || snap == nil || snap.record.AccessToken != tok.AccessToken {
 		return true
@@ -101,8 +102,10 @@ func (s *Session) drop(tok *oauth2.Token, refused bool) bool {
 		return false
 	}
 	if !s.forced.allow() {
-		s.logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
-			"connector", s.opts.Connector)
+		log = func() {
+			s.logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
+				"connector", s.opts.Connector)
+		}
 		s.look()
 		return false
 	}

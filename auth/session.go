@@ -192,6 +192,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			return snap, nil
 		}
 		f, err := s.join()
+		late := f != nil && f.snap != nil // answered before, and still being saved
 		s.mu.Unlock()
 		if err != nil {
 			return nil, err
@@ -208,7 +209,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			return nil, f.err
 		}
 		// The token of this very exchange is the newest there is, however short its life.
-		if cur := s.current.Load(); cur == f.snap || cur.valid() {
+		if cur := s.current.Load(); !late && cur == f.snap || cur.valid() {
 			return cur, nil
 		}
 		select { // refused already, and its save may still be under way
@@ -258,10 +259,7 @@ func (s *Session) Close(ctx context.Context) error {
 	if s.lost != nil {
 		err = s.lost
 	}
-	if err != nil {
-		return s.named(err)
-	}
-	return nil
+	return s.named(err)
 }
 
 // needsPerson reports whether a lost refresh token means that somebody has to log in again.
@@ -270,14 +268,17 @@ func (c *core) needsPerson() bool {
 	return !c.refresh.Token.IsZero() || ok && f.CodeFlow() != nil
 }
 
-// named gives err this view's name.
+// named gives err this view's name. nil stays nil.
 func (s *Session) named(err error) error {
+	if err == nil {
+		return nil
+	}
 	e := Error{Op: "exchange", Err: err}
 	var as *Error
 	if errors.As(err, &as) {
 		e = *as
 	}
-	e.Connector = s.connector
+	e.Connector, e.seeded = s.connector, s.CodeFlow() == nil && !s.refresh.Token.IsZero()
 	if s.opts.Provider != "" {
 		e.Provider = s.opts.Provider
 	}

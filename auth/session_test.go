@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -593,6 +594,33 @@ func TestSaveIsRepeated(t *testing.T) {
 	})
 }
 
+// A token that cannot be saved is still not handed out past its end.
+func TestExpiredWhileSaving(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{answer: func(int) *oauth2.Token {
+			store.save.Store(true)
+			return &oauth2.Token{AccessToken: "A", RefreshToken: "R", ExpiresIn: 600}
+		}}
+		s := newSession(t, p, &auth.Options{Store: &store})
+		get(t, s)
+		time.Sleep(11 * time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if tok, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, %v", tok, err)
+		}
+		p.mu.Lock()
+		p.answer = func(int) *oauth2.Token { return &oauth2.Token{AccessToken: "B", ExpiresIn: 600} }
+		p.mu.Unlock()
+		store.save.Store(false)
+		if got := get(t, s); got != "B" {
+			t.Error(got)
+		}
+	})
+}
+
 func TestCloseTellsWhatIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -734,6 +762,99 @@ func TestIdleConsentIsKeptAlive(t *testing.T) {
 			t.Error(st)
 		}
 	})
+}
+
+// How long a refresh token lives is by its own clock; when that began is by ours.
+func TestConsentWithSkewedClock(t *testing.T) {
+	t.Parallel()
+	for _, skew := range []time.Duration{0, time.Hour, -time.Hour + 4*time.Second, -time.Hour - 4*time.Second} {
+		t.Run(skew.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				token := func(life time.Duration) string {
+					iat := time.Now().Add(skew).Unix()
+					claims := fmt.Sprintf(`{"iat":%d,"exp":%d}`, iat, iat+int64(life/time.Second))
+					return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".sig"
+				}
+				p := &product{answer: func(int) *oauth2.Token {
+					return &oauth2.Token{AccessToken: token(10 * time.Minute), RefreshToken: token(time.Hour)}
+				}}
+				s := newSession(t, p, nil)
+				get(t, s)
+				time.Sleep(50 * time.Minute)
+				st, err := s.Status(t.Context())
+				if left := time.Until(st.ConsentExpiry); err != nil || p.calls.Load() != 2 || (left-40*time.Minute).Abs() > time.Minute {
+					t.Errorf("%d exchanges, %s of the consent are left, %v", p.calls.Load(), left, err)
+				}
+			})
+		})
+	}
+}
+
+// A refusal is the same to Status here and elsewhere.
+func TestStatusAfterRefusal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store auth.Memory
+		p := consenting{&product{lifetime: time.Hour, refresh: true}}
+		here, elsewhere := newSession(t, p, &auth.Options{Store: &store}), newSession(t, p, &auth.Options{Store: &store})
+		if err := here.Redeem(t.Context(), "code", ""); err != nil {
+			t.Fatal(err)
+		}
+		p.setFail(func(int) error { return &auth.Error{Status: 400, Err: auth.ErrConsentRequired} })
+		time.Sleep(2 * time.Hour)
+		if _, err := here.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+			t.Fatal(err)
+		}
+		for name, s := range map[string]*auth.Session{"here": here, "elsewhere": elsewhere} {
+			if st, err := s.Status(t.Context()); st.State != auth.StateConsentRequired {
+				t.Errorf("%s: %s, %v", name, st.State, err)
+			}
+		}
+	})
+}
+
+// seeded is a product whose refresh token the settings give.
+type seeded struct {
+	*product
+	seed *atomic.Pointer[string]
+}
+
+func (s seeded) Refresh() auth.Refresh {
+	return auth.Refresh{Token: auth.SecretFunc(func() (string, error) { return *s.seed.Load(), nil })}
+}
+
+// A refused refresh token of the settings is replaced there, also if the process that it was refused
+// to has ended.
+func TestSeedChangesAfterRefusal(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := seeded{&product{lifetime: time.Hour, refresh: true}, new(atomic.Pointer[string])}
+			set := func(seed string) { p.seed.Store(&seed) }
+			set("old")
+			p.fail = func(int) error {
+				if *p.seed.Load() == "old" {
+					return &auth.Error{Status: 400, Err: auth.ErrConsentRequired}
+				}
+				return nil
+			}
+			o := &auth.Options{Connector: "x", Store: new(auth.Memory)}
+			s := newSession(t, p, o)
+			if restart {
+				s.Token(t.Context())
+				s = newSession(t, p, o)
+			}
+			if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) || !strings.HasSuffix(err.Error(), "; give another refresh_token") {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute)
+			set("new")
+			if got := get(t, s); got != "T1" {
+				t.Error(got)
+			}
+		})
+	}
 }
 
 func TestRevokeForgets(t *testing.T) {

@@ -133,6 +133,10 @@ func (c *core) consentExpiry(t tokenRecord) time.Time {
 	if t.RefreshToken == "" {
 		return time.Time{}
 	}
+	// Not exp alone, by the product's clock; but a token obtained elsewhere is older than its Refreshed.
+	if d, ok := jwt.Lifetime(t.RefreshToken); ok && !t.Refreshed.IsZero() && digest(t.RefreshToken) != t.Seed {
+		return t.Refreshed.Add(d)
+	}
 	if at, ok := jwt.Expiry(t.RefreshToken); ok {
 		return at
 	}

@@ -47,17 +47,14 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	snap := s.last
 	dropped := snap != nil && s.current.Load() == nil
 	var st Status
-	if err := s.failure.err; err != nil {
-		st.Failure = s.named(err)
-		if !errors.Is(err, ErrConsentRequired) {
-			st.NextTry = s.failure.next
-		}
+	if st.Failure = s.named(s.failure.err); !errors.Is(st.Failure, ErrConsentRequired) {
+		st.NextTry = s.failure.next
 	}
 	s.mu.Unlock()
 	if snap == nil && err != nil {
 		return st, err
 	}
-	if snap == nil || r.Generation > snap.record.Generation {
+	if snap == nil || r.Generation > snap.record.Generation || r.Generation == snap.record.Generation && r.Refused != nil {
 		snap, dropped = s.snapshot(r), false
 	}
 	r = snap.record

@@ -373,3 +373,25 @@ func TestSaveAfterLongOutage(t *testing.T) {
 		}
 	})
 }
+
+// Nobody need consent here, and still what was revoked elsewhere is not written back.
+func TestRevokedElsewhere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, refresh: true}
+		var store auth.Memory
+		a, b := newSession(t, p, &auth.Options{Store: &store}), newSession(t, p, &auth.Options{Store: &store})
+		get(t, a)
+		get(t, b)
+		if err := a.Revoke(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if st, err := a.Status(t.Context()); st.State != auth.StateNone {
+			t.Errorf("%s, %v", st.State, err)
+		}
+		if got := get(t, a); got != "T2" {
+			t.Error(got)
+		}
+	})
+}

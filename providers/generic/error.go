@@ -107,6 +107,10 @@ func (r *request) refusal() error {
 	return auth.ErrProtocol
 }
 
+// publicCodes are those that decide something, and no secret whatever they look like.
+var publicCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "invalid_scope", "unsupported_grant_type",
+	"unsupported_token_type", "temporarily_unavailable", "server_error"}
+
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
 // readCode reads an answer's error code and reports whether there is one, shown or not: an
@@ -119,6 +123,10 @@ func (p *Provider) readCode(r *request) bool {
 	}
 	if code == "" {
 		return false
+	}
+	if slices.Contains(publicCodes, code) {
+		r.code = code
+		return true
 	}
 	// It need not be of this request: the endpoint has seen the others, too.
 	secrets := append(r.secrets, first(r.doc, p.c.Response.AccessToken, str), first(r.doc, p.c.Response.RefreshToken, str))

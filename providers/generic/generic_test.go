@@ -291,6 +291,7 @@ func TestRefusals(t *testing.T) {
 		"secret with 200":   {status: 200, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
 		"token for a code":  {status: 200, body: `{"error":"AT.1","access_token":"AT.1"}`, want: []error{auth.ErrCredentials}},
 		"encoded password":  {status: 400, body: fail("hunter2"), want: []error{auth.ErrCredentials}},
+		"secret like code":  {status: 400, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
 		"prose for a code":  {status: 400, body: fail("the secret is wrong"), want: []error{auth.ErrCredentials}},
 		"long code":         {status: 400, body: fail(strings.Repeat("x", 65)), want: []error{auth.ErrCredentials}},
 		"not found":         {status: 404, body: "<html>", want: []error{auth.ErrProtocol}},
@@ -331,6 +332,7 @@ func TestRefusals(t *testing.T) {
 			c.ClientSecret = auth.SecretString("s3cr3t")
 			c.CredentialsEncoding, c.Response = "raw", tc.response
 			c.SecretParams = map[string]auth.Secret{"auth_string": auth.SecretString("dTpodW50ZXIy"), "long": auth.SecretString(secret)}
+			c.StaticHeaders = map[string]auth.Secret{"Accept-Language": auth.SecretString("en")}
 			tok, err := must(t, c).Exchange(t.Context(), nil)
 			if err == nil {
 				t.Fatalf("no error but %+v", tok)
