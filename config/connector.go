@@ -85,7 +85,7 @@ func (c *Connector) NewRequest(ctx context.Context, method, path string, body io
 	default:
 		u.Path, u.RawPath = c.BaseURL.Path+ref.Path, c.BaseURL.EscapedPath()+ref.EscapedPath()
 	}
-	u.RawQuery, u.ForceQuery = ref.RawQuery, ref.ForceQuery
+	u.RawQuery, u.ForceQuery = strings.ReplaceAll(ref.RawQuery, " ", "%20"), ref.ForceQuery
 	return http.NewRequestWithContext(ctx, method, u.String(), body)
 }
 

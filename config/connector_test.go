@@ -22,6 +22,7 @@ func TestNewRequest(t *testing.T) {
 		{"https://h/api", "", "https://h/api"},
 		{"https://h/api", "?a=b%20c&d", "https://h/api?a=b%20c&d"},
 		{"https://h", "/x?a=1#frag", "https://h/x?a=1"},
+		{"https://h", `/x?q='Status' = "New"&b=%20+`, `https://h/x?q='Status'%20=%20"New"&b=%20+`},
 		{"https://h/a%2Fb", "c%2Fd", "https://h/a%2Fb/c%2Fd"},
 		{"https://h", "/HPD:Help Desk/%", "bad"},
 		{"https://h", "HPD:Help Desk", "https://h/HPD:Help%20Desk"},
