@@ -163,7 +163,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	}
 	out := c.req.WithContext(ctx)
 	out.Response = nil
-	out.Close = c.t.o.Close || c.req.Close
+	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs what an idle connection brings
 	out.Header = c.header(tok)
 	if c.payload != nil {
 		body, err := c.payload.next(c)

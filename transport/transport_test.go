@@ -433,6 +433,23 @@ func TestExchangerFollowsNoRedirect(t *testing.T) {
 	}
 }
 
+// An exchange leaves no idle connection behind: net/http writes to the log what comes on one, and an
+// endpoint may say the credentials that it was sent.
+func TestExchangerKeepsNoConnection(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !r.Close {
+			t.Error("the connection stays open")
+		}
+	}))
+	defer srv.Close()
+	resp, err := transport.NewExchanger(nil).Post(srv.URL, "text/plain", strings.NewReader("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+}
+
 // body counts its closing.
 type body struct {
 	io.Reader

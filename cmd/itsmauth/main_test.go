@@ -303,7 +303,7 @@ func TestDemo(t *testing.T) {
 		"GET /api/config/v1/jump-item  401\n    POST /oauth2/token  200\n    GET /api/config/v1/jump-item  200\n",
 		"      client_id=itsm…  client_secret=c0rr…  code=",
 		"GET /api/arsys/v1/entry/HPD:IncidentInterface  401\n    POST /rsso/oauth2/token  200\n",
-		"POST /api/v4/oauth2/token  201\n      Content-Type: application/json\n",
+		"POST /api/v4/oauth2/token  201\n      Connection: close\n      Content-Type: application/json\n",
 		"  200\n      access_token: ",
 		"support    2      0       1              2\n",
 		"remedy     2      0       1              2\n",
