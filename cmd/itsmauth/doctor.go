@@ -39,13 +39,8 @@ const (
 	exchangeTime = 45 * time.Second // an exchange's own deadline, and a little
 )
 
-// A wire is a connector's innermost RoundTripper, with which the doctor sends what is not to be
-// retried. Whatever else is sent is an exchange.
-type wire struct {
-	http.RoundTripper
-	exchanges atomic.Int64
-}
-
+// counted counts what is sent over a connector's innermost RoundTripper: exchanges. The doctor itself
+// goes around it.
 type counted struct {
 	http.RoundTripper
 	n *atomic.Int64
@@ -61,19 +56,24 @@ type patient struct {
 	*config.Connector
 	*diagnosis
 	app  *app
-	wire *wire
-	errs *[]error
+	wire http.RoundTripper
+
+	exchanges *atomic.Int64 // of all connectors: those of one identity share theirs
+	before    int64
+	refusal   string // the stored token's, by the probe
+	errs      *[]error
 }
 
 // online looks at each connector: its network, its token, its API. The error says how many checks
 // failed, and is what the worst of them were.
 func (a *app) online(ctx context.Context) error {
-	wires := map[string]*wire{}
+	wires := map[string]http.RoundTripper{}
+	var exchanges atomic.Int64
 	conns, err := a.load(config.WithWrap(func(connector string, next http.RoundTripper) http.RoundTripper {
 		if wires[connector] == nil {
-			wires[connector] = &wire{RoundTripper: next}
+			wires[connector] = next
 		}
-		return counted{next, &wires[connector].exchanges}
+		return counted{next, &exchanges}
 	}))
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func (a *app) online(ctx context.Context) error {
 		if isTerminal(a.stdout) && a.output != "json" {
 			fmt.Fprintf(a.stdout, "%s %s %s\n", painter(a.stdout)(bold, name), d.Provider, d.BaseURL)
 		}
-		p := &patient{conn, d, a, wires[name], &errs}
+		p := &patient{Connector: conn, diagnosis: d, app: a, wire: wires[name], exchanges: &exchanges, before: exchanges.Load(), errs: &errs}
 		p.examine(ctx)
 		total += len(d.Checks)
 	}

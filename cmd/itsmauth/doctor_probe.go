@@ -32,7 +32,7 @@ func (p *patient) token(ctx context.Context) *oauth2.Token {
 		message, fix, _ := strings.Cut(strings.TrimPrefix(err.Error(), p.Name+": exchange: "), "; ")
 		p.failed("token", message, fix, err)
 		return nil
-	case p.wire.exchanges.Load() > 0:
+	case p.exchanges.Load() > p.before:
 		p.ok("token", "a new one, by one exchange; valid for "+about(time.Until(tok.Expiry)))
 	default:
 		p.ok("token", "the stored one, without an exchange; valid for "+about(time.Until(tok.Expiry)))
@@ -94,8 +94,11 @@ func (p *patient) probe(ctx context.Context, path string, tok *oauth2.Token) {
 		p.failed("probe", "GET "+shown+": "+plainError(err), "check probe and base_url", err)
 		return
 	}
-	if rejected := p.Authenticator().Rejected(resp, tok); rejected && p.wire.exchanges.Load() == 0 {
-		p.found("probe", "warning", "the product refuses the stored token, which somebody else made invalid", "")
+	answer := resp.Status + string(body)
+	// A second refusal in a row is none to the session, which gives it to its caller.
+	if rejected := p.Authenticator().Rejected(resp, tok) || answer == p.refusal; rejected && p.refusal == "" && p.exchanges.Load() == p.before {
+		p.refusal = answer
+		p.found("probe", "warning", "the product refuses the stored token", "")
 		if tok = p.token(ctx); tok != nil {
 			p.probe(ctx, path, tok)
 		}

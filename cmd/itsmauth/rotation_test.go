@@ -218,6 +218,7 @@ func TestKilledExchanges(t *testing.T) {
 		// The next process would wait until the exchange must be over: let it be.
 		marked = marked.Add(-time.Minute)
 		c.edit(func(r map[string]any) { r["pending"].(map[string]any)["since"] = marked })
+		time.Sleep(50 * time.Millisecond) // until the product has done what it was still asked for
 		rotated := c.sso.Stats().Rotations > before
 		out, err := c.command("token", "remedy").CombinedOutput()
 		if !rotated {
