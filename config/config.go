@@ -85,12 +85,17 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 	}
 	typ, open, keys := d.store(f.TokenStore, o)
 	plans := d.plans(f, o)
-	if len(d.problems) > 0 {
-		return nil
+	var store auth.Store
+	if open != nil {
+		var err error
+		if store, err = open(); err != nil {
+			d.refuseKeys("token_store", err)
+		}
 	}
-	store, err := open()
-	if err != nil {
-		d.refuseKeys("token_store", err)
+	if len(d.problems) > 0 {
+		if closer, ok := store.(io.Closer); ok {
+			closer.Close()
+		}
 		return nil
 	}
 	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: typ, store: store}

@@ -50,7 +50,8 @@ var plainName = regexp.MustCompile(`^[\pL\pN_-][\pL\pN_ /-]*$`)
 // there, structs merge, the rest is replaced. It collects what it refuses.
 //
 // Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where it applies,
-// `required:"true"`, `enum:"one,another"` and `min:"1"`, which may go on to say why: `min:"1, why"`.
+// `required:"true"`, `enum:"one,another"`, `path:"true"`, relative to the file, and `min:"1"`, which may go on
+// to say why: `min:"1, why"`.
 type decoder struct {
 	file     string
 	dir      string // of the file

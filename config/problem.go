@@ -103,7 +103,13 @@ func (d *decoder) refuseKeys(path string, err error) {
 		return
 	}
 	if errors.As(err, &k) {
-		d.refuseKeys(path+"."+index.ReplaceAllString(k.Key, "[$1]"), k.Err)
+		key := path + "." + index.ReplaceAllString(k.Key, "[$1]")
+		if of, name, ok := strings.Cut(k.Key, "."); ok { // of a mapping with any names
+			if quoted := below(path+"."+of, name); d.places[quoted].value != nil {
+				key = quoted
+			}
+		}
+		d.refuseKeys(key, k.Err)
 		return
 	}
 	if at, path := d.where(path); !d.refused[path] {
@@ -114,12 +120,8 @@ func (d *decoder) refuseKeys(path string, err error) {
 // where finds the value at path, which a connector may have from the defaults, and its own path. If
 // there is none, it is the nearest key above.
 func (d *decoder) where(path string) (at *yaml.Node, own string) {
-	p, ok := d.places[path]
-	if i := strings.Index(path, ".transport."); !ok && i > 0 {
-		p, ok = d.places["defaults"+path[i:]]
-	}
-	if ok {
-		return p.value, p.path
+	if i := strings.Index(path, ".transport."); i > 0 && d.places[path].value == nil && d.places["defaults"+path[i:]].value != nil {
+		path = "defaults" + path[i:]
 	}
 	return d.nearest(path), path
 }

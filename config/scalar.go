@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net/url"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -57,6 +58,9 @@ func (d *decoder) scalar(at place, v reflect.Value, f field) {
 	case v.Type() == sizeType:
 		err = setSize(v, text)
 	case v.Kind() == reflect.String:
+		if f.Tag.Get("path") == "true" && text != "" && !filepath.IsAbs(text) {
+			text = filepath.Join(d.dir, text) // as in ${file:PATH}
+		}
 		v.SetString(text)
 	case v.Kind() == reflect.Bool:
 		if err = setBool(v, text, quoted); err != nil && expanded {

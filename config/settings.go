@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -83,6 +84,9 @@ func (d *decoder) options(p *plan, o *options) {
 	}
 	if o.wrap != nil {
 		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return o.wrap(p.name, next) }
+	}
+	if strings.ContainsAny(t.UserAgent, "\r\n\x00") {
+		d.refuseKeys(p.path+".transport.user_agent", errors.New("must not hold a line break"))
 	}
 	var err error
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {

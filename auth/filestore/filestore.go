@@ -30,7 +30,7 @@ import (
 // Config says where the files are.
 type Config struct {
 	// Path is the directory. If absent it is made, with its parents, for this user alone (0700).
-	Path string `yaml:"path" required:"true"`
+	Path string `yaml:"path" required:"true" path:"true"`
 }
 
 // Open gives the store in a directory, which must belong to this process's user and must not be

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,8 @@ stdout as it came. A status of 400 or more exits with 1.`,
 	return cmd
 }
 
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
+
 // request makes what the flags say.
 func (a *app) request(ctx context.Context, conn *config.Connector, method, path string, f callFlags) (*http.Request, error) {
 	data, err := a.data(f.data)
@@ -74,7 +77,7 @@ func (a *app) request(ctx context.Context, conn *config.Connector, method, path 
 	}
 	for _, h := range f.headers {
 		name, value, ok := strings.Cut(h, ":")
-		if name = strings.TrimSpace(name); !ok || name == "" {
+		if name = strings.TrimSpace(name); !ok || !headerName.MatchString(name) || strings.ContainsAny(value, "\r\n\x00") {
 			return nil, errors.New("-H needs 'K: V'")
 		}
 		if strings.EqualFold(name, "Host") {

@@ -66,9 +66,18 @@ func stateDir() (string, error) {
 	return filepath.Join(home, ".local", "state"), err
 }
 
-// inMemory is for what needs no tokens: it makes no directory.
-func inMemory() config.Option {
-	return config.WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })
+// inMemory is for what needs no tokens: it makes no directory, but looks at one that there is.
+func inMemory() []config.Option {
+	memory := func() (auth.Store, error) { return new(auth.Memory), nil }
+	return []config.Option{
+		config.WithDefaultStore("memory", memory),
+		config.WithStore("file", func(c filestore.Config) (auth.Store, error) {
+			if _, err := os.Stat(c.Path); err != nil {
+				return memory()
+			}
+			return filestore.Open(c)
+		}),
+	}
 }
 
 // connectors runs f with all connectors. It does not return before what they are saving is saved.
@@ -99,7 +108,7 @@ func (a *app) names(_ *cobra.Command, args []string, _ string) ([]string, cobra.
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	conns, err := a.load(inMemory())
+	conns, err := a.load(inMemory()...)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

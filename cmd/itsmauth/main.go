@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"strings"
@@ -25,6 +26,7 @@ func main() {
 	// A signal, or a reader of our output that leaves, ends the work and not the process, which
 	// may be about to save a refresh token.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	log.SetOutput(io.Discard) // net/http's, which shows what servers send unasked
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
 		ends = append(ends, syscall.SIGHUP)
@@ -89,6 +91,21 @@ log in first, 4 the product refused the credentials.`,
 		a.emulate(), a.demo(), a.keygen(), a.providers(), a.version(),
 		a.initialize(), a.schema(),
 	)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "completion":
+			c.Args, c.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		case "help":
+			c.Args = func(_ *cobra.Command, args []string) error {
+				if _, rest, _ := root.Find(args); len(rest) > 0 {
+					return fmt.Errorf("unknown command %q", rest[0])
+				}
+				return nil
+			}
+		}
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !understood {
 		message, _, _ := strings.Cut(err.Error(), "\n")

@@ -312,5 +312,6 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| number | `4`, in decimal digits, without quotes | what is counted |\n" +
 	"| true or false | without quotes | |\n\n" +
 	"Any value may be, or hold, a reference: `${env:NAME}`, `${env:NAME:-default}`, or `${file:PATH}`, whose\n" +
-	"path is relative to the file's directory and whose content loses one newline at its end. `$${` is a literal\n" +
-	"`${`. Top-level keys that begin with `x-` are free, for anchors.\n"
+	"path is relative to the file's directory, as are those of `ca_file`, `cert_file`, `key_file` and the store's\n" +
+	"`path`, and whose content loses one newline at its end. `$${` is a literal `${`. Top-level keys that begin\n" +
+	"with `x-` are free, for anchors.\n"

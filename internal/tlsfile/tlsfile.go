@@ -13,9 +13,9 @@ import (
 
 // Config is the tls_config of YAML.
 type Config struct {
-	CAFile             string `yaml:"ca_file"`
-	CertFile           string `yaml:"cert_file"`
-	KeyFile            string `yaml:"key_file"`
+	CAFile             string `yaml:"ca_file" path:"true"`
+	CertFile           string `yaml:"cert_file" path:"true"`
+	KeyFile            string `yaml:"key_file" path:"true"`
 	ServerName         string `yaml:"server_name"`
 	MinVersion         string `yaml:"min_version" enum:"TLS12,TLS13"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`

@@ -117,7 +117,9 @@ func (c *Config) checkHeaders(r *refusals.List) {
 	checkTemplates(r, "token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
 	holdsToken := func(h Header) bool { return strings.Contains(h.Template, "{access_token}") }
 	r.When(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "none holds {access_token}")
-	for name := range c.StaticHeaders {
+	for name, s := range c.StaticHeaders {
+		value, _ := s.Value()
+		r.When(strings.ContainsAny(value, "\r\n\x00"), "static_headers."+name, "must not hold a line break")
 		taken := func(h Header) bool { return strings.EqualFold(h.Name, name) }
 		r.When(!headerName.MatchString(name), "static_headers."+name, "is no header name")
 		r.When(slices.ContainsFunc(c.TokenHeaders, taken), "static_headers."+name, "is in token_headers too")
@@ -130,6 +132,7 @@ func checkTemplates(r *refusals.List, key string, headers []Header, known ...str
 		taken := func(o Header) bool { return strings.EqualFold(o.Name, h.Name) }
 		r.When(!headerName.MatchString(h.Name), key+"name", "is no header name")
 		r.When(slices.ContainsFunc(headers[:i], taken), key+"name", "is there twice")
+		r.When(strings.ContainsAny(h.Template, "\r\n\x00"), key+"template", "must not hold a line break")
 		for _, p := range placeholder.FindAllString(h.Template, -1) {
 			r.When(!slices.Contains(known, p), key+"template", "knows only "+strings.Join(known, ", "))
 		}

@@ -673,13 +673,15 @@ secret_params: would be in the URL with method GET`},
 		"pointers": {Config{TokenURL: x, ClientID: "id", Response: Response{AccessToken: "token", ExpiresIn: "/a~2"}},
 			`response.access_token: must be a JSON Pointer, such as /data/token (RFC 6901)
 response.expires_in: must be a JSON Pointer, such as /data/token (RFC 6901)`},
-		"headers": {Config{TokenURL: x, ClientID: "id", CredentialHeaders: []Header{{"A", "{client_id}"}}, TokenHeaders: []Header{{"a b", "{token}"}, {"C", "x"}, {"c", "x"}},
-			StaticHeaders: map[string]auth.Secret{"C": s}},
+		"headers": {Config{TokenURL: x, ClientID: "id", CredentialHeaders: []Header{{"A", "{client_id}"}}, TokenHeaders: []Header{{"a b", "{token}"}, {"C", "x"}, {"c", "x\n"}},
+			StaticHeaders: map[string]auth.Secret{"C": s, "D": auth.SecretString("x\r\ny")}},
 			`credential_headers: only used by credentials_in headers
 static_headers.C: is in token_headers too
+static_headers.D: must not hold a line break
 token_headers.0.name: is no header name
 token_headers.0.template: knows only {access_token}, {token_type}
 token_headers.2.name: is there twice
+token_headers.2.template: must not hold a line break
 token_headers: none holds {access_token}`},
 		"credential headers": {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers"}, "credential_headers: required for credentials_in headers"},
 		"conditions": {Config{TokenURL: x, ClientID: "id", RejectedWhen: []Condition{{}, {Status: 4}, {Status: 200, Pointer: "/a"}}, NotRejectedWhen: []Condition{{Equals: "x"}, {Pointer: "a"}}},
