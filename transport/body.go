@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // payload is the caller's request body, which may have to be sent more than once. It is closed
@@ -84,9 +85,19 @@ func (p *payload) interrupt() {
 		return
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.over, p.open = true, 0
-	p.release()
+	last := !p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if !last {
+		return
+	}
+	closed := make(chan struct{})
+	go func() { p.body.Close(); close(closed) }()
+	select { // Close itself may wait for the Read, as that of a server's request body does
+	case <-closed:
+	case <-time.After(10 * time.Millisecond):
+	}
 }
 
 // finish says that there will be no further attempt.
@@ -177,13 +188,18 @@ func (u *upload) read(b []byte) (int, error) {
 func (u *upload) Close() error {
 	p := u.p
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if u.closed {
+		p.mu.Unlock()
 		return nil
 	}
 	u.closed = true
 	p.open--
-	p.release()
+	last := p.open == 0 && p.over && !p.closed
+	p.closed = p.closed || last
+	p.mu.Unlock()
+	if last {
+		p.body.Close()
+	}
 	if u.copied != nil {
 		return u.copied.Close()
 	}
@@ -192,18 +208,16 @@ func (u *upload) Close() error {
 
 // answer is the body of a response, whose silence is noted.
 type answer struct {
-	c    *call
-	body io.ReadCloser
+	c *call
+	io.ReadCloser
 }
 
 func (a *answer) Read(b []byte) (int, error) {
 	a.c.silent.Store(a.c.clock())
-	n, err := a.body.Read(b)
+	n, err := a.ReadCloser.Read(b)
 	a.c.silent.Store(0)
 	return n, err
 }
-
-func (a *answer) Close() error { return a.body.Close() }
 
 // download is the body of the returned response: it ends the call.
 type download struct{ answer }
@@ -220,7 +234,7 @@ func (d *download) Read(b []byte) (int, error) {
 }
 
 func (d *download) Close() error {
-	err := d.body.Close()
+	err := d.answer.Close()
 	d.c.end()
 	return err
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -211,6 +213,9 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 	if c.payload == nil || c.payload.getBody != nil {
 		return inner.RoundTrip(out)
 	}
+	trailer := out.Trailer         // is filled in while the body is read
+	out = out.Clone(out.Context()) // inner may read it when the caller has it back
+	out.Trailer = trailer
 	type outcome struct {
 		resp *http.Response
 		err  error
@@ -300,18 +305,10 @@ func named(fields []field, name string) bool {
 
 // private reports whether a header is not for other origins.
 func (c *call) private(key string) bool {
-	for _, k := range []string{"Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Referer", "access_token"} {
-		if strings.EqualFold(k, key) {
-			return true
-		}
-	}
 	// Whatever this product calls its token's header: the values do not matter here.
-	for k := range c.t.auth.Header(new(oauth2.Token)) {
-		if strings.EqualFold(k, key) {
-			return true
-		}
-	}
-	return false
+	product := slices.Collect(maps.Keys(c.t.auth.Header(new(oauth2.Token))))
+	return slices.ContainsFunc(append(product, "Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Referer", "access_token"),
+		func(k string) bool { return strings.EqualFold(k, key) })
 }
 
 // discard reads what little there is left of a response and closes it, so that its connection can
@@ -366,6 +363,8 @@ func unquoted(err error) error {
 	var bad textproto.ProtocolError
 	var known net.Error
 	switch {
+	case strings.HasPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: http: ContentLength="): // the caller's
+		return err
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &known):
 		return err
 	case errors.As(err, &bad), strings.Contains(err.Error(), "transport connection broken"),

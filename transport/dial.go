@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -52,6 +51,8 @@ func connections(o *Options) *http.Transport {
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   2 * o.AttemptTimeout, // of one that nobody waits for any more
 		ExpectContinueTimeout: time.Second,
+		// A dead connection of HTTP/2 would stay in the pool and take every attempt.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: o.AttemptTimeout / 3, PingTimeout: o.AttemptTimeout / 3},
 	}
 	if o.Proxy != nil {
 		t.Proxy = o.Proxy
@@ -88,13 +89,6 @@ func (d *dialed) flowed(limit time.Duration) time.Time {
 
 func (d *dialed) Write(b []byte) (int, error) {
 	n, err := d.Conn.Write(b)
-	d.wrote()
-	return n, err
-}
-
-// ReadFrom keeps the connection's own, which may copy a file without reading it.
-func (d *dialed) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(d.Conn, r)
 	d.wrote()
 	return n, err
 }

@@ -19,28 +19,26 @@ import (
 // an empty shell of the request; the attempts themselves, bodies and answers are the call's, and
 // the first answer is the loop's first round.
 func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.Response, error) {
-	round := func() (*http.Response, error) { return resp, err }
-	decided := true
+	first := true
 	client := &retryablehttp.Client{
 		HTTPClient: &http.Client{
-			Transport:     rounds(func() (*http.Response, error) { return round() }),
+			Transport: rounds(func() (*http.Response, error) {
+				if !first {
+					resp, err = c.attempt()
+				}
+				return resp, err
+			}),
 			CheckRedirect: useLastResponse,
 		},
 		RetryMax: c.t.o.Retry.MaxAttempts, // again counts
 		CheckRetry: func(context.Context, *http.Response, error) (bool, error) {
-			if decided {
-				decided = false
-				return true, nil
+			again := first
+			if first = false; !again {
+				wait, again = c.again(resp, err)
 			}
-			var again bool
-			wait, again = c.again(resp, err)
 			return again, nil
 		},
 		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
-			round = func() (*http.Response, error) {
-				resp, err = c.attempt()
-				return resp, err
-			}
 			c.t.logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
 				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
 			c.slot.done()
@@ -71,7 +69,7 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 		return 0, false
 	}
 	now := time.Now()
-	wait := rand.N(c.backoff() + 1)
+	wait := rand.N(c.backoff())
 	if resp != nil {
 		if after, ok := retryafter.Parse(resp.Header, now); ok {
 			if after > o.MaxRetryAfter {
@@ -92,7 +90,11 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 // backoff is the longest wait before the next attempt.
 func (c *call) backoff() time.Duration {
 	o := &c.t.o.Retry
-	return min(o.MinBackoff<<min(max(c.attempts-1, 0), 20), o.MaxBackoff)
+	n := min(max(c.attempts-1, 0), 20)
+	if o.MinBackoff > o.MaxBackoff>>n {
+		return max(o.MaxBackoff, 1)
+	}
+	return max(o.MinBackoff<<n, 1)
 }
 
 // deserves reports whether another attempt may help and can do no harm: nothing acts twice that is

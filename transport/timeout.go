@@ -50,6 +50,7 @@ func (c *call) begin() {
 	}
 	*next = attempt{ctx, c}
 	c.dialed.Store(nil)
+	c.silent.Store(0) // an early answer leaves the upload's; the waits before send are no silence
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cancel != nil {

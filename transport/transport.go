@@ -79,8 +79,9 @@ func base(a auth.Authenticator, o *Options) *roundTripper {
 	if o != nil {
 		t.o = *o
 	}
-	t.o.Timeout = cmp.Or(t.o.Timeout, time.Minute)
-	t.o.AttemptTimeout = cmp.Or(t.o.AttemptTimeout, 30*time.Second)
+	const longest = 87600 * time.Hour // as in YAML: sums and doubles of it do not overflow
+	t.o.Timeout = min(cmp.Or(t.o.Timeout, time.Minute), longest)
+	t.o.AttemptTimeout = min(cmp.Or(t.o.AttemptTimeout, 30*time.Second), longest)
 	t.o.MaxReplayBody = cmp.Or(t.o.MaxReplayBody, 1<<20)
 	r := &t.o.Retry
 	r.MaxAttempts = cmp.Or(r.MaxAttempts, 4)
@@ -170,6 +171,8 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 		return nil, t.fail("request", fmt.Errorf("%w to %s: it is not an origin of this connector", auth.ErrInsecure, endpoint.Origin(req.URL)))
 	case o == nil && !leaves(req):
 		return nil, t.fail("request", fmt.Errorf("%w: a redirect of a %s to another origin", auth.ErrInsecure, req.Method))
+	case req.URL.Opaque != "": // may name another host than Host, to a proxy or the server
+		return nil, t.fail("request", fmt.Errorf("%w: the URL is opaque", auth.ErrInsecure))
 	case o != nil && req.Host != "" && req.Host != req.URL.Host && endpoint.Origin(&url.URL{Scheme: req.URL.Scheme, Host: req.Host}) != o.canonical:
 		return nil, t.fail("request", fmt.Errorf("%w: the Host header names another host than the URL", auth.ErrInsecure))
 	}

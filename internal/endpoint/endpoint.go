@@ -14,7 +14,15 @@ func Origin(u *url.URL) string {
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[scheme]
 	}
-	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+	return scheme + "://" + net.JoinHostPort(strings.Map(lower, u.Hostname()), port)
+}
+
+// lower folds A to Z and no more: İ (U+0130), say, would become i, but is another host to IDNA.
+func lower(r rune) rune {
+	if 'A' <= r && r <= 'Z' {
+		r += 'a' - 'A'
+	}
+	return r
 }
 
 // Loopback reports whether host, which has no port and an IPv6 address no brackets, is this machine

@@ -1,0 +1,150 @@
+package transport_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/transport"
+)
+
+func inbound(t *testing.T, c *http.Client, up string) string {
+	took := make(chan string, 1)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		req, _ := http.NewRequest("POST", up, r.Body)
+		req.ContentLength = r.ContentLength
+		resp, err := c.Do(req)
+		if err != nil {
+			took <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		took <- fmt.Sprint(resp.StatusCode, " ", string(b), " ", err)
+	}))
+	defer front.Close()
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc")
+	select {
+	case s := <-took:
+		return s
+	case <-time.After(3 * time.Second):
+		return "hangs"
+	}
+}
+
+func TestInboundBodyStalls(t *testing.T) {
+	t.Parallel()
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	defer up.Close()
+	c := client(t, new(product), up.URL, transport.Options{AttemptTimeout: 300 * time.Millisecond, Timeout: time.Second})
+	if s := inbound(t, c, up.URL); !strings.Contains(s, "did not flow") {
+		t.Error(s)
+	}
+}
+
+func TestEarlyAnswerToInboundBody(t *testing.T) {
+	t.Parallel()
+	stop := make(chan struct{})
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.ReadFull(r.Body, make([]byte, 3))
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Content-Length", "8")
+		w.WriteHeader(413)
+		io.WriteString(w, "too much")
+		w.(http.Flusher).Flush()
+		<-stop
+	}))
+	defer up.Close()
+	defer close(stop)
+	if s := inbound(t, &http.Client{Transport: new(http.Transport)}, up.URL); s != "413 too much <nil>" {
+		t.Error("net/http:", s)
+	}
+	if s := inbound(t, client(t, new(product), up.URL, transport.Options{}), up.URL); s != "413 too much <nil>" {
+		t.Error("ours:", s)
+	}
+}
+
+// After a failure the request is its caller's to change, as with net/http.
+func TestRequestAfterFailure(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	defer srv.Close()
+	for name, rt := range map[string]http.RoundTripper{"net/http": new(http.Transport), "ours": client(t, new(product), srv.URL, transport.Options{}).Transport} {
+		t.Run(name, func(t *testing.T) {
+			for range 1500 {
+				ctx, cancel := context.WithCancel(t.Context())
+				req, _ := http.NewRequestWithContext(ctx, "POST", srv.URL, io.NopCloser(strings.NewReader("hello")))
+				req.Header.Set("X-A", "b")
+				time.AfterFunc(time.Duration(rand.IntN(300))*time.Microsecond, cancel)
+				if resp, err := rt.RoundTrip(req); err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				} else { // no response: the request is the caller's again
+					req.URL.RawQuery = "a=b"
+					req.Header["X-A"][0] = "c"
+				}
+				cancel()
+			}
+		})
+	}
+}
+
+func TestWaitForSlotIsNoSilence(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1) == 1 { // answers before the body is there
+			w.Header().Set("Connection", "close")
+			http.Error(w, "token", 401)
+			return
+		}
+		io.Copy(io.Discard, r.Body)
+	}))
+	defer srv.Close()
+	l := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Second}}, 0)
+	c := client(t, new(product), srv.URL, transport.Options{Limiter: l, AttemptTimeout: 300 * time.Millisecond, Timeout: 10 * time.Second})
+	data := make([]byte, 1<<20)
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	go pw.Write(data[:100])
+	req, _ := http.NewRequest("POST", srv.URL, pr)
+	req.ContentLength = 1 << 20
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatalf("%v; %d requests", err, n.Load())
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Error(resp.StatusCode)
+	}
+}
+
+// A wrong Content-Length is the caller's mistake, and no answer of the product.
+func TestCallersContentLength(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	defer srv.Close()
+	req, _ := http.NewRequest("POST", srv.URL, strings.NewReader("hello"))
+	req.ContentLength = 10
+	_, err := client(t, new(product), srv.URL, transport.Options{}).Do(req)
+	if errors.Is(err, auth.ErrProtocol) || !strings.Contains(fmt.Sprint(err), "ContentLength=10") {
+		t.Error(err)
+	}
+}
