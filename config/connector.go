@@ -93,9 +93,13 @@ func (c *Connector) insecure(why string) error {
 	return &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: %s", auth.ErrInsecure, why)}
 }
 
+// parameters of a path's segment, which servlet containers drop: ..;x is .. to them.
+var parameters = regexp.MustCompile(`;[^/]*`)
+
 // escapes reports whether what is below, however a server reads it, has more .. than names before it.
 func escapes(below string) bool {
-	clean := path.Clean(strings.TrimLeft(strings.ReplaceAll(below, `\`, "/"), "/"))
+	below = parameters.ReplaceAllString(strings.ReplaceAll(below, `\`, "/"), "")
+	clean := path.Clean(strings.TrimLeft(below, "/"))
 	return clean == ".." || strings.HasPrefix(clean, "../")
 }
 

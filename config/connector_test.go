@@ -34,6 +34,8 @@ func TestNewRequest(t *testing.T) {
 		{"https://h/api", "a/../../x", insecure},
 		{"https://h/api", "a/%2e%2e/%2E./x", insecure},
 		{"https://h/api", `..\x`, insecure},
+		{"https://h/api", "..;/x", insecure},
+		{"https://h/api", "a;b=../c;d", "https://h/api/a;b=../c;d"},
 		{"https://h/api", "%2e%2e%2fx", insecure},
 		{"https://h/api", "//evil/x", insecure},
 		{"https://h/api", "https://evil/x", insecure},
