@@ -86,7 +86,7 @@ type caller struct {
 
 func (h *caller) WithAttrs([]slog.Attr) slog.Handler { return h }
 
-func (h *caller) Handle(ctx context.Context, r slog.Record) error {
+func (h *caller) Handle(_ context.Context, r slog.Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	_, h.got = h.s.Token(ctx)

@@ -111,7 +111,7 @@ func TestWaitForSlotIsNoSilence(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 { // answers before the body is there
 			w.Header().Set("Connection", "close")
-			http.Error(w, "token", 401)
+			http.Error(w, "token", http.StatusUnauthorized)
 			return
 		}
 		io.Copy(io.Discard, r.Body)
