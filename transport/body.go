@@ -86,8 +86,7 @@ func (p *payload) interrupt() {
 	}
 	p.mu.Lock()
 	p.over, p.open = true, 0
-	last := !p.closed
-	p.closed = true
+	last := p.unneeded()
 	p.mu.Unlock()
 	if !last {
 		return
@@ -106,17 +105,22 @@ func (p *payload) finish() {
 		return
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.over = true
-	p.release()
-}
-
-// release closes the caller's body when nobody needs it any more. p.mu is held.
-func (p *payload) release() {
-	if p.open == 0 && p.over && !p.closed {
-		p.closed = true
+	last := p.unneeded()
+	p.mu.Unlock()
+	if last {
 		p.body.Close()
 	}
+}
+
+// unneeded reports, once, that nobody needs the caller's body any more: it is to be closed, without
+// p.mu, which is held here.
+func (p *payload) unneeded() bool {
+	if p.closed || !p.over || p.open > 0 {
+		return false
+	}
+	p.closed = true
+	return true
 }
 
 // upload is the body of one attempt.
@@ -194,8 +198,7 @@ func (u *upload) Close() error {
 	}
 	u.closed = true
 	p.open--
-	last := p.open == 0 && p.over && !p.closed
-	p.closed = p.closed || last
+	last := p.unneeded()
 	p.mu.Unlock()
 	if last {
 		p.body.Close()
