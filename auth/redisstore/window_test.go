@@ -15,8 +15,8 @@ import (
 func TestWindow(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
-	limits := []auth.Limit{{Requests: 2, Per: 500 * time.Millisecond}, {Requests: 3, Per: time.Hour}}
-	const hold = 200 * time.Millisecond
+	const per, hold = 2 * time.Second, time.Second
+	limits := []auth.Limit{{Requests: 2, Per: per}, {Requests: 3, Per: time.Hour}}
 	a, b := opened(t, url).Window("k", limits, hold), opened(t, url).Window("k", limits, hold)
 	other := opened(t, url).Window("other", limits, hold)
 	take := func(w auth.Window, id string, low, high time.Duration) int {
@@ -31,7 +31,7 @@ func TestWindow(t *testing.T) {
 	take(b, "2", 0, 0)
 	take(other, "3", 0, 0)
 	// In flight, they could be received now at the earliest.
-	take(b, "4", 450*time.Millisecond, 501*time.Millisecond)
+	take(b, "4", per/2, per+time.Millisecond)
 	a.Release("1", true)
 	b.Release("2", false)
 	redistest.Eventually(t, "the slot back that was not sent", func() bool {
@@ -43,7 +43,7 @@ func TestWindow(t *testing.T) {
 	if err != nil || wait <= 0 || processes != 2 {
 		t.Errorf("5 waits for %v, among %d; %v", wait, processes, err)
 	}
-	time.Sleep(500*time.Millisecond + hold + 50*time.Millisecond)
+	time.Sleep(per + hold + 50*time.Millisecond)
 	take(a, "5", 0, 0)
 	take(a, "6", 59*time.Minute, time.Hour)
 }
@@ -76,7 +76,7 @@ func TestWindowUnderLoad(t *testing.T) {
 	var sent []time.Time
 	var wg sync.WaitGroup
 	for range 4 {
-		s := openedWith(t, Config{URL: auth.SecretString(server.URL())}, calmly)
+		s := opened(t, server.URL())
 		w := s.Window("k", []auth.Limit{limit}, time.Second)
 		for range 4 {
 			wg.Go(func() {
