@@ -24,7 +24,7 @@ lint:
 	$(TOOL) staticcheck ./...
 
 bench:
-	cd internal/bench && { \
+	cd internal/bench && $(GO) test . && { \
 		for round in 1 2 3 4 5 6; do \
 			$(GO) test -run '^$$' -bench Token -cpu 1,2,8 -benchtime 200ms . && \
 			$(GO) test -run '^$$' -bench RoundTrip -cpu 1 -benchtime 200ms . || exit 1; \
