@@ -48,9 +48,7 @@ type Config struct {
 // options makes go-redis's of c.
 func (c Config) options(patience time.Duration) (*redis.UniversalOptions, error) {
 	var r refusals.List
-	if strings.ContainsAny(c.KeyPrefix, "{}") {
-		r.Add("key_prefix", errors.New("must not have braces"))
-	}
+	r.When(strings.ContainsAny(c.KeyPrefix, "{}"), "key_prefix", "must not have braces")
 	u, err := c.address()
 	if err != nil {
 		r.Add("url", err)

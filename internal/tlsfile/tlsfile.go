@@ -4,7 +4,6 @@ package tlsfile
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
 
@@ -27,11 +26,8 @@ var versions = map[string]uint16{"": tls.VersionTLS12, "TLS12": tls.VersionTLS12
 // one needs no restart. Errors are an [auth.KeyError] for each setting at fault, joined.
 func (c Config) Client() (*tls.Config, error) {
 	var r refusals.List
-	t := &tls.Config{ServerName: c.ServerName, InsecureSkipVerify: c.InsecureSkipVerify}
-	var ok bool
-	if t.MinVersion, ok = versions[c.MinVersion]; !ok {
-		r.Add("min_version", errors.New("must be TLS12 or TLS13"))
-	}
+	t := &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
+	r.When(t.MinVersion == 0, "min_version", "must be TLS12 or TLS13")
 	if c.CAFile != "" {
 		t.RootCAs = x509.NewCertPool()
 		if pem, err := os.ReadFile(c.CAFile); err != nil {
@@ -40,19 +36,15 @@ func (c Config) Client() (*tls.Config, error) {
 			r.Add("ca_file", fmt.Errorf("%s holds no PEM certificate", c.CAFile))
 		}
 	}
-	switch {
-	case c.CertFile != "" && c.KeyFile == "":
-		r.Add("cert_file", errors.New("needs key_file"))
-	case c.CertFile == "" && c.KeyFile != "":
-		r.Add("key_file", errors.New("needs cert_file"))
-	case c.CertFile != "":
+	r.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
+	r.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
+	if c.CertFile != "" && c.KeyFile != "" {
 		load := func() (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 			return &cert, err
 		}
-		if _, err := load(); err != nil {
-			r.Add("cert_file", err)
-		}
+		_, err := load()
+		r.Add("cert_file", err)
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
 	return t, r.Err()
