@@ -64,7 +64,22 @@ func prepare(path string) (string, error) {
 type store struct{ dir string }
 
 func (s store) Load(_ context.Context, key string) (auth.Record, error) {
-	return s.load(key)
+	path := s.path(key, ".json")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Without its directory, nobody knows what the record was.
+		if _, err = os.Stat(s.dir); err == nil {
+			return auth.Record{}, nil
+		}
+	}
+	if err != nil {
+		return auth.Record{}, fmt.Errorf("%w: %w", auth.ErrStore, err)
+	}
+	r, err := decode(name(key), b)
+	if err != nil {
+		return auth.Record{}, fmt.Errorf("%w: %s %w", auth.ErrStore, path, err)
+	}
+	return r, nil
 }
 
 func (s store) Save(ctx context.Context, key string, r auth.Record) error {
@@ -110,7 +125,7 @@ func (s store) begin(ctx context.Context, key string, version uint64) (done func
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.load(key)
+	r, err := s.Load(ctx, key)
 	if err == nil && r.Version != version {
 		err = fmt.Errorf("%w: %s", auth.ErrConflict, s.path(key, ".json"))
 	}
@@ -120,25 +135,6 @@ func (s store) begin(ctx context.Context, key string, version uint64) (done func
 	}
 	s.sweep(key)
 	return done, nil
-}
-
-func (s store) load(key string) (auth.Record, error) {
-	path := s.path(key, ".json")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		// Without its directory, nobody knows what the record was.
-		if _, err = os.Stat(s.dir); err == nil {
-			return auth.Record{}, nil
-		}
-	}
-	if err != nil {
-		return auth.Record{}, fmt.Errorf("%w: %w", auth.ErrStore, err)
-	}
-	r, err := decode(name(key), b)
-	if err != nil {
-		return auth.Record{}, fmt.Errorf("%w: %s %w", auth.ErrStore, path, err)
-	}
-	return r, nil
 }
 
 // sweep removes what killed processes left of key. Those alive write only while they are the
