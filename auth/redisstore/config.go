@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,10 +132,7 @@ func parseURL(text string) (a address, err error) {
 	if q.Has("master_name") {
 		port = "26379"
 	}
-	if p := u.Port(); p != "" {
-		port = p
-	}
-	a.addrs = []string{net.JoinHostPort(u.Hostname(), port)}
+	a.addrs = []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))}
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if a.db, err = strconv.Atoi(path); err != nil || a.db < 0 {
 			return a, errors.New("the path must be a database's number")

@@ -9,6 +9,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -62,10 +63,7 @@ func open(c Config, patience time.Duration) (auth.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.KeyPrefix == "" {
-		c.KeyPrefix = "itsmauth:"
-	}
-	return &store{client: redis.NewUniversalClient(o), prefix: c.KeyPrefix, patience: patience}, nil
+	return &store{client: redis.NewUniversalClient(o), prefix: cmp.Or(c.KeyPrefix, "itsmauth:"), patience: patience}, nil
 }
 
 type store struct {
