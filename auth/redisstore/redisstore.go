@@ -246,10 +246,10 @@ func (s *store) do(ctx context.Context, key string, f func(ctx context.Context) 
 }
 
 func (s *store) fail(key string, err error) error {
-	if errors.Is(err, errForeign) || errors.Is(err, errDamaged) || redis.HasErrorPrefix(err, "WRONGTYPE") || redis.HasErrorPrefix(err, "FOREIGN") {
-		if !errors.Is(err, errDamaged) {
-			err = errForeign
-		}
+	if redis.HasErrorPrefix(err, "WRONGTYPE") || redis.HasErrorPrefix(err, "FOREIGN") {
+		err = errForeign
+	}
+	if errors.Is(err, errForeign) || errors.Is(err, errDamaged) {
 		return fmt.Errorf("%w: the key %s in Redis %w", auth.ErrStore, s.key(key, ""), err)
 	}
 	return fmt.Errorf("%w: %w", auth.ErrStore, explain(err, s.patience))
