@@ -20,8 +20,6 @@ FILE:LINE:COL: path: message. Nothing is sent.
 With --online, look at each connector too: name, connection, certificate, proxy,
 clock, token, consent, and the API at its probe path. The stored token is used,
 and at most one exchange made.`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if online {
 				return a.online(cmd.Context())

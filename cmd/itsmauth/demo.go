@@ -26,8 +26,6 @@ func (a *app) demo() *cobra.Command {
 		Short: "Take a tour, with nothing to set up",
 		Long: `Take a tour: three products, one YAML file, one authenticated client each. The
 products are emulated in this process; nothing leaves the machine.`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.tour(cmd.Context())
 		},

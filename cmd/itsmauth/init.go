@@ -40,7 +40,6 @@ func (a *app) initialize() *cobra.Command {
 the file refers to environment variables.`,
 		Example: `  itsmauth init
   itsmauth init --provider beyondtrust --base-url https://support.example.com --client-id sync`,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	flags := cmd.Flags()
 	flags.String("provider", "", known)

@@ -12,7 +12,6 @@ func (a *app) keygen() *cobra.Command {
 	return &cobra.Command{
 		Use:   "keygen",
 		Short: "Print a new key for token_store.encryption_keys",
-		Args:  cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(a.stdout, auth.NewKey())
 			return err

@@ -91,12 +91,17 @@ log in first, 4 the product refused the credentials.`,
 		a.emulate(), a.demo(), a.keygen(), a.providers(), a.version(),
 		a.initialize(), a.schema(),
 	)
+	for _, c := range root.Commands() {
+		if c.Args == nil {
+			c.Args, c.ValidArgsFunction = cobra.NoArgs, cobra.NoFileCompletions
+		}
+	}
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
 	for _, c := range root.Commands() {
 		switch c.Name() {
 		case "completion":
-			c.Args, c.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		case "help":
 			c.Args = func(_ *cobra.Command, args []string) error {
 				if _, rest, _ := root.Find(args); len(rest) > 0 {

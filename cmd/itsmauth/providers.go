@@ -22,7 +22,6 @@ func (a *app) providers() *cobra.Command {
 	return &cobra.Command{
 		Use:   "providers",
 		Short: "List the products that there are adapters for",
-		Args:  cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			type provider struct {
 				Provider    string `json:"provider"`

@@ -19,7 +19,6 @@ explains and checks each key. For those that use the YAML language server:
 and this as the first line of itsmauth.yaml:
 
   # yaml-language-server: $schema=itsmauth.schema.json`,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			b, err := jsonSchema()
 			if err == nil {

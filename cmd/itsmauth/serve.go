@@ -30,8 +30,6 @@ func (a *app) serve() *cobra.Command {
 		Long: `Serve the page that shows each connector's state and lets a person connect it.
 It prints the page's URL, with a key that works once. While it runs, consents
 that nobody uses are kept alive.`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.connectors(func(conns *config.Connectors) error {
 				if err := lasting(conns); err != nil {

@@ -37,8 +37,6 @@ func (a *app) status() *cobra.Command {
 which host it was obtained. Nothing is sent to the products. The state is one of
 none, fresh, stale (good, and renewed at its next use), expired (renewed at its
 next use) and consent_required (run itsmauth login NAME).`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.connectors(func(conns *config.Connectors) error {
 				eyes := isTerminal(a.stdout)
