@@ -119,13 +119,7 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	}
 	defer resp.Body.Close()
 	if include {
-		if _, err := fmt.Fprintf(a.stdout, "%s %s\n", resp.Proto, resp.Status); err != nil {
-			return err
-		}
-		if err := a.headers(resp.Header); err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintln(a.stdout); err != nil {
+		if _, err := fmt.Fprintf(a.stdout, "%s %s\n%s\n", resp.Proto, resp.Status, headerLines(resp.Header)); err != nil {
 			return err
 		}
 	}

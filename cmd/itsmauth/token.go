@@ -38,7 +38,8 @@ is good, so a hundred calls are not a hundred exchanges.`,
 						Expiry      *time.Time `json:"expiry"`
 					}{conn.Name, tok.AccessToken, tokenType(header, tok.TokenType), exact(tok.Expiry)})
 				case asHeader:
-					return a.headers(header)
+					_, err = fmt.Fprint(a.stdout, headerLines(header))
+					return err
 				}
 				_, err = fmt.Fprintln(a.stdout, tok.AccessToken)
 				return err
@@ -57,14 +58,13 @@ func tokenType(h http.Header, said string) string {
 	return said
 }
 
-// headers prints h as on the wire, but sorted.
-func (a *app) headers(h http.Header) error {
+// headerLines are h as on the wire, but sorted.
+func headerLines(h http.Header) string {
+	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		for _, value := range h[name] {
-			if _, err := fmt.Fprintf(a.stdout, "%s: %s\n", name, value); err != nil {
-				return err
-			}
+			fmt.Fprintf(&b, "%s: %s\n", name, value)
 		}
 	}
-	return nil
+	return b.String()
 }
