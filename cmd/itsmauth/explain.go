@@ -82,7 +82,6 @@ func vocabulary() words {
 	if err != nil || json.Unmarshal(b, &root) != nil {
 		return v // which hides everything
 	}
-	var secret []string
 	var walk func(n any)
 	walk = func(n any) {
 		switch n := n.(type) {
@@ -94,10 +93,8 @@ func vocabulary() words {
 			properties, _ := n["properties"].(map[string]any)
 			for name, p := range properties {
 				if p, ok := p.(map[string]any); ok && name != "connectors" {
+					v.plain[name] = plainly(p) && (v.plain[name] || !v.known[name])
 					v.known[name] = true
-					if v.plain[name] = true; !plainly(p) {
-						secret = append(secret, name)
-					}
 					_, free := p["additionalProperties"].(map[string]any)
 					v.free[name] = v.free[name] || free
 				}
@@ -108,9 +105,6 @@ func vocabulary() words {
 		}
 	}
 	walk(root)
-	for _, name := range secret {
-		v.plain[name] = false
-	}
 	v.known["connectors"] = true
 	return v
 }
