@@ -89,6 +89,16 @@ func (a *app) connectors(f func(*config.Connectors) error) error {
 	return errors.Join(f(conns), conns.Close())
 }
 
+// all are the connectors in alphabetical order.
+func all(conns *config.Connectors) []*config.Connector {
+	var list []*config.Connector
+	for _, name := range conns.Names() {
+		conn, _ := conns.Get(name) // which Names has
+		list = append(list, conn)
+	}
+	return list
+}
+
 // connector is connectors for the one of that name.
 func (a *app) connector(name string, f func(*config.Connectors, *config.Connector) error) error {
 	return a.connectors(func(conns *config.Connectors) error {

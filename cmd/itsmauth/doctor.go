@@ -81,17 +81,13 @@ func (a *app) online(ctx context.Context) error {
 	var list []*diagnosis
 	var errs []error
 	total := 0
-	for _, name := range conns.Names() {
-		conn, err := conns.Get(name)
-		if err != nil {
-			return err
-		}
-		d := &diagnosis{name, conn.Provider, conn.BaseURL.String(), []finding{}}
+	for _, conn := range all(conns) {
+		d := &diagnosis{conn.Name, conn.Provider, conn.BaseURL.String(), []finding{}}
 		list = append(list, d)
 		if isTerminal(a.stdout) && a.output != "json" {
-			fmt.Fprintf(a.stdout, "%s %s %s\n", painter(a.stdout)(bold, name), d.Provider, d.BaseURL)
+			fmt.Fprintf(a.stdout, "%s %s %s\n", painter(a.stdout)(bold, conn.Name), d.Provider, d.BaseURL)
 		}
-		p := &patient{Connector: conn, diagnosis: d, app: a, wire: wires[name], exchanges: &exchanges, before: exchanges.Load(), errs: &errs}
+		p := &patient{Connector: conn, diagnosis: d, app: a, wire: wires[conn.Name], exchanges: &exchanges, before: exchanges.Load(), errs: &errs}
 		p.examine(ctx)
 		total += len(d.Checks)
 	}

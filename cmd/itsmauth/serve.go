@@ -49,12 +49,8 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 	if address != "" {
 		addresses = append(addresses, address)
 	}
-	for _, name := range conns.Names() {
-		conn, err := conns.Get(name)
-		if err != nil {
-			return err
-		}
-		connectors = append(connectors, consent.Connector{Name: name, Provider: conn.Provider, Session: session(conn)})
+	for _, conn := range all(conns) {
+		connectors = append(connectors, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)})
 		if flow := session(conn).CodeFlow(); flow != nil {
 			if u, err := url.Parse(flow.RedirectURI); err == nil && u.Scheme == "http" && u.Port() != "" && loopback(u.Host) == nil {
 				addresses = append(addresses, u.Host)

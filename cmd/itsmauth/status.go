@@ -43,18 +43,14 @@ next use) and consent_required (run itsmauth login NAME).`,
 				list := []connectorStatus{}
 				rows := [][]cell{header("NAME", "PROVIDER", "STATE", "EXPIRES", "CONSENT", "OBTAINED", "STORE")}
 				var errs []error
-				for _, name := range conns.Names() {
-					conn, err := conns.Get(name)
-					if err != nil {
-						return err
-					}
+				for _, conn := range all(conns) {
 					st, err := session(conn).Status(cmd.Context())
 					entry := connectorStatus{
-						Connector: name, Provider: conn.Provider, State: st.State,
+						Connector: conn.Name, Provider: conn.Provider, State: st.State,
 						Expiry: exact(st.Expiry), ConsentExpiry: exact(st.ConsentExpiry),
 						Obtained: exact(st.Obtained), Host: st.Host, Store: conns.Store(),
 					}
-					row := cells(plain, name, conn.Provider, cmp.Or(string(st.State), "-"),
+					row := cells(plain, conn.Name, conn.Provider, cmp.Or(string(st.State), "-"),
 						when(st.Expiry, eyes), when(st.ConsentExpiry, eyes), obtained(st, eyes), conns.Store())
 					row[2].style = stateStyles[st.State]
 					if err != nil {
