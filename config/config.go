@@ -85,21 +85,19 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 	}
 	typ, open, keys := d.store(f.TokenStore, o)
 	plans := d.plans(f, o)
-	var store auth.Store
+	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: typ}
+	c.close = sync.OnceValue(c.shutdown)
 	if open != nil {
 		var err error
-		if store, err = open(); err != nil {
+		if c.store, err = open(); err != nil {
 			d.refuseKeys("token_store", err)
 		}
 	}
 	if len(d.problems) > 0 {
-		if closer, ok := store.(io.Closer); ok {
-			closer.Close()
-		}
+		c.Close()
 		return nil
 	}
-	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: typ, store: store}
-	c.close = sync.OnceValue(c.shutdown)
+	store := c.store
 	if keys != nil {
 		store = auth.Encrypt(store, keys...)
 	}
