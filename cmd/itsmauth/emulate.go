@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -72,7 +71,7 @@ them. With -v each request is logged to stderr.`,
 }
 
 func (a *app) logRequests(product string) func(http.ResponseWriter, *http.Request) bool {
-	logger := slog.New(slog.NewTextHandler(a.stderr, nil))
+	logger := a.logger()
 	return func(_ http.ResponseWriter, r *http.Request) bool {
 		logger.Info("request", "product", product, "method", r.Method, "path", r.URL.Path)
 		return false
