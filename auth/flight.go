@@ -29,31 +29,23 @@ const (
 	foreground flightKind = iota // somebody waits
 	background                   // the current token is stale
 	watching                     // a refresh token is at stake
-	looking                      // the token is refused, but another exchange would do no good
+	looking                      // the token is refused; another exchange would do no good, but somebody else's may
 )
 
-// join returns the running flight, or starts one for a caller who waits. c.mu is held.
-func (c *core) join() (*flight, error) {
-	if c.flight != nil {
-		return c.flight, nil
-	}
-	if c.closed {
-		return nil, &Error{Op: "token", Err: ErrClosed}
-	}
-	return c.start(foreground), nil
-}
-
-// startBackground starts an exchange that nobody waits for, unless there is one.
+// startBackground starts an exchange that nobody waits for.
 func (c *core) startBackground() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flight == nil && !c.closed && time.Now().UnixNano() >= c.next.Load() {
+	if time.Now().UnixNano() >= c.next.Load() {
 		c.start(background)
 	}
 }
 
-// start begins a flight. c.mu is held, and there is none.
-func (c *core) start(kind flightKind) *flight {
+// start begins a flight, unless there is one or the session is closed. c.mu is held.
+func (c *core) start(kind flightKind) {
+	if c.flight != nil || c.closed {
+		return
+	}
 	f := &flight{kind: kind, last: c.last, answered: make(chan struct{}), done: make(chan struct{})}
 	f.forced = c.last != nil && c.last.record.AccessToken != "" && c.current.Load() == nil
 	switch {
@@ -66,7 +58,6 @@ func (c *core) start(kind flightKind) *flight {
 	f.next = c.next.Swap(math.MaxInt64)
 	c.running.Add(1)
 	go c.run(f)
-	return f
 }
 
 func (c *core) run(f *flight) {
@@ -140,9 +131,7 @@ func (c *core) watch() {
 func (c *core) startWatching() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closed && c.flight == nil { // whose end sets the timer again
-		c.start(watching)
-	}
+	c.start(watching) // if there is a flight, its end sets the timer again
 }
 
 // due reports whether r's refresh token is halfway through its life. One that does not rotate stays

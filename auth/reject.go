@@ -98,7 +98,7 @@ func (s *Session) drop(tok *oauth2.Token, refused bool) bool {
 		}
 	}
 	if time.Now().Before(s.forced.until) {
-		s.look()
+		s.start(looking)
 		return false
 	}
 	if !s.forced.allow() {
@@ -106,18 +106,11 @@ func (s *Session) drop(tok *oauth2.Token, refused bool) bool {
 			s.logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
 				"connector", s.opts.Connector)
 		}
-		s.look()
+		s.start(looking)
 		return false
 	}
 	s.current.Store(nil)
 	return true
-}
-
-// look starts a look at the store for a token that another process obtained. c.mu is held.
-func (c *core) look() {
-	if c.flight == nil && !c.closed {
-		c.start(looking)
-	}
 }
 
 // maxPeek is how much of a refusing response a provider gets to see.

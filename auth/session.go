@@ -191,11 +191,12 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			s.mu.Unlock()
 			return snap, nil
 		}
-		f, err := s.join()
+		s.start(foreground)
+		f := s.flight
 		late := f != nil && f.snap != nil // answered before, and still being saved
 		s.mu.Unlock()
-		if err != nil {
-			return nil, err
+		if f == nil {
+			return nil, &Error{Op: "token", Err: ErrClosed}
 		}
 		select {
 		case <-f.answered:
