@@ -12,7 +12,7 @@ type flight struct {
 	kind     flightKind
 	held     error     // a remembered failure: look at the store, but do not exchange
 	last     *snapshot // what is to be replaced
-	forced   bool      // because last was refused
+	forced   bool      // because last, which there is, was refused
 	version  uint64    // of the record as last seen
 	next     int64     // what the session's next was before
 	answered chan struct{}
@@ -78,29 +78,23 @@ func (c *core) run(f *flight) {
 }
 
 // publish answers the flight with r, makes it the current token, and forgets failures.
-func (c *core) publish(f *flight, r tokenRecord) *snapshot {
+func (c *core) publish(f *flight, r tokenRecord) {
 	snap := c.snapshot(r)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.set(snap, f.forced)
-	if f.forced && f.last != nil && f.last.record.AccessToken == r.AccessToken {
+	snap.forced = f.forced
+	if f.forced && f.last.record.AccessToken == r.AccessToken {
 		c.forced.fail()
 		snap.forced = false // and is counted
 	}
-	f.snap = snap
-	close(f.answered)
-	return snap
-}
-
-// set makes snap the current token. c.mu is held.
-func (c *core) set(snap *snapshot, forced bool) {
-	snap.forced = forced
 	c.failure = failure{}
 	c.last = snap
 	c.current.Store(snap)
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
 	// would be asked ever faster.
-	c.next.Store(time.Now().Add(min(time.Second, snap.record.Lifetime/5)).UnixNano())
+	c.next.Store(time.Now().Add(min(time.Second, r.Lifetime/5)).UnixNano())
+	f.snap = snap
+	close(f.answered)
 }
 
 // watchEvery is how often a session with a refresh token at stake looks at its record, used or not:
