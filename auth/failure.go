@@ -30,14 +30,6 @@ const refusedFor = time.Minute
 // forever outlives the process.
 const forever = 100 * 365 * 24 * time.Hour
 
-// holds returns the remembered error while it stops exchanges, else nil.
-func (m *failure) holds() error {
-	if m.err != nil && time.Now().Before(m.until) {
-		return m.err
-	}
-	return nil
-}
-
 // backoff is first, doubling with each failure up to most.
 func backoff(n int, first, most time.Duration) time.Duration {
 	return min(first<<min(n-1, 16), most)
@@ -53,7 +45,7 @@ func (c *core) remember(err error, secrets string) error {
 
 // failed takes note that f failed, and returns what logs it. c.mu is held.
 func (c *core) failed(f *flight) (log func()) {
-	if f.err == f.held || f.err == errNotDue {
+	if f.err == f.held {
 		c.next.Store(f.next)
 		return func() {}
 	}

@@ -48,10 +48,10 @@ func (c *core) start(kind flightKind) {
 	}
 	f := &flight{kind: kind, last: c.last, answered: make(chan struct{}), done: make(chan struct{})}
 	f.forced = c.last != nil && c.last.record.AccessToken != "" && c.current.Load() == nil
-	switch {
-	case kind == foreground:
-		f.held = c.failure.holds()
-	case kind == looking, kind == watching && time.Now().Before(c.failure.next):
+	switch now := time.Now(); {
+	case kind == foreground && now.Before(c.failure.until):
+		f.held = c.failure.err
+	case kind == looking, kind == watching && now.Before(c.failure.next):
 		f.held = errNotDue
 	}
 	c.flight = f
