@@ -17,12 +17,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	if flow == nil {
 		return s.named(&Error{Op: "login", Err: errors.New("this grant needs no login")})
 	}
-	return s.detached(ctx, "login", func(ctx context.Context) error {
-		h, err := s.lockNewest(ctx)
-		if err != nil {
-			return err
-		}
-		defer h.unlock()
+	return s.detached(ctx, "login", func(ctx context.Context, h *held) error {
 		ectx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		defer cancel()
 		start := time.Now()
@@ -44,12 +39,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 // them here, also if the product could not be reached. Sessions of other processes that share the
 // store give up theirs within 10 s if a person's consent is ended by that. Its error is an [*Error].
 func (s *Session) Revoke(ctx context.Context) error {
-	return s.detached(ctx, "revoke", func(ctx context.Context) error {
-		h, err := s.lockNewest(ctx)
-		if err != nil {
-			return err
-		}
-		defer h.unlock()
+	return s.detached(ctx, "revoke", func(ctx context.Context, h *held) error {
 		var rerr error
 		if r, ok := s.provider.(Revoker); ok && h.token() != nil {
 			rctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
@@ -69,18 +59,6 @@ func (s *Session) Revoke(ctx context.Context) error {
 		s.current.Store(nil)
 		return rerr
 	})
-}
-
-// lockNewest is lock with what this process knows.
-func (s *Session) lockNewest(ctx context.Context) (*held, error) {
-	s.mu.Lock()
-	last := s.last
-	s.mu.Unlock()
-	h, err := s.lock(ctx, last)
-	if err != nil {
-		return nil, &Error{Op: "store", Err: err}
-	}
-	return h, nil
 }
 
 // forget leaves of a person's consent that it was ended: where there is no record at all, those who
@@ -103,8 +81,9 @@ func (s *Session) forget(ctx context.Context, h *held) (*snapshot, error) {
 	return s.snapshot(left), s.opts.Store.Save(ctx, s.key, rec)
 }
 
-// detached runs f to its end, for Close to wait for, and waits for it as long as ctx lasts.
-func (s *Session) detached(ctx context.Context, op string, f func(context.Context) error) error {
+// detached runs f under the store's lock and to its end, for Close to wait for, and waits for it as
+// long as ctx lasts.
+func (s *Session) detached(ctx context.Context, op string, f func(context.Context, *held) error) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -115,7 +94,7 @@ func (s *Session) detached(ctx context.Context, op string, f func(context.Contex
 	done := make(chan error, 1)
 	go func() {
 		defer s.running.Done()
-		done <- f(s.life)
+		done <- s.locked(s.life, f)
 	}()
 	select {
 	case err := <-done:
@@ -123,4 +102,17 @@ func (s *Session) detached(ctx context.Context, op string, f func(context.Contex
 	case <-ctx.Done():
 		return s.named(&Error{Op: op, Err: context.Cause(ctx)})
 	}
+}
+
+// locked runs f under the store's lock, which begins with what this process knows.
+func (s *Session) locked(ctx context.Context, f func(context.Context, *held) error) error {
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	h, err := s.lock(ctx, last)
+	if err != nil {
+		return &Error{Op: "store", Err: err}
+	}
+	defer h.unlock()
+	return f(ctx, h)
 }
