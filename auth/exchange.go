@@ -216,17 +216,16 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 			return &Error{Op: "store", Err: fmt.Errorf("%w; nothing was spent", err)}
 		}
 	}
-	tok, start, err := c.try(ctx, prev.token(), spends)
-	if err != nil {
-		var e *Error
+	tok, start, failed := c.try(ctx, prev.token(), spends)
+	if failed != nil {
 		switch {
-		case spends && errors.Is(err, ErrConsentRequired):
-			return c.refuse(ctx, h, prev, interrupted, err)
-		case spends && errors.As(err, &e) && e.Status >= 400 && e.Status < 500:
+		case spends && errors.Is(failed, ErrConsentRequired):
+			return c.refuse(ctx, h, prev, interrupted, failed)
+		case spends && failed.Status >= 400 && failed.Status < 500:
 			// Refused, so nothing was spent: nobody need wait for us. If this fails, they do.
 			_ = c.save(ctx, h, prev)
 		}
-		return err
+		return failed
 	}
 	r := received(tok, prev, start)
 	if r.Generation = prev.Generation + 1; !spends {
@@ -275,15 +274,15 @@ func (r tokenRecord) token() *oauth2.Token {
 
 // try makes the exchange within its own deadline: again if nothing is spent by that and the product
 // was only unavailable, and once more if a secret changed while it was refused.
-func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (tok *oauth2.Token, start time.Time, err error) {
+func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (*oauth2.Token, time.Time, *Error) {
 	const tries = 3
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)
 	secrets, changed := c.secrets(), false
 	for n := 1; ; n++ {
-		start = time.Now()
-		tok, err = c.provider.Exchange(ctx, prev)
+		start := time.Now()
+		tok, err := c.provider.Exchange(ctx, prev)
 		if err == nil && (tok == nil || tok.AccessToken == "") {
 			err = fmt.Errorf("%w: no access token", ErrProtocol)
 		}
@@ -355,18 +354,14 @@ func explain(ctx context.Context, err error, spends bool) *Error {
 
 // refuse keeps in the record that the refresh token was refused, for other processes and for the
 // next start.
-func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupted time.Time, err error) error {
-	why := &refused{Since: time.Now().Round(0), Interrupted: interrupted}
-	prev.Refused = why
-	if serr := c.save(ctx, h, prev); serr != nil {
-		c.logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", serr)
+func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupted time.Time, failed *Error) error {
+	prev.Refused = &refused{Since: time.Now().Round(0), Interrupted: interrupted}
+	if err := c.save(ctx, h, prev); err != nil {
+		c.logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", err)
 	}
-	var e Error
-	if as := (*Error)(nil); errors.As(err, &as) {
-		e = *as
-	}
-	e.Op, e.Err = "exchange", fmt.Errorf("%w: %w", ErrConsentRequired, *why)
-	return &e
+	why := prev.refusal()
+	failed.Op, failed.Err = why.Op, why.Err
+	return failed
 }
 
 // keep saves r and publishes it. A rotated refresh token is saved however long that takes, with the

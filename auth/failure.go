@@ -36,7 +36,7 @@ func backoff(n int, first, most time.Duration) time.Duration {
 }
 
 // remember notes with which secrets err was met.
-func (c *core) remember(err error, secrets string) error {
+func (c *core) remember(err *Error, secrets string) *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failure.secrets = secrets

@@ -82,7 +82,7 @@ type refused struct {
 func (r tokenRecord) loggedOut() bool { return r.Refused != nil && r.Refused.LoggedOut }
 
 // refusal is the error of a refused record.
-func (r tokenRecord) refusal() error {
+func (r tokenRecord) refusal() *Error {
 	return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.Refused)}
 }
 
