@@ -20,22 +20,19 @@ func connections(o *Options) *http.Transport {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, _ := ctx.Value(callKey{}).(*call)
-			dialing := new(dialed)
-			if c != nil {
-				c.dialed.Store(dialing)
+			latest := new(atomic.Pointer[dialed]) // nobody's, if a Wrap sends a request of its own
+			if c, ok := ctx.Value(callKey{}).(*call); ok {
+				latest = &c.dialed
 			}
+			dialing := new(dialed)
+			latest.Store(dialing)
 			conn, err := dialer.DialContext(ctx, network, addr)
 			if err != nil {
-				if c != nil {
-					c.dialed.CompareAndSwap(dialing, nil)
-				}
+				latest.CompareAndSwap(dialing, nil)
 				return nil, &dialError{err}
 			}
 			made := &dialed{Conn: conn, made: time.Now()}
-			if c != nil {
-				c.dialed.CompareAndSwap(dialing, made)
-			}
+			latest.CompareAndSwap(dialing, made)
 			return made, nil
 		},
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
