@@ -26,7 +26,7 @@ import (
 type call struct {
 	t        *roundTripper
 	req      *http.Request // the caller's; never changed
-	origin   *origin       // nil: bare, or an exchange
+	origin   *origin       // nil: bare
 	payload  *payload
 	attempts int  // that went out and count against Retry.MaxAttempts
 	replayed bool // after a refused token
@@ -56,8 +56,8 @@ func (c *call) do() (*http.Response, error) {
 	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
 	c.deadline.Store(now.Add(c.t.o.Timeout).UnixNano())
 	resp, err := c.attempt()
-	if b := c.budget(); b != nil {
-		b.call(now.Unix())
+	if c.origin != nil {
+		c.origin.budget.call(now.Unix())
 		if wait, again := c.again(resp, err); again {
 			resp, err = c.retry(resp, err, wait)
 		}
@@ -82,13 +82,6 @@ func (c *call) do() (*http.Response, error) {
 	c.down = download{answer{c, resp.Body}}
 	resp.Body = &c.down
 	return resp, nil
-}
-
-func (c *call) budget() *budget {
-	if c.origin != nil {
-		return c.origin.budget
-	}
-	return c.t.budget
 }
 
 // attempt sends the request once, and once more if the product refuses the token and another can
@@ -128,10 +121,10 @@ var ended = func() context.Context {
 func (c *call) admit() (*oauth2.Token, error) {
 	c.slot.done()
 	c.slot = nil
-	exchange := c.t.auth == nil
-	if c.origin == nil && !exchange {
+	if c.origin == nil {
 		return nil, nil
 	}
+	exchange := c.t.auth == nil
 	for {
 		var tok *oauth2.Token
 		var err error
@@ -176,7 +169,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		out.Body, out.GetBody = body, nil // the repeats are ours
 	}
 	inner := c.t.inner
-	if c.origin == nil && c.t.auth != nil {
+	if c.origin == nil {
 		inner = c.t.bare
 	}
 	start := c.clock()
@@ -194,7 +187,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		c.payload.abandon()
 		c.uploaded()
 		slot.done()
-	} else if c.origin != nil {
+	} else if c.origin != nil && c.t.auth != nil {
 		slot.observe(resp.Header)
 		c.pause(resp)
 	}
@@ -251,7 +244,7 @@ func (c *call) header(tok *oauth2.Token) http.Header {
 		ours = c.t.fields(tok)
 	}
 	h := make(http.Header, len(c.req.Header)+len(ours)+1)
-	bare := c.origin == nil && c.t.auth != nil
+	bare := c.origin == nil
 	for k, v := range c.req.Header {
 		if !named(ours, k) && !(bare && c.private(k)) {
 			h[k] = v

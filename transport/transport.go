@@ -20,12 +20,11 @@ import (
 type roundTripper struct {
 	auth    auth.Authenticator // nil: exchanges
 	o       Options
-	origins []origin
+	origins []origin // for exchanges one, which stands for any
 	inner   http.RoundTripper
 	bare    http.RoundTripper // to other origins: without client certificates
 	idle    []*http.Transport
 	logger  *slog.Logger
-	budget  *budget // of exchanges, which have no fixed origin
 	carried atomic.Pointer[carried]
 }
 
@@ -67,7 +66,7 @@ func NewClient(a auth.Authenticator, o *Options) (*http.Client, error) {
 // Limiter's queue, and repeats a request only if the connection was never made.
 func NewExchanger(o *Options) *http.Client {
 	t := base(nil, o)
-	t.budget = new(budget)
+	t.origins = []origin{{budget: new(budget)}}
 	return &http.Client{Transport: t, CheckRedirect: useLastResponse}
 }
 
@@ -118,7 +117,6 @@ func (t *roundTripper) CloseIdleConnections() {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
-	c := call{t: t, req: req}
 	o, err := t.destination(req)
 	if err != nil {
 		if req.Body != nil {
@@ -126,7 +124,7 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	c.origin = o
+	c := call{t: t, req: req, origin: o}
 	return c.do()
 }
 
@@ -158,7 +156,7 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 		return nil, t.fail("request", errors.New("the request has no URL"))
 	}
 	if t.auth == nil {
-		return nil, t.secure(req.URL)
+		return &t.origins[0], t.secure(req.URL)
 	}
 	o := t.origin(req.URL)
 	for r := req.Response; r != nil && r.Request != nil; r = r.Request.Response {
