@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ type Error struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	for _, s := range []string{e.name(), e.Op} {
+	for _, s := range []string{cmp.Or(e.Connector, e.Provider), e.Op} {
 		if s != "" {
 			b.WriteString(s + ": ")
 		}
@@ -100,13 +101,6 @@ func (e *Error) Error() string {
 		}
 	}
 	return b.String()
-}
-
-func (e *Error) name() string {
-	if e.Connector != "" {
-		return e.Connector
-	}
-	return e.Provider
 }
 
 func (e *Error) Unwrap() error { return e.Err }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -325,9 +326,7 @@ func explain(ctx context.Context, err error, spends bool) *Error {
 	switch {
 	case errors.As(err, &ours):
 		*e = *ours
-		if e.Op == "" {
-			e.Op = "exchange"
-		}
+		e.Op = cmp.Or(e.Op, "exchange")
 	case errors.As(err, &re):
 		e.Err = ErrProtocol
 		if re.Response != nil {

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -280,9 +281,7 @@ func (s *Session) named(err error) error {
 		e = *as
 	}
 	e.Connector, e.seeded = s.connector, s.CodeFlow() == nil && !s.refresh.Token.IsZero()
-	if s.opts.Provider != "" {
-		e.Provider = s.opts.Provider
-	}
+	e.Provider = cmp.Or(s.opts.Provider, e.Provider)
 	return &e
 }
 
