@@ -37,16 +37,13 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		f.held = errNotDue
 	}
 	lost := err == nil && c.ahead(f.last, r)
-	if !lost {
-		if err == nil && c.loggedOut(f.last, r) {
-			return c.remember(r.refusal(), c.secrets())
-		}
-		if err == nil && c.adopt(f, r) {
-			return nil
-		}
-		if f.held != nil && !c.released(f.held, version, err) {
-			return f.held
-		}
+	switch {
+	case err == nil && c.loggedOut(f.last, r):
+		return c.remember(r.refusal(), c.secrets())
+	case err == nil && c.adopt(f, r):
+		return nil
+	case f.held != nil && !lost && !c.released(f.held, version, err):
+		return f.held
 	}
 
 	h, err := c.lock(ctx, f.last)
