@@ -49,7 +49,7 @@ func (r Record) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 type Memory struct {
 	mu      sync.Mutex
 	records map[string]*Record // fmt does not follow a pointer that deep
-	locks   map[string]chan struct{}
+	locks   sync.Map           // key to chan struct{}, full while held
 }
 
 // Format shows nothing of what m holds, for every verb.
@@ -100,16 +100,8 @@ func (m *Memory) stored(key string) Record {
 
 // Lock implements [Store].
 func (m *Memory) Lock(ctx context.Context, key string) (func(), error) {
-	m.mu.Lock()
-	if m.locks == nil {
-		m.locks = make(map[string]chan struct{})
-	}
-	lock, ok := m.locks[key]
-	if !ok {
-		lock = make(chan struct{}, 1)
-		m.locks[key] = lock
-	}
-	m.mu.Unlock()
+	l, _ := m.locks.LoadOrStore(key, make(chan struct{}, 1))
+	lock := l.(chan struct{})
 	select {
 	case lock <- struct{}{}:
 		return sync.OnceFunc(func() { <-lock }), nil
