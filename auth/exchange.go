@@ -54,7 +54,7 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		if c.atStake(f.last) || f.kind != foreground {
 			return &Error{Op: "store", Err: err} // nobody waits: by the expiry the store may be back
 		}
-		c.logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
+		c.opts.Logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
 		return c.exchange(ctx, f, nil, time.Time{})
 	}
 	defer h.unlock()
@@ -133,7 +133,7 @@ func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
 	h.tokenRecord, h.version, err = c.load(ctx)
 	if err == nil && c.ahead(last, h.tokenRecord) {
 		if err = c.save(ctx, h, last.record); err == nil {
-			c.logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
+			c.opts.Logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
 		}
 	}
 	if err != nil {
@@ -353,7 +353,7 @@ func explain(ctx context.Context, err error, spends bool) *Error {
 func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupted time.Time, failed *Error) error {
 	prev.Refused = &refused{Since: time.Now().Round(0), Interrupted: interrupted}
 	if err := c.save(ctx, h, prev); err != nil {
-		c.logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", err)
+		c.opts.Logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", err)
 	}
 	why := prev.refusal()
 	failed.Op, failed.Err = why.Op, why.Err
@@ -395,13 +395,13 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		case err == nil:
 			return nil
 		case !rotated:
-			c.logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
+			c.opts.Logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
 			return nil
 		case closing:
 			c.unsaved(err)
 			return nil
 		case !published:
-			c.logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
+			c.opts.Logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
 		}
 		published, again = true, true
 		select {

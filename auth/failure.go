@@ -76,7 +76,7 @@ func (c *core) failed(f *flight) (log func()) {
 	}
 	m.next = now.Add(wait)
 	c.next.Store(m.next.UnixNano())
-	return func() { c.logger.Warn(message, "connector", c.opts.Connector, "error", f.err, "next_try", wait) }
+	return func() { c.opts.Logger.Warn(message, "connector", c.opts.Connector, "error", f.err, "next_try", wait) }
 }
 
 // secretsChanged reports whether a secret differs from the ones that were refused. It looks once a

@@ -103,7 +103,7 @@ func (s *Session) drop(tok *oauth2.Token, refused bool) bool {
 	}
 	if !s.forced.allow() {
 		log = func() {
-			s.logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
+			s.opts.Logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
 				"connector", s.opts.Connector)
 		}
 		s.start(looking)

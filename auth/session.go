@@ -68,13 +68,11 @@ func (s *Session) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Session(%s)
 // core is what the views of a Session share.
 type core struct {
 	provider Provider
-	opts     Options
+	opts     Options // with their defaults
 	refresh  Refresh
 	key      string
-	epoch    time.Time     // of the monotonic clock
-	owner    string        // tells our pending marks from others'
-	early    time.Duration // the early window, if the lifetime allows
-	logger   *slog.Logger
+	epoch    time.Time // of the monotonic clock
+	owner    string    // tells our pending marks from others'
 
 	current atomic.Pointer[snapshot] // nil: none, or dropped
 	next    atomic.Int64             // no background exchange before this wall-clock time, in ns
@@ -106,11 +104,11 @@ func New(p Provider, opts *Options) *Session {
 	if c.opts.Client == nil {
 		c.opts.Client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
-	if c.logger = c.opts.Logger; c.logger == nil {
-		c.logger = slog.New(slog.DiscardHandler)
+	if c.opts.Logger == nil {
+		c.opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.early = c.opts.EarlyRefresh; c.early <= 0 {
-		c.early = 5 * time.Minute
+	if c.opts.EarlyRefresh <= 0 {
+		c.opts.EarlyRefresh = 5 * time.Minute
 	}
 	if r, ok := p.(Refresher); ok {
 		c.refresh = r.Refresh()

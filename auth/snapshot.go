@@ -34,7 +34,7 @@ func (c *core) snapshot(r tokenRecord) *snapshot {
 	s := &snapshot{
 		record:  r,
 		public:  &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, Expiry: expires},
-		stale:   expires.Add(-less(min(c.early, r.Lifetime/5))).UnixNano(),
+		stale:   expires.Add(-less(min(c.opts.EarlyRefresh, r.Lifetime/5))).UnixNano(),
 		expires: expires.UnixNano(),
 	}
 	s.header = c.provider.Header(s.public)
