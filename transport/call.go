@@ -195,7 +195,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	if err == nil && resp.StatusCode >= 400 && resp.Body != nil && resp.Body != http.NoBody { // part of it is read before the caller gets it
 		resp.Body = &answer{c, resp.Body}
 	}
-	if c.t.o.Logger != nil {
+	if c.t.o.Logger.Enabled(c.ctx, slog.LevelDebug) {
 		c.log(resp, err, time.Duration(c.clock()-start))
 	}
 	return resp, err
@@ -387,5 +387,5 @@ func (c *call) log(resp *http.Response, err error, took time.Duration) {
 			}
 		}
 	}
-	c.t.logger.LogAttrs(c.ctx, slog.LevelDebug, "attempt", attrs...)
+	c.t.o.Logger.LogAttrs(c.ctx, slog.LevelDebug, "attempt", attrs...)
 }

@@ -39,7 +39,7 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 			return again, nil
 		},
 		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
-			c.t.logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
+			c.t.o.Logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
 				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
 			c.slot.done()
 			c.uploaded()

@@ -19,12 +19,11 @@ import (
 // roundTripper carries the calls of one connector, or its exchanges.
 type roundTripper struct {
 	auth    auth.Authenticator // nil: exchanges
-	o       Options
-	origins []origin // for exchanges one, which stands for any
+	o       Options            // with their defaults
+	origins []origin           // for exchanges one, which stands for any
 	inner   http.RoundTripper
 	bare    http.RoundTripper // to other origins: without client certificates
 	idle    []*http.Transport
-	logger  *slog.Logger
 	carried atomic.Pointer[carried]
 }
 
@@ -74,7 +73,7 @@ func useLastResponse(*http.Request, []*http.Request) error { return http.ErrUseL
 
 // base fills in the defaults and makes the connections' side.
 func base(a auth.Authenticator, o *Options) *roundTripper {
-	t := &roundTripper{auth: a, logger: slog.New(slog.DiscardHandler)}
+	t := &roundTripper{auth: a}
 	if o != nil {
 		t.o = *o
 	}
@@ -82,14 +81,12 @@ func base(a auth.Authenticator, o *Options) *roundTripper {
 	t.o.Timeout = min(cmp.Or(t.o.Timeout, time.Minute), longest)
 	t.o.AttemptTimeout = min(cmp.Or(t.o.AttemptTimeout, 30*time.Second), longest)
 	t.o.MaxReplayBody = cmp.Or(t.o.MaxReplayBody, 1<<20)
+	t.o.Logger = cmp.Or(t.o.Logger, slog.New(slog.DiscardHandler))
 	r := &t.o.Retry
 	r.MaxAttempts = cmp.Or(r.MaxAttempts, 4)
 	r.MinBackoff = cmp.Or(r.MinBackoff, 500*time.Millisecond)
 	r.MaxBackoff = cmp.Or(r.MaxBackoff, 30*time.Second)
 	r.MaxRetryAfter = cmp.Or(r.MaxRetryAfter, 30*time.Second)
-	if t.o.Logger != nil {
-		t.logger = t.o.Logger
-	}
 	ours := connections(&t.o)
 	t.inner, t.idle = ours, []*http.Transport{ours}
 	if a != nil {
