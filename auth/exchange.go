@@ -31,8 +31,8 @@ type held struct {
 // It publishes what it gets; its error counts only if it published nothing.
 func (c *core) obtain(ctx context.Context, f *flight) error {
 	// A look without the lock: after a restart, or when another process was first, that is all.
-	r, version, err := c.load(ctx)
-	f.version = version
+	r, _, err := c.load(ctx)
+	f.seen = r.news()
 	if f.kind == watching && (err != nil || !c.due(r)) {
 		f.held = errNotDue
 	}
@@ -42,7 +42,7 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		return c.remember(r.refusal(), c.secrets())
 	case err == nil && c.adopt(f, r):
 		return nil
-	case f.held != nil && !lost && !c.released(f.held, version, err):
+	case f.held != nil && !lost && !c.released(f, err):
 		return f.held
 	}
 
@@ -58,7 +58,7 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		return c.exchange(ctx, f, nil, time.Time{})
 	}
 	defer h.unlock()
-	defer func() { f.version = h.version }()
+	defer func() { f.seen = h.news() }()
 	if c.adopt(f, h.tokenRecord) {
 		return nil
 	}
@@ -76,14 +76,14 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 }
 
 // released reports whether what is in the store, or a changed secret, ends the memory of a failure.
-func (c *core) released(held error, version uint64, err error) bool {
-	if held == errNotDue || err != nil {
+func (c *core) released(f *flight, err error) bool {
+	if f.held == errNotDue || err != nil {
 		return false
 	}
 	c.mu.Lock()
-	news := version != c.failure.version
+	known := c.failure.seen
 	c.mu.Unlock()
-	return news || errors.Is(held, ErrStore) || c.secretsChanged()
+	return f.seen != known || errors.Is(f.held, ErrStore) || c.secretsChanged()
 }
 
 // atStake reports whether an exchange beside the store could cost somebody a login.

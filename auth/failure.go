@@ -18,7 +18,7 @@ type failure struct {
 	quiet   int       // failures in a row in the background
 	secrets string    // fingerprint of the secrets that were refused
 	looked  time.Time // when the secrets were last compared
-	version uint64    // of the record that was there
+	seen    news      // of the record that was there
 }
 
 // maxRetryAfter bounds what is believed of Retry-After: a wrong one must not stop us for days.
@@ -51,7 +51,7 @@ func (c *core) failed(f *flight) (log func()) {
 	}
 	now := time.Now()
 	m := &c.failure
-	m.err, m.version = f.err, f.version
+	m.err, m.seen = f.err, f.seen
 	var e *Error
 	var after time.Duration
 	if errors.As(f.err, &e) {

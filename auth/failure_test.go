@@ -167,3 +167,47 @@ func TestRetrieveError(t *testing.T) {
 		})
 	}
 }
+
+// Two processes with a refresh token to spend mark the record in turn. That must not make either forget
+// that the product refused.
+func TestFailureHoldsAmongProcesses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err  *auth.Error
+		most int64 // exchanges in 50 s, of both
+	}{
+		"invalid_client": {&auth.Error{Code: "invalid_client", Status: 401, Err: auth.ErrCredentials}, 2},
+		"429":            {&auth.Error{Status: 429, RetryAfter: time.Minute, Err: auth.ErrRateLimited}, 2},
+		"404":            {&auth.Error{Status: 404, Err: auth.ErrProtocol}, 12},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &product{lifetime: time.Hour, refresh: true}
+				o := &auth.Options{Store: new(auth.Memory)}
+				a, b := newSession(t, p, o), newSession(t, p, o)
+				get(t, a)
+				get(t, b)
+				time.Sleep(2 * time.Hour)
+				p.setFail(func(int) error { return test.err })
+				p.calls.Store(0)
+				for range 500 {
+					for _, s := range []*auth.Session{a, b} {
+						if _, err := s.Token(t.Context()); !errors.Is(err, test.err.Err) {
+							t.Fatalf("%v, want %v", err, test.err.Err)
+						}
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if n := p.calls.Load(); n > test.most {
+					t.Errorf("%d exchanges in 50 s, want at most %d", n, test.most)
+				}
+				p.setFail(nil)
+				time.Sleep(time.Minute)
+				if get(t, a) != get(t, b) {
+					t.Error("two tokens")
+				}
+			})
+		})
+	}
+}

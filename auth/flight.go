@@ -13,7 +13,7 @@ type flight struct {
 	held     error     // a remembered failure: look at the store, but do not exchange
 	last     *snapshot // what is to be replaced
 	forced   bool      // because last, which there is, was refused
-	version  uint64    // of the record as last seen
+	seen     news      // of the record as last seen
 	next     int64     // what the session's next was before
 	answered chan struct{}
 	done     chan struct{} // its save is finished as well

@@ -54,7 +54,7 @@ type model struct {
 	tokens    map[string]*modelToken
 	newest    *modelToken
 	stored    *modelToken
-	version   uint64
+	told      told
 	refresh   string // the one that may be spent
 	running   int    // exchanges
 	seq       int    // orders what happens in one instant
@@ -88,8 +88,8 @@ type process struct {
 	dropping *modelToken         // perhaps
 	closed   bool
 
-	busy      bool   // has the store's lock, or waits for it
-	seen      uint64 // the store's version as it last saw it
+	busy      bool // has the store's lock, or waits for it
+	seen      told // what the store told it last
 	exchanges int
 	tried     bool  // an exchange under this lock
 	outcome   error // of the last exchange
@@ -97,7 +97,7 @@ type process struct {
 	// Its failures: what it may answer, when it must not and when it must try again. It forgets
 	// them when it adopts a token, which is not always to be seen: hence two counts.
 	failed      error
-	failedAt    uint64 // the store's version
+	failedAt    told // by the store
 	failedOn    time.Time
 	atLeast     int
 	atMost      int
@@ -226,11 +226,7 @@ func (m *model) touch() {
 	if r.Version == 0 {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.store.Save(context.Background(), key, r) == nil {
-		m.version = r.Version + 1
-	}
+	m.store.Save(context.Background(), key, r)
 }
 
 func (m *model) close(i int, ctx context.Context) {
@@ -297,7 +293,7 @@ func (p *process) get(patience time.Duration, driver bool) *modelToken {
 	// A newer token may have a shorter life: it counts, whether it was handed out or not.
 	current := best == m.newest || stored.valid() && !closed
 	adoptable := stored.valid() && p.drops[stored] == 0 && (best == nil || stored.n > best.n)
-	held := start.Before(p.notBefore) && m.version == p.failedAt
+	held := start.Before(p.notBefore) && m.told == p.failedAt
 	due := !start.Before(p.again)
 	dueBehind := usable && !m.rotating && !start.Before(p.againBehind) &&
 		!start.Before(best.expires.Add(-4*min(5*time.Minute, best.expires.Sub(best.obtained)/5)/5))
@@ -445,11 +441,22 @@ func (p *process) Refresh() auth.Refresh {
 	return auth.Refresh{Token: auth.SecretString("R0")}
 }
 
+// told is what a record says: while that stays the same, a remembered failure holds.
+type told struct {
+	AccessToken string `json:"access_token"`
+	Generation  int64  `json:"generation"`
+}
+
+func tells(r auth.Record) (t told) {
+	json.Unmarshal(r.Data, &t) // an absent one tells nothing
+	return t
+}
+
 func (p *process) Load(ctx context.Context, key string) (auth.Record, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	r, err := p.m.store.Load(ctx, key)
-	p.seen = r.Version
+	p.seen = tells(r)
 	return r, err
 }
 
@@ -459,11 +466,8 @@ func (p *process) Save(ctx context.Context, key string, r auth.Record) error {
 	if err := p.m.store.Save(ctx, key, r); err != nil {
 		return err
 	}
-	var data struct {
-		AccessToken string `json:"access_token"`
-	}
-	json.Unmarshal(r.Data, &data)
-	p.m.stored, p.m.version, p.seen = p.m.tokens[data.AccessToken], r.Version+1, r.Version+1
+	p.m.told, p.seen = tells(r), tells(r)
+	p.m.stored = p.m.tokens[p.seen.AccessToken]
 	return nil
 }
 

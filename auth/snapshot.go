@@ -66,6 +66,15 @@ type pending struct {
 	Since time.Time `json:"since"`
 }
 
+// news is what of a record ends the memory of a failure. The mark of an exchange does not: each of two
+// processes would end the other's.
+type news struct {
+	generation int64
+	refused    bool
+}
+
+func (r tokenRecord) news() news { return news{r.Generation, r.Refused != nil} }
+
 // beginning is the generation of a record that nothing links to the stored one: a login, a logout, a
 // token for the credentials alone. Whoever is not heard of counts from an earlier time. A refresh
 // counts on by one: so within a chain no clocks are compared.
