@@ -177,7 +177,7 @@ func (c *core) adopt(f *flight, r tokenRecord) bool {
 		return false
 	}
 	f.forced = false // somebody else's exchange, not ours
-	c.publish(f, r)
+	c.publish(f, snap)
 	return true
 }
 
@@ -233,7 +233,7 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 		r.Generation = beginning(prev.Generation)
 	}
 	if h == nil {
-		c.publish(f, r)
+		c.publish(f, c.snapshot(r))
 		return nil
 	}
 	return c.keep(ctx, f, h, prev, r)
@@ -389,7 +389,7 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 			}
 		}
 		if !published {
-			c.publish(f, r) // also if it is not saved: callers need not wait for the store
+			c.publish(f, c.snapshot(r)) // also if it is not saved: callers need not wait for the store
 		}
 		switch {
 		case err == nil:

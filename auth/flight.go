@@ -77,13 +77,12 @@ func (c *core) run(f *flight) {
 	c.watch()
 }
 
-// publish answers the flight with r, makes it the current token, and forgets failures.
-func (c *core) publish(f *flight, r tokenRecord) {
-	snap := c.snapshot(r)
+// publish answers the flight with snap, makes it the current token, and forgets failures.
+func (c *core) publish(f *flight, snap *snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	snap.forced = f.forced
-	if f.forced && f.last.record.AccessToken == r.AccessToken {
+	if f.forced && f.last.record.AccessToken == snap.record.AccessToken {
 		c.forced.fail()
 		snap.forced = false // and is counted
 	}
@@ -92,7 +91,7 @@ func (c *core) publish(f *flight, r tokenRecord) {
 	c.current.Store(snap)
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
 	// would be asked ever faster.
-	c.next.Store(time.Now().Add(min(time.Second, r.Lifetime/5)).UnixNano())
+	c.next.Store(time.Now().Add(min(time.Second, snap.record.Lifetime/5)).UnixNano())
 	f.snap = snap
 	close(f.answered)
 }

@@ -22,12 +22,17 @@ type forced struct {
 const (
 	forcedRow   = 3
 	forcedEvery = 5 * time.Second
+	forcedMost  = time.Minute
 )
 
 // fail notes that a forced exchange came to nothing.
 func (f *forced) fail() {
+	now := time.Now()
+	if now.Sub(f.until) > forcedMost {
+		f.fails = 0 // it was long ago
+	}
 	f.fails++
-	f.until = time.Now().Add(backoff(f.fails, time.Second, time.Minute))
+	f.until = now.Add(backoff(f.fails, time.Second, forcedMost))
 }
 
 // allow takes one of the row, if there is one.
@@ -58,7 +63,7 @@ func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
 		return s.drop(tok, true)
 	}
 	if accepts(resp.StatusCode) {
-		if snap := s.current.Load(); snap != nil && snap.public == tok && !snap.accepted.Load() {
+		if snap := s.current.Load(); snap != nil && tok != nil && snap.record.AccessToken == tok.AccessToken && !snap.accepted.Load() {
 			snap.accepted.Store(true)
 		}
 	}

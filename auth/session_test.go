@@ -283,6 +283,97 @@ func TestKilledElsewhere(t *testing.T) {
 	})
 }
 
+// An incident that is long over does not lengthen the next one's back-off.
+func TestForcedBackoffIsForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSession(t, &product{lifetime: time.Hour}, nil)
+		refused := func() (dropped bool) {
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.Rejected(response(401, "token"), tok)
+		}
+		for range 3000 {
+			refused()
+			time.Sleep(100 * time.Millisecond)
+		}
+		for range 24 { // hours in which all is well
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Rejected(response(200, ""), tok)
+			time.Sleep(time.Hour)
+		}
+		if !refused() || refused() {
+			t.Fatal("want a drop, and then a back-off")
+		}
+		start := time.Now()
+		for !refused() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if d := time.Since(start); d > 1100*time.Millisecond {
+			t.Errorf("the back-off begins with %s, want 1s", d)
+		}
+	})
+}
+
+// What a TokenSource hands out are copies.
+func TestAcceptedByCopy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSession(t, &product{lifetime: time.Hour}, nil)
+		src := auth.TokenSource(t.Context(), s)
+		for i, status := range []int{401, 200, 401} {
+			tok, err := src.Token()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if dropped := s.Rejected(response(status, "token"), tok); dropped != (status == 401) {
+				t.Errorf("response %d: dropped is %t", i, dropped)
+			}
+		}
+	})
+}
+
+// counting counts for which tokens it was asked for headers.
+type counting struct {
+	*product
+	headers map[string]int
+}
+
+func (c counting) Header(tok *oauth2.Token) http.Header {
+	c.headers[tok.AccessToken]++
+	return c.product.Header(tok)
+}
+
+func TestHeaderOnceAToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(auth.Memory)
+		for _, who := range []string{"who obtained it", "who adopted it"} {
+			c := counting{&product{lifetime: time.Hour}, map[string]int{}}
+			s := newSession(t, c, &auth.Options{Store: store})
+			if _, err := s.Status(t.Context()); err != nil || len(c.headers) > 0 && who == "who obtained it" {
+				t.Errorf("Status: headers of %v, %v", c.headers, err)
+			}
+			clear(c.headers)
+			for range 3 {
+				tok, err := s.Token(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Header(tok)
+			}
+			if c.headers["T1"] != 1 {
+				t.Errorf("%s: headers of %v", who, c.headers)
+			}
+		}
+	})
+}
+
 // A server that hands out the same token again does not end in a loop.
 func TestSameTokenAgain(t *testing.T) {
 	t.Parallel()

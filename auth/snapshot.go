@@ -37,7 +37,9 @@ func (c *core) snapshot(r tokenRecord) *snapshot {
 		stale:   expires.Add(-less(min(c.opts.EarlyRefresh, r.Lifetime/5))).UnixNano(),
 		expires: expires.UnixNano(),
 	}
-	s.header = c.provider.Header(s.public)
+	if r.AccessToken != "" {
+		s.header = c.provider.Header(s.public)
+	}
 	return s
 }
 
