@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // What went wrong, for [errors.Is]. Every failure of this module is an [*Error] around one of
-// these, or around the error of the caller's own context.
+// these, or around the error of the caller's own context or of a provider.
 var (
 	// ErrCredentials: the product refused the client's or the user's credentials.
 	ErrCredentials = errors.New("credentials refused")
@@ -73,7 +75,12 @@ func (e *Error) Error() string {
 		}
 	}
 	if e.Err != nil {
-		b.WriteString(e.Err.Error())
+		text := e.Err.Error()
+		if u := (*url.Error)(nil); errors.As(e.Err, &u) { // a provider's
+			at, _, _ := strings.Cut(u.URL, "?")
+			text = strings.ReplaceAll(text, strconv.Quote(u.URL), strconv.Quote(at))
+		}
+		b.WriteString(text)
 	}
 	switch {
 	case e.Status != 0 && e.Code != "":

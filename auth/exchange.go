@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"time"
 
@@ -47,15 +48,15 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	}
 
 	h, err := c.lock(ctx, f.last)
-	if err != nil && ctx.Err() != nil { // Close gave up waiting
+	switch {
+	case err == nil:
+	case c.closing.Err() != nil:
 		return &Error{Op: "token", Err: ErrClosed}
-	}
-	if err != nil {
-		if c.atStake(f.last) || f.kind != foreground {
-			return &Error{Op: "store", Err: err} // nobody waits: by the expiry the store may be back
-		}
+	case c.atStake(f.last), f.kind != foreground: // nobody waits: by the expiry the store may be back
+		return &Error{Op: "store", Err: err}
+	default:
 		c.opts.Logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
-		return c.exchange(ctx, f, nil, time.Time{})
+		return c.exchange(ctx, f, nil)
 	}
 	defer h.unlock()
 	defer func() { f.seen = h.news() }()
@@ -65,14 +66,13 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	if lost && f.held != nil {
 		return f.held
 	}
-	interrupted, err := c.awaitPending(ctx, h)
-	if err != nil {
+	if err := c.awaitPending(ctx, h); err != nil {
 		return err
 	}
 	if c.adopt(f, h.tokenRecord) {
 		return nil
 	}
-	return c.exchange(ctx, f, h, interrupted)
+	return c.exchange(ctx, f, h)
 }
 
 // released reports whether what is in the store, or a changed secret, ends the memory of a failure.
@@ -125,6 +125,7 @@ func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
 func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
 	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
+	defer context.AfterFunc(c.closing, cancel)()
 	unlock, err := c.opts.Store.Lock(lctx, c.key)
 	if err != nil {
 		return nil, storeError(err)
@@ -182,26 +183,30 @@ func (c *core) adopt(f *flight, r tokenRecord) bool {
 }
 
 // awaitPending gives whoever was about to spend the refresh token, and is gone, the time that its
-// exchange may take. It returns when that exchange began.
-func (c *core) awaitPending(ctx context.Context, h *held) (interrupted time.Time, err error) {
-	for h.Pending != nil && h.Pending.Owner != c.owner && !h.Pending.Since.Equal(interrupted) {
-		interrupted = h.Pending.Since
+// exchange may take.
+func (c *core) awaitPending(ctx context.Context, h *held) (err error) {
+	for h.Pending != nil && h.Pending.Owner != c.owner && !h.Pending.Since.Equal(h.Interrupted) {
+		since := h.Pending.Since
 		select {
-		case <-time.After(min(time.Until(interrupted.Add(exchangeTimeout)), exchangeTimeout)):
-		case <-c.closing:
-			return interrupted, &Error{Op: "token", Err: ErrClosed}
-		case <-ctx.Done():
-			return interrupted, &Error{Op: "token", Err: context.Cause(ctx)}
+		case <-time.After(min(time.Until(since.Add(exchangeTimeout)), exchangeTimeout)):
+		case <-c.closing.Done():
+			return &Error{Op: "token", Err: ErrClosed}
 		}
 		if h.tokenRecord, h.version, err = c.load(ctx); err != nil {
-			return interrupted, &Error{Op: "store", Err: err}
+			return &Error{Op: "store", Err: err}
+		}
+		if h.Pending != nil && h.Pending.Since.Equal(since) {
+			h.Interrupted = since
 		}
 	}
-	return interrupted, nil
+	return nil
 }
 
 // exchange obtains a token, saves it in h and publishes it. A nil h is a store that failed.
-func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted time.Time) error {
+func (c *core) exchange(ctx context.Context, f *flight, h *held) error {
+	if c.closing.Err() != nil {
+		return &Error{Op: "token", Err: ErrClosed}
+	}
 	prev, err := c.previous(h)
 	if err != nil {
 		return err
@@ -218,9 +223,9 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 	if failed != nil {
 		switch {
 		case spends && errors.Is(failed, ErrConsentRequired):
-			return c.refuse(ctx, h, prev, interrupted, failed)
-		case spends && failed.Status >= 400 && failed.Status < 500:
-			// Refused, so nothing was spent: nobody need wait for us. If this fails, they do.
+			return c.refuse(ctx, h, prev, failed)
+		case spends && unspent(failed):
+			// Nobody need wait for us. If this fails, they do.
 			_ = c.save(ctx, h, prev)
 		}
 		return failed
@@ -237,6 +242,15 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held, interrupted tim
 		return nil
 	}
 	return c.keep(ctx, f, h, prev, r)
+}
+
+// unspent reports whether e shows that the refresh token was not accepted: it was never sent, or the
+// request was refused.
+func unspent(e *Error) bool {
+	var op *net.OpError
+	return e.Status >= 400 && e.Status < 500 || errors.Is(e, ErrCredentials) || errors.Is(e, ErrRateLimited) ||
+		errors.Is(e, ErrInsecure) && e.Status == 0 ||
+		errors.As(e, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
 }
 
 // previous is what the next exchange starts from: the stored record, or the refresh token that the
@@ -295,7 +309,7 @@ func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (*oauth
 				return nil, start, c.remember(e, secrets)
 			}
 			secrets = now
-		case errors.Is(e, ErrUnavailable) && !spends && n < tries && !errors.Is(e, ErrInsecure):
+		case errors.Is(e, ErrUnavailable) && !spends && n < tries && !hopeless(e):
 			wait := max(e.RetryAfter, less(250*time.Millisecond<<n))
 			if end, _ := ctx.Deadline(); time.Until(end) <= wait {
 				return nil, start, e
@@ -304,13 +318,19 @@ func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (*oauth
 			case <-time.After(wait):
 			case <-ctx.Done():
 				return nil, start, e
-			case <-c.closing:
+			case <-c.closing.Done():
 				return nil, start, e
 			}
 		default:
 			return nil, start, c.remember(e, secrets)
 		}
 	}
+}
+
+// hopeless reports whether e would be the same a moment later.
+func hopeless(e *Error) bool {
+	var dns *net.DNSError
+	return errors.Is(e, ErrInsecure) || errors.As(e, &dns) && dns.IsNotFound
 }
 
 // explain makes an [*Error] of whatever a provider returned, without the URL and the body that
@@ -350,8 +370,8 @@ func explain(ctx context.Context, err error, spends bool) *Error {
 
 // refuse keeps in the record that the refresh token was refused, for other processes and for the
 // next start.
-func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, interrupted time.Time, failed *Error) error {
-	prev.Refused = &refused{Since: time.Now().Round(0), Interrupted: interrupted}
+func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Error) error {
+	prev.Refused = &refused{Since: time.Now().Round(0), Interrupted: prev.Interrupted}
 	if err := c.save(ctx, h, prev); err != nil {
 		c.opts.Logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", err)
 	}
@@ -406,7 +426,7 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		published, again = true, true
 		select {
 		case <-time.After(wait):
-		case <-c.closing:
+		case <-c.closing.Done():
 			closing = true
 		case <-ctx.Done():
 			c.unsaved(err)

@@ -27,6 +27,9 @@ const maxRetryAfter = time.Hour
 // refusedFor is how long refused credentials are not tried again: accounts get locked.
 const refusedFor = time.Minute
 
+// lookEvery is how often it is looked whether a secret has changed that the product refused.
+const lookEvery = time.Second
+
 // forever outlives the process.
 const forever = 100 * 365 * 24 * time.Hour
 
@@ -46,6 +49,9 @@ func (c *core) remember(err *Error, secrets string) *Error {
 // failed takes note that f failed, and returns what logs it. c.mu is held.
 func (c *core) failed(f *flight) (log func()) {
 	if f.err == f.held {
+		if f.kind == background {
+			f.next = time.Now().Add(lookEvery).UnixNano()
+		}
 		c.next.Store(f.next)
 		return func() {}
 	}
@@ -75,16 +81,20 @@ func (c *core) failed(f *flight) (log func()) {
 		m.until = now.Add(wait)
 	}
 	m.next = now.Add(wait)
-	c.next.Store(m.next.UnixNano())
+	next := m.next
+	if errors.Is(f.err, ErrCredentials) {
+		next = now.Add(min(wait, lookEvery))
+	}
+	c.next.Store(next.UnixNano())
 	return func() { c.opts.Logger.Warn(message, "connector", c.opts.Connector, "error", f.err, "next_try", wait) }
 }
 
-// secretsChanged reports whether a secret differs from the ones that were refused. It looks once a
-// second at most.
+// secretsChanged reports whether a secret differs from the ones that were refused. It does not look more
+// often than each lookEvery.
 func (c *core) secretsChanged() bool {
 	c.mu.Lock()
 	refused := c.failure.secrets
-	skip := refused == "" || time.Since(c.failure.looked) < time.Second
+	skip := refused == "" || time.Since(c.failure.looked) < lookEvery
 	if !skip {
 		c.failure.looked = time.Now()
 	}

@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +20,16 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 )
+
+// A provider may well wrap what net/http says, which is with the whole URL.
+func TestErrorShowsNoQuery(t *testing.T) {
+	t.Parallel()
+	cause := &url.Error{Op: "Post", URL: `https://sso.example.com/token?code=s3cr3t&x="é`, Err: io.ErrUnexpectedEOF}
+	err := &auth.Error{Op: "exchange", Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, cause)}
+	if s := err.Error(); strings.Contains(s, "s3cr3t") || !strings.Contains(s, `Post "https://sso.example.com/token": unexpected EOF`) {
+		t.Error(s)
+	}
+}
 
 // A refresh that keeps failing while the token is valid costs callers nothing. It shows in Status,
 // and in the log once for each exchange.
@@ -166,6 +179,42 @@ func TestRetrieveError(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A new secret is tried at once also where the token is still valid.
+func TestSecretChangesInTheBackground(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var secret atomic.Value
+		secret.Store("old")
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, &auth.Options{Secrets: []auth.Secret{auth.SecretFunc(func() (string, error) { return secret.Load().(string), nil })}})
+		get(t, s)
+		p.setFail(func(int) error {
+			if secret.Load() == "new" {
+				return nil
+			}
+			return &auth.Error{Code: "invalid_client", Status: 401, Err: auth.ErrCredentials}
+		})
+		time.Sleep(56 * time.Minute)
+		for range 100 {
+			if got := get(t, s); got != "T1" {
+				t.Fatal(got)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.calls.Load(); n != 2 {
+			t.Errorf("%d exchanges, want the first and the refused one", n)
+		}
+		secret.Store("new")
+		start := time.Now()
+		for get(t, s) == "T1" {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if d := time.Since(start); d > 1200*time.Millisecond {
+			t.Errorf("tried after %s", d)
+		}
+	})
 }
 
 // Two processes with a refresh token to spend mark the record in turn. That must not make either forget

@@ -43,25 +43,24 @@ func (c *core) startBackground() {
 
 // start begins a flight, unless there is one or the session is closed. c.mu is held.
 func (c *core) start(kind flightKind) {
-	if c.flight != nil || c.closed {
+	if c.flight != nil || !c.begun() {
 		return
 	}
 	f := &flight{kind: kind, last: c.last, answered: make(chan struct{}), done: make(chan struct{})}
 	f.forced = c.last != nil && c.last.record.AccessToken != "" && c.current.Load() == nil
 	switch now := time.Now(); {
-	case kind == foreground && now.Before(c.failure.until):
+	case kind == foreground && now.Before(c.failure.until), kind == background && now.Before(c.failure.next):
 		f.held = c.failure.err
 	case kind == looking, kind == watching && now.Before(c.failure.next):
 		f.held = errNotDue
 	}
 	c.flight = f
 	f.next = c.next.Swap(math.MaxInt64)
-	c.running.Add(1)
 	go c.run(f)
 }
 
 func (c *core) run(f *flight) {
-	defer c.running.Done()
+	defer c.over()
 	err := c.obtain(c.life, f)
 
 	log := func() {}
@@ -105,7 +104,7 @@ var errNotDue = errors.New("not due")
 
 // watch sets the timer for the next look, if a refresh token is at stake. c.mu is held.
 func (c *core) watch() {
-	if c.closed || !c.atStake(c.last) {
+	if c.closing.Err() != nil || !c.atStake(c.last) {
 		return
 	}
 	every := watchEvery

@@ -85,22 +85,21 @@ func (s *Session) forget(ctx context.Context, h *held) (*snapshot, error) {
 // long as ctx lasts.
 func (s *Session) detached(ctx context.Context, op string, f func(context.Context, *held) error) error {
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	begun := s.begun()
+	s.mu.Unlock()
+	if !begun {
 		return s.named(&Error{Op: op, Err: ErrClosed})
 	}
-	s.running.Add(1)
-	s.mu.Unlock()
 	done := make(chan error, 1)
 	go func() {
-		defer s.running.Done()
+		defer s.over()
 		done <- s.locked(s.life, f)
 	}()
 	select {
 	case err := <-done:
 		return s.named(err)
 	case <-ctx.Done():
-		return s.named(&Error{Op: op, Err: context.Cause(ctx)})
+		return s.named(&Error{Op: op, Err: ended(ctx)})
 	}
 }
 
@@ -110,7 +109,10 @@ func (s *Session) locked(ctx context.Context, f func(context.Context, *held) err
 	last := s.last
 	s.mu.Unlock()
 	h, err := s.lock(ctx, last)
-	if err != nil {
+	switch {
+	case err != nil && s.closing.Err() != nil:
+		return ErrClosed
+	case err != nil:
 		return &Error{Op: "store", Err: err}
 	}
 	defer h.unlock()

@@ -77,13 +77,14 @@ type core struct {
 	current atomic.Pointer[snapshot] // nil: none, or dropped
 	next    atomic.Int64             // no background exchange before this wall-clock time, in ns
 
+	closing context.Context // ends when Close begins: what has not begun by then does not
+	shut    context.CancelFunc
 	life    context.Context // ends when Close stops waiting
 	kill    context.CancelFunc
-	closing chan struct{}
-	running sync.WaitGroup
+	idle    chan struct{} // closed when Close has begun and nothing runs any more
 
 	mu      sync.Mutex
-	closed  bool
+	running int       // flights, logins and logouts
 	last    *snapshot // the newest known, dropped or not
 	flight  *flight   // the one exchange, or nil
 	failure failure
@@ -94,7 +95,7 @@ type core struct {
 
 // New makes the Session of p; nil opts are the defaults. It starts nothing: the first Token does.
 func New(p Provider, opts *Options) *Session {
-	c := &core{epoch: time.Now(), provider: p, owner: rand.Text(), closing: make(chan struct{})}
+	c := &core{epoch: time.Now(), provider: p, owner: rand.Text(), idle: make(chan struct{})}
 	if opts != nil {
 		c.opts = *opts
 	}
@@ -114,6 +115,7 @@ func New(p Provider, opts *Options) *Session {
 		c.refresh = r.Refresh()
 	}
 	c.key = identity(p, &c.opts)
+	c.closing, c.shut = context.WithCancel(context.Background())
 	c.life, c.kill = context.WithCancel(context.Background())
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,6 +192,10 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			s.mu.Unlock()
 			return snap, nil
 		}
+		if ctx.Err() != nil {
+			s.mu.Unlock()
+			return nil, &Error{Op: "token", Err: ended(ctx)}
+		}
 		s.start(foreground)
 		f := s.flight
 		late := f != nil && f.snap != nil // answered before, and still being saved
@@ -200,7 +206,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		select {
 		case <-f.answered:
 		case <-ctx.Done():
-			return nil, &Error{Op: "token", Err: context.Cause(ctx)}
+			return nil, &Error{Op: "token", Err: ended(ctx)}
 		}
 		if f.err != nil {
 			if f.kind != foreground {
@@ -215,7 +221,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		select { // refused already, and its save may still be under way
 		case <-f.done:
 		case <-ctx.Done():
-			return nil, &Error{Op: "token", Err: context.Cause(ctx)}
+			return nil, &Error{Op: "token", Err: ended(ctx)}
 		}
 	}
 }
@@ -232,25 +238,28 @@ func (s *Session) Header(tok *oauth2.Token) http.Header {
 // may be used on; there will be no other.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		close(s.closing)
+	if s.closing.Err() == nil {
+		s.shut()
+		if s.running == 0 {
+			close(s.idle)
+		}
 		if s.watcher != nil {
 			s.watcher.Stop()
 		}
 	}
+	busy := s.running > 0
 	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() { s.running.Wait(); close(done) }()
 	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = &Error{Op: "close", Err: context.Cause(ctx)}
-		s.kill()
+	if busy {
 		select {
-		case <-done:
-		case <-time.After(time.Second): // a provider that does not heed its ctx
+		case <-s.idle:
+		case <-ctx.Done():
+			err = &Error{Op: "close", Err: ended(ctx)}
+			s.kill()
+			select {
+			case <-s.idle:
+			case <-time.After(time.Second): // a provider that does not heed its ctx
+			}
 		}
 	}
 	s.kill()
@@ -260,6 +269,32 @@ func (s *Session) Close(ctx context.Context) error {
 		err = s.lost
 	}
 	return s.named(err)
+}
+
+// begun counts what Close waits for, unless it has begun itself. c.mu is held.
+func (c *core) begun() bool {
+	if c.closing.Err() != nil {
+		return false
+	}
+	c.running++
+	return true
+}
+
+// over undoes begun.
+func (c *core) over() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running--; c.running == 0 && c.closing.Err() != nil {
+		close(c.idle)
+	}
+}
+
+// ended is why ctx has: its own error, and the cause, if that is another.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
+		return fmt.Errorf("%w: %w", ctx.Err(), cause)
+	}
+	return ctx.Err()
 }
 
 // needsPerson reports whether a lost refresh token means that somebody has to log in again.

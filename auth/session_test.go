@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -751,6 +753,80 @@ func TestCloseWaits(t *testing.T) {
 	})
 }
 
+// What has not begun when Close does, does not begin.
+func TestCloseBeforeExchange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(auth.Memory)
+		p := &product{lifetime: time.Hour}
+		s := auth.New(p, &auth.Options{Store: store})
+		unlock, err := store.Lock(t.Context(), s.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting := make(chan error)
+		go func() { _, err := s.Token(t.Context()); waiting <- err }()
+		synctest.Wait()
+		closed := make(chan error)
+		start := time.Now()
+		go func() { closed <- s.Close(t.Context()) }()
+		if err := <-waiting; !errors.Is(err, auth.ErrClosed) {
+			t.Errorf("who waits gets %v", err)
+		}
+		if err := <-closed; err != nil || time.Since(start) != 0 {
+			t.Errorf("Close: %v after %s", err, time.Since(start))
+		}
+		unlock()
+		if n := p.calls.Load(); n != 0 {
+			t.Errorf("%d exchanges", n)
+		}
+	})
+}
+
+// With nothing to wait for, Close succeeds also where ctx has ended.
+func TestCloseIdle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 100 { // it was a matter of luck
+			s := auth.New(&product{lifetime: time.Hour}, nil)
+			get(t, s)
+			synctest.Wait()
+			for range 2 {
+				if err := s.Close(ended); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
+// A caller whose ctx has ended begins nothing, and learns of its own error and of the cause.
+func TestCallerHasEnded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: time.Hour, delay: time.Second}
+		s := newSession(t, p, nil)
+		mine := errors.New("mine")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, mine)
+		defer cancel()
+		time.Sleep(time.Minute)
+		var timeout interface{ Timeout() bool }
+		if _, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, mine) || !errors.As(err, &timeout) || !timeout.Timeout() {
+			t.Errorf("%v", err)
+		}
+		synctest.Wait()
+		if n := p.calls.Load(); n != 0 {
+			t.Errorf("%d exchanges", n)
+		}
+		get(t, s)
+		if _, err := s.Token(ctx); err != nil {
+			t.Errorf("with a token at hand: %v", err)
+		}
+	})
+}
+
 // Somebody else's pending mark: wait until their exchange must be over, try once, and say so.
 func TestInterruptedExchange(t *testing.T) {
 	t.Parallel()
@@ -788,6 +864,42 @@ func TestInterruptedExchange(t *testing.T) {
 		}
 		if st, err := other.Status(t.Context()); err != nil || st.State != auth.StateConsentRequired {
 			t.Errorf("%+v %v", st, err)
+		}
+	})
+}
+
+// The one try after an interrupted exchange may meet an outage: the interruption is told all the same.
+func TestInterruptionIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &auth.Options{Store: new(auth.Memory)}
+		p := &product{lifetime: time.Hour, refresh: true}
+		dying := auth.New(p, o)
+		get(t, dying)
+		time.Sleep(2 * time.Hour)
+		p.delay = time.Hour // until it is killed
+		marked := time.Now()
+		ctx, kill := context.WithTimeout(t.Context(), time.Second)
+		defer kill()
+		dying.Token(ctx)
+		dying.Close(ctx)
+
+		p.delay = 0
+		s := newSession(t, p, o)
+		for _, err := range []*auth.Error{
+			{Status: 503, Err: auth.ErrUnavailable},
+			{Status: 401, Code: "invalid_client", Err: auth.ErrCredentials},
+			{Status: 400, Code: "invalid_grant", Err: auth.ErrConsentRequired},
+		} {
+			p.setFail(func(int) error { return err })
+			_, got := s.Token(t.Context())
+			if !errors.Is(got, err.Err) {
+				t.Fatalf("%v, want %v", got, err.Err)
+			}
+			if told := strings.Contains(got.Error(), "interrupted at "+marked.Format(time.RFC3339)); told != (err.Status == 400) {
+				t.Errorf("%v", got)
+			}
+			time.Sleep(2 * time.Minute)
 		}
 	})
 }
@@ -1029,25 +1141,44 @@ func TestStatusTellsWhoAndWhen(t *testing.T) {
 	})
 }
 
-// Refused for another reason than the refresh token, an exchange has spent nothing: no other process
-// waits for it.
+// An exchange that was never sent, or was refused for another reason than the refresh token, has spent
+// nothing: no other process waits for it. Of one that may have been carried out nobody knows.
 func TestRefusalLeavesNoMark(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var store auth.Memory
-		p := &product{lifetime: time.Hour, refresh: true}
-		a := newSession(t, p, &auth.Options{Store: &store})
-		b := newSession(t, p, &auth.Options{Store: &store})
-		get(t, a)
-		time.Sleep(2 * time.Hour)
-		p.setFail(func(int) error { return &auth.Error{Op: "exchange", Status: 429, Err: auth.ErrRateLimited} })
-		if _, err := a.Token(t.Context()); !errors.Is(err, auth.ErrRateLimited) {
-			t.Fatal(err)
-		}
-		p.setFail(nil)
-		start := time.Now()
-		if got := get(t, b); got != "T2" || time.Since(start) != 0 {
-			t.Errorf("%s after %s", got, time.Since(start))
-		}
-	})
+	unavailable := func(cause error) error { return &auth.Error{Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, cause)} }
+	for name, test := range map[string]struct {
+		err   error
+		waits time.Duration
+	}{
+		"429":                  {&auth.Error{Status: 429, Err: auth.ErrRateLimited}, 0},
+		"no room in our limit": {&auth.Error{Err: auth.ErrRateLimited}, 0},
+		"credentials":          {auth.ErrCredentials, 0},
+		"foreign certificate":  {&auth.Error{Err: auth.ErrInsecure}, 0},
+		"connection refused":   {unavailable(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), 0},
+		"proxy refuses":        {unavailable(&net.OpError{Op: "proxyconnect", Err: syscall.ECONNREFUSED}), 0},
+		"reset":                {unavailable(&net.OpError{Op: "read", Err: syscall.ECONNRESET}), 29 * time.Second},
+		"503":                  {&auth.Error{Status: 503, Err: auth.ErrUnavailable}, 29 * time.Second},
+		"redirected":           {&auth.Error{Status: 302, Err: auth.ErrInsecure}, 29 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := &auth.Options{Store: new(auth.Memory)}
+				p := &product{lifetime: time.Hour, refresh: true}
+				a, b := newSession(t, p, o), newSession(t, p, o)
+				get(t, a)
+				time.Sleep(2 * time.Hour)
+				p.setFail(func(int) error { return test.err })
+				if _, err := a.Token(t.Context()); err == nil {
+					t.Fatal("no error")
+				}
+				time.Sleep(time.Second)
+				p.setFail(nil)
+				start := time.Now()
+				if got := get(t, b); got != "T2" || time.Since(start) != test.waits {
+					t.Errorf("%s after %s, want T2 after %s", got, time.Since(start), test.waits)
+				}
+			})
+		})
+	}
 }

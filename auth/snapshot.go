@@ -53,13 +53,14 @@ type tokenRecord struct {
 	AccessToken  string        `json:"access_token,omitempty"`
 	TokenType    string        `json:"token_type,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
-	Obtained     time.Time     `json:"obtained,omitzero"`  // when the exchange began
-	Host         string        `json:"host,omitempty"`     // where that was
-	Lifetime     time.Duration `json:"lifetime,omitempty"` // of the access token
-	Refreshed    time.Time     `json:"refreshed,omitzero"` // when RefreshToken came
-	Seed         string        `json:"seed,omitempty"`     // fingerprint of the token that began the chain
-	Pending      *pending      `json:"pending,omitempty"`  // RefreshToken may have been spent
-	Refused      *refused      `json:"refused,omitempty"`  // RefreshToken was refused: consent required
+	Obtained     time.Time     `json:"obtained,omitzero"`    // when the exchange began
+	Host         string        `json:"host,omitempty"`       // where that was
+	Lifetime     time.Duration `json:"lifetime,omitempty"`   // of the access token
+	Refreshed    time.Time     `json:"refreshed,omitzero"`   // when RefreshToken came
+	Seed         string        `json:"seed,omitempty"`       // fingerprint of the token that began the chain
+	Pending      *pending      `json:"pending,omitempty"`    // RefreshToken may have been spent
+	Interrupted  time.Time     `json:"interrupted,omitzero"` // when it may have been, by who was not heard of again
+	Refused      *refused      `json:"refused,omitempty"`    // RefreshToken was refused: consent required
 }
 
 // pending marks a refresh token that somebody is about to spend.
