@@ -13,10 +13,9 @@ import (
 // refuses everything, or other processes that make tokens of the same account, must not turn each
 // call into an exchange.
 type forced struct {
-	fails  int       // in a row
-	until  time.Time // none before
-	spent  int       // of the row of forcedRow
-	refill time.Time // when the row was last given one back
+	fails int       // in a row
+	until time.Time // none before
+	whole time.Time // when the row of forcedRow is whole again
 }
 
 const (
@@ -37,17 +36,11 @@ func (f *forced) fail() {
 
 // allow takes one of the row, if there is one.
 func (f *forced) allow() bool {
-	now := time.Now()
-	if f.spent == 0 {
-		f.refill = now
-	}
-	back := min(int(now.Sub(f.refill)/forcedEvery), f.spent)
-	f.spent -= back
-	f.refill = f.refill.Add(time.Duration(back) * forcedEvery)
-	if f.spent >= forcedRow {
+	left := max(0, time.Until(f.whole))
+	if left > (forcedRow-1)*forcedEvery {
 		return false
 	}
-	f.spent++
+	f.whole = time.Now().Add(left + forcedEvery)
 	return true
 }
 

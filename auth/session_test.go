@@ -285,6 +285,31 @@ func TestKilledElsewhere(t *testing.T) {
 	})
 }
 
+// A long rest saves up no more than the row of three.
+func TestKilledElsewhereAfterRest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &product{lifetime: 24 * time.Hour}
+		s := newSession(t, p, nil)
+		refuse := func() {
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Rejected(response(200, ""), tok)
+			s.Rejected(response(401, "token"), tok)
+		}
+		refuse()
+		time.Sleep(time.Hour)
+		for range 100 {
+			refuse()
+		}
+		if n := p.calls.Load(); n != 5 {
+			t.Errorf("%d exchanges, want 1 + 1 + 3", n)
+		}
+	})
+}
+
 // An incident that is long over does not lengthen the next one's back-off.
 func TestForcedBackoffIsForgotten(t *testing.T) {
 	t.Parallel()
