@@ -384,8 +384,9 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Er
 // lock held, until Close.
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
 	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
-	published, closing, again := false, false, true
+	published, again := false, true
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		closing := c.closing.Err() != nil
 		err := c.save(ctx, h, r)
 		if errors.Is(err, ErrConflict) {
 			var stored tokenRecord
@@ -418,7 +419,9 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 			c.opts.Logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
 			return nil
 		case closing:
-			c.unsaved(err)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.lost = &Error{Op: "store", Err: fmt.Errorf("%w: the rotated refresh token is lost with this process", err)}
 			return nil
 		case !published:
 			c.opts.Logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
@@ -426,17 +429,7 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		published, again = true, true
 		select {
 		case <-time.After(wait):
-		case <-c.closing.Done():
-			closing = true
-		case <-ctx.Done():
-			c.unsaved(err)
-			return nil
+		case <-c.closing.Done(): // once more
 		}
 	}
-}
-
-func (c *core) unsaved(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.lost = &Error{Op: "store", Err: fmt.Errorf("%w: the rotated refresh token is lost with this process", err)}
 }
