@@ -177,7 +177,7 @@ func (c *core) adopt(f *flight, r tokenRecord) bool {
 	if f.kind == watching && c.due(r) {
 		return false
 	}
-	f.forced = false // somebody else's exchange, not ours
+	f.adopted, f.forced = true, false // somebody else's exchange, not ours
 	c.publish(f, snap)
 	return true
 }

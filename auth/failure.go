@@ -86,7 +86,11 @@ func (c *core) failed(f *flight) (log func()) {
 		next = now.Add(min(wait, lookEvery))
 	}
 	c.next.Store(next.UnixNano())
-	return func() { c.opts.Logger.Warn(message, "connector", c.opts.Connector, "error", f.err, "next_try", wait) }
+	attrs := []any{"connector", c.opts.Connector, "error", f.err}
+	if after != forever {
+		attrs = append(attrs, "next_try", wait)
+	}
+	return func() { c.opts.Logger.Warn(message, attrs...) }
 }
 
 // secretsChanged reports whether a secret differs from the ones that were refused. It does not look more

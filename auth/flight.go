@@ -19,8 +19,9 @@ type flight struct {
 	done     chan struct{} // its save is finished as well
 
 	// What came of it, to be read once answered is closed.
-	snap *snapshot
-	err  error
+	snap    *snapshot
+	adopted bool // from the store
+	err     error
 }
 
 type flightKind int
@@ -67,16 +68,22 @@ func (c *core) run(f *flight) {
 	c.mu.Lock()
 	defer func() { c.mu.Unlock(); log() }() // a handler may want a token
 	c.flight = nil
-	if f.snap == nil {
+	switch {
+	case f.snap == nil:
 		f.err = err
 		log = c.failed(f)
+		close(f.answered)
+	case f.adopted:
+		if time.Now().UnixNano() >= f.snap.stale {
+			c.start(background) // before the answer, which may be all that a command line asks for
+		}
 		close(f.answered)
 	}
 	close(f.done)
 	c.watch()
 }
 
-// publish answers the flight with snap, makes it the current token, and forgets failures.
+// publish makes snap the current token, forgets failures, and answers the flight, unless that ends with it.
 func (c *core) publish(f *flight, snap *snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,8 +98,9 @@ func (c *core) publish(f *flight, snap *snapshot) {
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
 	// would be asked ever faster.
 	c.next.Store(time.Now().Add(min(time.Second, snap.record.Lifetime/5)).UnixNano())
-	f.snap = snap
-	close(f.answered)
+	if f.snap = snap; !f.adopted {
+		close(f.answered)
+	}
 }
 
 // watchEvery is how often a session with a refresh token at stake looks at its record, used or not:

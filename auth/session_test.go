@@ -558,6 +558,34 @@ func TestRestartAdopts(t *testing.T) {
 	})
 }
 
+// Each of these processes asks for one token, as a command line does. One that finds it stale renews it
+// for the next.
+func TestStaleIsRenewedForTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(auth.Memory)
+		p := &product{lifetime: time.Hour}
+		once := func() string {
+			s := auth.New(p, &auth.Options{Store: store})
+			got := get(t, s)
+			if err := s.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+			return got
+		}
+		once()
+		time.Sleep(58 * time.Minute)
+		for i, want := range []string{"T1", "T2", "T2"} {
+			if got := once(); got != want {
+				t.Errorf("process %d: %s, want %s", i, got, want)
+			}
+		}
+		if n := p.calls.Load(); n != 2 {
+			t.Errorf("%d exchanges", n)
+		}
+	})
+}
+
 // Of two sessions of one identity, the second adopts what the first obtained after a refusal.
 func TestSharedStoreAfterRevocation(t *testing.T) {
 	t.Parallel()
@@ -1035,8 +1063,8 @@ func TestStatusAfterRefusal(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, s := range map[string]*auth.Session{"here": here, "elsewhere": elsewhere} {
-			if st, err := s.Status(t.Context()); st.State != auth.StateConsentRequired {
-				t.Errorf("%s: %s, %v", name, st.State, err)
+			if st, err := s.Status(t.Context()); st.State != auth.StateConsentRequired || !st.Expiry.IsZero() || !st.ConsentExpiry.IsZero() {
+				t.Errorf("%s: %+v, %v", name, st, err)
 			}
 		}
 	})

@@ -58,8 +58,10 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 		snap, dropped = s.snapshot(r), false
 	}
 	r = snap.record
-	st.ConsentExpiry = s.consentExpiry(r)
-	if r.AccessToken != "" {
+	if r.Refused == nil {
+		st.ConsentExpiry = s.consentExpiry(r)
+	}
+	if r.AccessToken != "" && r.Refused == nil {
 		st.Expiry, st.Obtained, st.Host = r.Obtained.Add(r.Lifetime), r.Obtained, r.Host
 	}
 	now := time.Now()
