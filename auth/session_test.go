@@ -564,7 +564,7 @@ func TestStaleIsRenewedForTheNext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := new(auth.Memory)
-		p := &product{lifetime: time.Hour}
+		p := &product{lifetime: time.Hour, delay: time.Second}
 		once := func() string {
 			s := auth.New(p, &auth.Options{Store: store})
 			got := get(t, s)
