@@ -125,7 +125,7 @@ func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
 func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
 	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
-	defer context.AfterFunc(c.closing, cancel)()
+	defer context.AfterFunc(c.closing, func() { time.AfterFunc(closeGrace, cancel) })() // who holds it may be long
 	unlock, err := c.opts.Store.Lock(lctx, c.key)
 	if err != nil {
 		return nil, storeError(err)
@@ -204,9 +204,6 @@ func (c *core) awaitPending(ctx context.Context, h *held) (err error) {
 
 // exchange obtains a token, saves it in h and publishes it. A nil h is a store that failed.
 func (c *core) exchange(ctx context.Context, f *flight, h *held) error {
-	if c.closing.Err() != nil {
-		return &Error{Op: "token", Err: ErrClosed}
-	}
 	prev, err := c.previous(h)
 	if err != nil {
 		return err

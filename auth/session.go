@@ -44,6 +44,10 @@ type Options struct {
 // exchangeTimeout is an exchange's own deadline, whatever that of the caller who began it.
 const exchangeTimeout = 30 * time.Second
 
+// closeGrace is how long Close waits for what need not be done: a lock that another process holds, and a
+// provider that does not heed its ctx.
+const closeGrace = time.Second
+
 // wallClock is how long the wall clock is not looked at again: the monotonic one costs half, but
 // stands still while the machine sleeps.
 const wallClock = 100 * time.Millisecond
@@ -77,7 +81,7 @@ type core struct {
 	current atomic.Pointer[snapshot] // nil: none, or dropped
 	next    atomic.Int64             // no background exchange before this wall-clock time, in ns
 
-	closing context.Context // ends when Close begins: what has not begun by then does not
+	closing context.Context // ends when Close begins
 	shut    context.CancelFunc
 	life    context.Context // ends when Close stops waiting
 	kill    context.CancelFunc
@@ -258,7 +262,7 @@ func (s *Session) Close(ctx context.Context) error {
 			s.kill()
 			select {
 			case <-s.idle:
-			case <-time.After(time.Second): // a provider that does not heed its ctx
+			case <-time.After(closeGrace):
 			}
 		}
 	}
