@@ -19,6 +19,11 @@ const (
 	storeTimeout = 10 * time.Second
 	// lockTimeout bounds the wait for the store's lock: longer than its holder can need.
 	lockTimeout = 2*exchangeTimeout + storeTimeout
+	// saveEvery is the longest pause between two tries to save a rotated refresh token, and markWait, the
+	// least wait for somebody else's mark, is longer: where it was the store that was away, the one whose
+	// mark it is saves first.
+	saveEvery = 2 * time.Second
+	markWait  = saveEvery + time.Second
 )
 
 // held is a record under the store's lock.
@@ -34,6 +39,9 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	// A look without the lock: after a restart, or when another process was first, that is all.
 	r, _, err := c.load(ctx)
 	f.seen = r.news()
+	if err == nil {
+		c.reunite()
+	}
 	if f.kind == watching && (err != nil || !c.due(r)) {
 		f.held = errNotDue
 	}
@@ -48,6 +56,11 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	}
 
 	h, err := c.lock(ctx, f.last)
+	if err != nil { // whoever holds it may have saved meanwhile
+		if r, _, lerr := c.load(ctx); lerr == nil && c.adopt(f, r) {
+			return nil
+		}
+	}
 	switch {
 	case err == nil:
 	case c.closing.Err() != nil:
@@ -56,6 +69,9 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		return &Error{Op: "store", Err: err}
 	default:
 		c.opts.Logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
+		c.mu.Lock()
+		c.alone = true
+		c.mu.Unlock()
 		return c.exchange(ctx, f, nil)
 	}
 	defer h.unlock()
@@ -73,6 +89,16 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		return nil
 	}
 	return c.exchange(ctx, f, h)
+}
+
+// reunite forgets what refused tokens have forced while each process was on its own, and may have ended
+// the others' tokens: with the store back one exchange ends that.
+func (c *core) reunite() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.alone {
+		c.alone, c.forced = false, forced{}
+	}
 }
 
 // released reports whether what is in the store, or a changed secret, ends the memory of a failure.
@@ -188,7 +214,7 @@ func (c *core) awaitPending(ctx context.Context, h *held) (err error) {
 	for h.Pending != nil && h.Pending.Owner != c.owner && !h.Pending.Since.Equal(h.Interrupted) {
 		since := h.Pending.Since
 		select {
-		case <-time.After(min(time.Until(since.Add(exchangeTimeout)), exchangeTimeout)):
+		case <-time.After(min(max(time.Until(since.Add(exchangeTimeout)), markWait), exchangeTimeout)):
 		case <-c.closing.Done():
 			return &Error{Op: "token", Err: ErrClosed}
 		}
@@ -382,7 +408,7 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Er
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
 	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
 	published, again := false, true
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, saveEvery) {
 		closing := c.closing.Err() != nil
 		err := c.save(ctx, h, r)
 		if errors.Is(err, ErrConflict) {
@@ -422,6 +448,8 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 			return nil
 		case !published:
 			c.opts.Logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
+			f.saving = &Error{Op: "store", Err: fmt.Errorf("%w; the rotated refresh token is not saved yet", err)}
+			close(f.stuck)
 		}
 		published, again = true, true
 		select {

@@ -17,11 +17,13 @@ type flight struct {
 	next     int64     // what the session's next was before
 	answered chan struct{}
 	done     chan struct{} // its save is finished as well
+	stuck    chan struct{} // its save failed, and is repeated
 
 	// What came of it, to be read once answered is closed.
 	snap    *snapshot
 	adopted bool // from the store
 	err     error
+	saving  error // how the save failed, once stuck is closed
 }
 
 type flightKind int
@@ -32,6 +34,10 @@ const (
 	watching                     // a refresh token is at stake
 	looking                      // the token is refused; another exchange would do no good, but somebody else's may
 )
+
+func newFlight() *flight {
+	return &flight{answered: make(chan struct{}), done: make(chan struct{}), stuck: make(chan struct{})}
+}
 
 // startBackground starts an exchange that nobody waits for.
 func (c *core) startBackground() {
@@ -47,7 +53,8 @@ func (c *core) start(kind flightKind) {
 	if c.flight != nil || !c.begun() {
 		return
 	}
-	f := &flight{kind: kind, last: c.last, answered: make(chan struct{}), done: make(chan struct{})}
+	f := newFlight()
+	f.kind, f.last = kind, c.last
 	f.forced = c.last != nil && c.last.record.AccessToken != "" && c.current.Load() == nil
 	switch now := time.Now(); {
 	case kind == foreground && now.Before(c.failure.until), kind == background && now.Before(c.failure.next):

@@ -28,10 +28,9 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 		if err != nil {
 			return explain(ectx, err, true)
 		}
-		f := &flight{answered: make(chan struct{})}
 		r := received(tok, tokenRecord{}, start)
 		r.Generation = beginning(h.Generation)
-		return s.keep(ctx, f, h, tokenRecord{}, r)
+		return s.keep(ctx, newFlight(), h, tokenRecord{}, r)
 	})
 }
 

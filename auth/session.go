@@ -93,6 +93,7 @@ type core struct {
 	flight  *flight   // the one exchange, or nil
 	failure failure
 	forced  forced
+	alone   bool        // the last exchange was made without the store
 	watcher *time.Timer // or nil
 	lost    error       // a rotated refresh token that Close could not save
 }
@@ -224,6 +225,8 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		}
 		select { // refused already, and its save may still be under way
 		case <-f.done:
+		case <-f.stuck:
+			return nil, f.saving
 		case <-ctx.Done():
 			return nil, &Error{Op: "token", Err: ended(ctx)}
 		}

@@ -690,6 +690,72 @@ func TestOlderTokenIsNotAdopted(t *testing.T) {
 	})
 }
 
+// What refused tokens forced while the store was away, each process for itself and to the harm of the
+// others, does not keep one from exchanging for all when it is back.
+func TestStoreIsBackAfterRefusals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{lifetime: time.Hour}
+		s := newSession(t, p, &auth.Options{Store: &store})
+		refused := func() {
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Rejected(response(401, "token"), tok)
+		}
+		get(t, s)
+		store.load.Store(true)
+		for range 100 {
+			refused()
+			time.Sleep(100 * time.Millisecond)
+		}
+		store.load.Store(false)
+		before := p.calls.Load()
+		refused() // and looks
+		synctest.Wait()
+		refused()
+		if get(t, s); p.calls.Load() != before+1 {
+			t.Errorf("%d exchanges with the store back", p.calls.Load()-before)
+		}
+	})
+}
+
+// expendable is a product whose refresh token nobody misses.
+type expendable struct{ *product }
+
+func (expendable) Refresh() auth.Refresh { return auth.Refresh{Expendable: true} }
+
+func TestRecordsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tokens := &product{lifetime: time.Hour}
+		refreshed := &product{lifetime: time.Hour, refresh: true}
+		for name, test := range map[string]struct {
+			p    auth.Provider
+			ends time.Duration // 0: it is not known when
+		}{
+			"client credentials": {tokens, time.Hour},
+			"refresh token":      {refreshed, 0},
+			"consent":            {consenting{refreshed}, consentLife},
+			"expendable":         {expendable{refreshed}, time.Hour},
+		} {
+			store := new(auth.Memory)
+			s := newSession(t, test.p, &auth.Options{Store: store})
+			if s.CodeFlow() == nil {
+				get(t, s)
+			} else if err := s.Redeem(t.Context(), "code", ""); err != nil {
+				t.Fatal(err)
+			}
+			r, err := store.Load(t.Context(), s.Key())
+			if err != nil || r.Version == 0 || r.Expires.IsZero() != (test.ends == 0) || test.ends != 0 && time.Until(r.Expires) != test.ends {
+				t.Errorf("%s: %v, %v; want an end in %s", name, r, err, test.ends)
+			}
+		}
+	})
+}
+
 // A token that is still valid is no reason to exchange beside the store: others would do the same.
 // One that is not, is.
 func TestStoreFailsInTheBackground(t *testing.T) {
@@ -740,7 +806,7 @@ func TestSaveIsRepeated(t *testing.T) {
 	})
 }
 
-// A token that cannot be saved is still not handed out past its end.
+// A token that cannot be saved is still not handed out past its end; callers learn why at once.
 func TestExpiredWhileSaving(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -754,13 +820,15 @@ func TestExpiredWhileSaving(t *testing.T) {
 		time.Sleep(11 * time.Minute)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if tok, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%v, %v", tok, err)
+		start := time.Now()
+		if tok, err := s.Token(ctx); !errors.Is(err, auth.ErrStore) || time.Since(start) != 0 {
+			t.Errorf("%v, %v after %s", tok, err, time.Since(start))
 		}
 		p.mu.Lock()
 		p.answer = func(int) *oauth2.Token { return &oauth2.Token{AccessToken: "B", ExpiresIn: 600} }
 		p.mu.Unlock()
 		store.save.Store(false)
+		time.Sleep(3 * time.Second)
 		if got := get(t, s); got != "B" {
 			t.Error(got)
 		}

@@ -132,7 +132,7 @@ func (c *core) encode(t tokenRecord, version uint64) Record {
 	t.Format = recordFormat
 	b, _ := json.Marshal(t) // strings and times: cannot fail
 	expires := t.Obtained.Add(t.Lifetime)
-	if t.RefreshToken != "" {
+	if t.RefreshToken != "" && !c.refresh.Expendable {
 		// Zero where the refresh token's end is unknown: it may live for ever.
 		expires = c.consentExpiry(t)
 	}

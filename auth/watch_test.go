@@ -348,6 +348,54 @@ func TestLostLogout(t *testing.T) {
 	})
 }
 
+// The store is away from the middle of an exchange on, for longer than its mark holds the others off, and
+// has lost the lock. The one whose exchange it was saves before another spends the refresh token again.
+func TestOutageDuringExchange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFallible()
+		p := &product{lifetime: time.Hour, refresh: true, delay: time.Second}
+		o := &auth.Options{Store: asStore{f}}
+		a, b := newSession(t, p, o), newSession(t, p, o)
+		get(t, a)
+		get(t, b)
+		time.Sleep(2 * time.Hour)
+		go a.Token(t.Context())
+		time.Sleep(500 * time.Millisecond)
+		f.away.Store(true)
+		f.lapsed.Store(true)
+		time.Sleep(time.Minute + 100*time.Millisecond)
+		f.away.Store(false)
+		if got := get(t, b); got != "T2" || p.calls.Load() != 2 {
+			t.Errorf("%s after %d exchanges", got, p.calls.Load())
+		}
+	})
+}
+
+// Whoever waits for a lock in vain looks once more.
+func TestSavedBeforeLockTimesOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFallible()
+		p := &product{lifetime: time.Hour}
+		o := &auth.Options{Store: asStore{f}}
+		a, b := newSession(t, p, o), newSession(t, p, o)
+		unlock, err := f.Pointer.Load().Lock(t.Context(), a.Key()) // by one that hangs
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		waiting := make(chan string)
+		go func() { waiting <- get(t, a) }()
+		synctest.Wait()
+		f.lapsed.Store(true)
+		get(t, b)
+		if got := <-waiting; got != "T1" || p.calls.Load() != 1 {
+			t.Errorf("%s after %d exchanges", got, p.calls.Load())
+		}
+	})
+}
+
 // A rotated refresh token is saved also if the store was away for long, and its version moved on.
 func TestSaveAfterLongOutage(t *testing.T) {
 	t.Parallel()
