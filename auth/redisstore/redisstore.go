@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	mathrand "math/rand/v2"
 	"regexp"
 	"strconv"
@@ -63,7 +64,9 @@ func open(c Config, patience time.Duration) (auth.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store{client: redis.NewUniversalClient(o), prefix: cmp.Or(c.KeyPrefix, "itsmauth:"), patience: patience}, nil
+	s := &store{client: redis.NewUniversalClient(o), prefix: cmp.Or(c.KeyPrefix, "itsmauth:"), patience: patience}
+	s.closing, s.shut = context.WithCancel(context.Background())
+	return s, nil
 }
 
 type store struct {
@@ -73,7 +76,8 @@ type store struct {
 	silent   atomic.Int64 // until when Redis is left alone, in wall-clock ns
 
 	mu      sync.Mutex
-	closed  bool
+	closing context.Context // ends with Close
+	shut    context.CancelFunc
 	running sync.WaitGroup // what nobody waits for
 }
 
@@ -83,7 +87,7 @@ func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "redisstore(%s)", s
 // Close waits for what is still to be told to Redis, which is not longer than 250 ms.
 func (s *store) Close() error {
 	s.mu.Lock()
-	s.closed = true
+	s.shut()
 	s.mu.Unlock()
 	s.running.Wait()
 	return s.client.Close()
@@ -129,7 +133,7 @@ func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
 	expires, ttl := "", int64(0)
 	if !r.Expires.IsZero() {
 		expires = r.Expires.UTC().Format(time.RFC3339Nano)
-		ttl = (max(time.Until(r.Expires), 0) + grace).Milliseconds()
+		ttl = (min(max(time.Until(r.Expires), 0), math.MaxInt64-grace) + grace).Milliseconds()
 	}
 	return s.change(ctx, key, save, version(r.Version), version(r.Version+1), expires, ttl, r.Data, rand.Text())
 }
@@ -197,9 +201,34 @@ func (s *store) renew(ctx context.Context, key, owner string) {
 	}
 }
 
-// unlock is for the owner alone. If it fails the lock lapses.
+// unlock is for the owner alone. If it fails for good the lock lapses.
 func (s *store) unlock(key, owner string) {
-	s.run(context.Background(), key, unlock, []string{s.key(key, ":lock")}, owner)
+	keys := []string{s.key(key, ":lock")}
+	if _, err := s.run(context.Background(), key, unlock, keys, owner); err != nil {
+		s.tell(lockLife, key, unlock, keys, owner)
+	}
+}
+
+// tell runs a script that nobody waits for, again and again while that is of use: Redis may not have
+// been away for long.
+func (s *store) tell(use time.Duration, key string, script *redis.Script, keys []string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Err() != nil {
+		return
+	}
+	s.running.Go(func() {
+		for end := time.Now().Add(use); ; {
+			if _, err := s.run(context.Background(), key, script, keys, args...); err == nil || time.Now().After(end) {
+				return
+			}
+			select {
+			case <-time.After(s.patience):
+			case <-s.closing.Done():
+				return
+			}
+		}
+	})
 }
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"slices"
@@ -259,6 +260,7 @@ func TestTimeToLive(t *testing.T) {
 		{now.Add(2 * time.Hour), 3*time.Hour - time.Minute, 3 * time.Hour},
 		{time.Time{}, -1, -1},
 		{now.Add(-time.Hour), grace - time.Minute, grace},
+		{time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), 290 * 365 * 24 * time.Hour, math.MaxInt64}, // as some JWTs have it
 	} {
 		if err := s.Save(t.Context(), "k", auth.Record{Version: uint64(version), Expires: tt.expires}); err != nil {
 			t.Fatal(err)
@@ -334,6 +336,29 @@ func TestLockIsHeld(t *testing.T) {
 	if n := server.Do(t, "EXISTS itsmauth:{k}:lock").(int64); n != 0 {
 		t.Error("unlocked, and still there")
 	}
+}
+
+// What Redis was not there to hear, it hears when it is back.
+func TestToldAgain(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s := asked(t, server.URL())
+	var unlock func()
+	redistest.Eventually(t, "a lock", func() bool {
+		var err error
+		unlock, err = s.Lock(t.Context(), "k")
+		return err == nil
+	})
+	w := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Millisecond}}, time.Hour)
+	redistest.Eventually(t, "a slot", func() bool { wait, _, err := w.Take(t.Context(), "id"); return err == nil && wait == 0 })
+	server.Do(t, "PERSIST itsmauth:{k}:lock") // and so it does not lapse
+	server.Signal(t, syscall.SIGSTOP)
+	unlock()
+	w.Release("id", true)
+	time.Sleep(patience)
+	server.Signal(t, syscall.SIGCONT)
+	redistest.Eventually(t, "the lock given up", func() bool { return server.Do(t, "EXISTS itsmauth:{k}:lock").(int64) == 0 })
+	redistest.Eventually(t, "the slot back", func() bool { wait, _, err := w.Take(t.Context(), "next"); return err == nil && wait == 0 })
 }
 
 func TestLockOfTheDead(t *testing.T) {

@@ -15,7 +15,7 @@ const peerLife = time.Minute
 
 // Window implements [auth.Windower], by Redis's own clock.
 func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth.Window {
-	w := &window{s: s, key: key, keys: []string{s.key(key, ":window"), s.key(key, ":peers")}}
+	w := &window{s: s, key: key, hold: hold, keys: []string{s.key(key, ":window"), s.key(key, ":peers")}}
 	var windows []any
 	for _, l := range limits {
 		w.longest = max(w.longest, l.Per)
@@ -30,6 +30,7 @@ type window struct {
 	key     string
 	keys    []string
 	longest time.Duration
+	hold    time.Duration
 	args    []any // of take, after the id
 }
 
@@ -46,13 +47,8 @@ func (w *window) Take(ctx context.Context, id string) (wait time.Duration, proce
 }
 
 func (w *window) Release(id string, sent bool) {
-	w.s.mu.Lock()
-	defer w.s.mu.Unlock()
-	if w.s.closed {
-		return
-	}
-	// What fails leaves the slot taken for as long as an attempt may last.
-	w.s.running.Go(func() { w.s.run(context.Background(), w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1) })
+	// What fails for good leaves the slot taken for as long as an attempt may last.
+	w.s.tell(w.hold, w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1)
 }
 
 // The windows of an identity are one sorted set of slots, scored by the moment, in microseconds, by
@@ -60,7 +56,8 @@ func (w *window) Release(id string, sent bool) {
 // A slot counts in each window until it is older than the window is long.
 
 // take has KEYS window, peers; ARGV id, peer, peer's life, hold, longest window, and requests and
-// length of each window. It answers with the wait and the number of peers.
+// length of each window. It answers with the wait and the number of peers. A slot that is ahead of
+// any hold is of a clock that was ahead, of another master.
 //
 // The slot that must go first may still be in flight. It will not have been received before now, so
 // that its window's length is the least there is to wait.
@@ -72,6 +69,9 @@ redis.call('ZADD', KEYS[2], now, peer)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - life)
 redis.call('PEXPIRE', KEYS[2], math.ceil(life / 1000))
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - longest - 1)
+for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + hold + 1, '+inf')) do
+	redis.call('ZADD', KEYS[1], now, ahead)
+end
 local wait = 0
 if not redis.call('ZSCORE', KEYS[1], id) then
 	for i = 6, #ARGV, 2 do

@@ -65,6 +65,19 @@ func TestWindowOfTheDead(t *testing.T) {
 	}
 }
 
+// A master whose clock is behind that of the one before it does not make everybody wait for the difference.
+func TestWindowOfAnotherClock(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	w := opened(t, server.URL()).Window("k", []auth.Limit{{Requests: 1, Per: 100 * time.Millisecond}}, time.Second)
+	server.Do(t, "ZADD itsmauth:{k}:window", time.Now().Add(10*time.Minute).UnixMicro(), "early")
+	begun := time.Now()
+	redistest.Eventually(t, "a slot", func() bool { wait, _, err := w.Take(t.Context(), "id"); return err == nil && wait == 0 })
+	if took := time.Since(begun); took < 100*time.Millisecond {
+		t.Errorf("it came after %v: the early one must count for the window's length", took)
+	}
+}
+
 // What processes are told they may send never exceeds the window, whoever asks and when.
 func TestWindowUnderLoad(t *testing.T) {
 	t.Parallel()
