@@ -39,7 +39,8 @@ type Provider interface {
 
 	// Rejects reports whether resp refuses the token it was sent with, as opposed to the request.
 	// body holds the first 64 KiB; the caller has made resp.Body whole again. For a status below
-	// 400 body is nil, since a successful response streams.
+	// 400 body is nil, since a successful response streams. A Content-Encoding of gzip is undone in
+	// body; any other, which only a caller gets who asks for it, is as it came.
 	Rejects(resp *http.Response, body []byte) bool
 }
 

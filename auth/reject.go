@@ -2,8 +2,10 @@ package auth
 
 import (
 	"bytes"
+	"compress/gzip"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -52,7 +54,7 @@ func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
 	if resp.StatusCode >= 400 {
 		body = peek(resp)
 	}
-	if s.provider.Rejects(resp, body) {
+	if s.provider.Rejects(resp, plain(resp, body)) {
 		return s.drop(tok, true)
 	}
 	if accepts(resp.StatusCode) {
@@ -126,6 +128,18 @@ func peek(resp *http.Response) []byte {
 	}
 	resp.Body = &peeked{io.MultiReader(bytes.NewReader(b), rest), resp.Body}
 	return b
+}
+
+// plain undoes gzip, which net/http leaves to a caller who asked for it. body may break off, and so may
+// what comes of it.
+func plain(resp *http.Response, body []byte) []byte {
+	switch strings.ToLower(resp.Header.Get("Content-Encoding")) {
+	case "gzip", "x-gzip": // RFC 9110 section 8.4.1.3
+		if z, err := gzip.NewReader(bytes.NewReader(body)); err == nil {
+			body, _ = io.ReadAll(io.LimitReader(z, maxPeek))
+		}
+	}
+	return body
 }
 
 type peeked struct {

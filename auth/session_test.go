@@ -1,11 +1,15 @@
 package auth_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -211,6 +215,50 @@ func TestTokenIsWithoutRefreshToken(t *testing.T) {
 	tok, err := s.Token(t.Context())
 	if err != nil || tok.RefreshToken != "" {
 		t.Errorf("%q, %v", tok.RefreshToken, err)
+	}
+}
+
+// TestRejectedCompressed is of callers who ask for gzip themselves, as behind httputil.ReverseProxy.
+func TestRejectedCompressed(t *testing.T) {
+	t.Parallel()
+	noise := make([]byte, 256<<10)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	zip := func(s string) string {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		io.WriteString(z, s)
+		z.Close()
+		return b.String()
+	}
+	for name, tc := range map[string]struct {
+		encoding, body string
+		want           bool
+	}{
+		"gzip":             {"gzip", zip("token"), true},
+		"an older name":    {"X-Gzip", zip("token"), true},
+		"of the request":   {"gzip", zip("wrong password"), false},
+		"more than we see": {"gzip", zip("token" + hex.EncodeToString(noise)), true},
+		"expands beyond":   {"gzip", zip(strings.Repeat(" ", 64<<10) + "token"), false},
+		"only said":        {"gzip", "token", true},
+		"empty":            {"gzip", "", false},
+		"unknown":          {"br", zip("token"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSession(t, &product{lifetime: time.Hour}, nil)
+			tok, err := s.Token(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp := response(401, tc.body)
+			resp.Header.Set("Content-Encoding", tc.encoding)
+			if got := s.Rejected(resp, tok); got != tc.want {
+				t.Errorf("rejected: %v", got)
+			}
+			if b, err := io.ReadAll(resp.Body); err != nil || string(b) != tc.body || resp.Header.Get("Content-Encoding") != tc.encoding {
+				t.Error("the caller's response was changed:", err)
+			}
+		})
 	}
 }
 
