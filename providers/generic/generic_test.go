@@ -573,6 +573,7 @@ func TestRejects(t *testing.T) {
 	t.Parallel()
 	base, _ := url.Parse("https://x")
 	any623 := []Condition{{Status: 401, Pointer: "/*/messageNumber", Equals: "623"}}
+	field := []Condition{{Status: 401, Pointer: "/errors/*/field"}}
 	for _, tc := range []struct {
 		when, not []Condition
 		status    int
@@ -589,9 +590,14 @@ func TestRejects(t *testing.T) {
 		{any623, nil, 500, `[{"messageNumber":623}]`, false},
 		{any623, nil, 401, `[{"messageNumber":623}`, false},
 		{any623, nil, 401, ``, false},
-		{nil, []Condition{{Status: 401, Pointer: "/errors/*/field"}}, 401, `{"errors":[]}`, true},
-		{nil, []Condition{{Status: 401, Pointer: "/errors/*/field"}}, 401, `{"errors":[{"field":""},{"field":null},{}]}`, true},
-		{nil, []Condition{{Status: 401, Pointer: "/errors/*/field"}}, 401, `{"errors":[{},{"field":"old_password"}]}`, false},
+		{nil, field, 401, `{"errors":[]}`, true},
+		{nil, field, 401, `{"errors":[{"field":""},{"field":null},{}]}`, true},
+		{nil, field, 401, `{"errors":[{},{"field":"old_password"}]}`, false},
+		{nil, field, 401, `{"errors":[{"field":"old_password","message":"more than 64 K`, false},
+		{nil, field, 401, `{"message":"more than 64 KiB","err`, false},
+		{nil, field, 401, ``, true},
+		{nil, field, 401, `<html>`, true},
+		{nil, []Condition{{Status: 403, Pointer: "/a"}, {BodyContains: "x", Pointer: "/a"}}, 401, `{"message":"more than 64 K`, true},
 		{[]Condition{{BodyContains: "SESSION_EXPIRED"}}, nil, 400, "x SESSION_EXPIRED", true},
 		{[]Condition{{BodyContains: "SESSION_EXPIRED"}}, nil, 400, "x", false},
 		{[]Condition{{Status: 403, Pointer: "/ok", Equals: "false"}, {Status: 440}}, nil, 403, `{"ok":false}`, true},
@@ -602,6 +608,13 @@ func TestRejects(t *testing.T) {
 		c.RejectedWhen, c.NotRejectedWhen = tc.when, tc.not
 		if got := must(t, c).Rejects(&http.Response{StatusCode: tc.status}, []byte(tc.body)); got != tc.want {
 			t.Errorf("%v but %v: %d %s: %v", tc.when, tc.not, tc.status, tc.body, got)
+		}
+	}
+	c := basic(base)
+	c.NotRejectedWhen = field
+	for encoding, want := range map[string]bool{"": true, "identity": true, "GZIP": true, "br": false, "gzip, br": false} {
+		if got := must(t, c).Rejects(&http.Response{StatusCode: 401, Header: http.Header{"Content-Encoding": {encoding}}}, nil); got != want {
+			t.Errorf("%q: %v", encoding, got)
 		}
 	}
 }

@@ -10,16 +10,22 @@ import (
 )
 
 // decode reads JSON, numbers as they are written. What is not JSON is nil.
-func decode(body []byte) (doc any) {
+func decode(body []byte) any {
+	doc, _ := parse(body)
+	return doc
+}
+
+// parse is decode with the reason. It is [io.ErrUnexpectedEOF] if the text breaks off.
+func parse(body []byte) (doc any, err error) {
 	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))))
 	d.UseNumber()
-	if d.Decode(&doc) != nil {
-		return nil
+	if err := d.Decode(&doc); err != nil {
+		return nil, err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil
+		return nil, errors.New("something follows it")
 	}
-	return doc
+	return doc, nil
 }
 
 func checkPointer(pointer string) error {

@@ -3,14 +3,36 @@ package generic
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
+	"strings"
 )
 
-// Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen.
+// Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen. An exception
+// with a pointer into a body that is not there to be read holds: whoever sees a token refused sends
+// the request again, and it may be a write.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
 	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body) }
-	return slices.ContainsFunc(p.c.RejectedWhen, holds) && !slices.ContainsFunc(p.c.NotRejectedWhen, holds)
+	excepts := holds
+	if unread(resp, body) {
+		excepts = func(c Condition) bool {
+			c.Pointer, c.Equals = "", ""
+			return holds(c)
+		}
+	}
+	return slices.ContainsFunc(p.c.RejectedWhen, holds) && !slices.ContainsFunc(p.c.NotRejectedWhen, excepts)
+}
+
+// unread reports whether there is more to body than can be seen: its JSON breaks off, or it is
+// compressed in a way that nobody has undone.
+func unread(resp *http.Response, body []byte) bool {
+	switch strings.ToLower(resp.Header.Get("Content-Encoding")) {
+	case "", "identity", "gzip", "x-gzip":
+		_, err := parse(body)
+		return errors.Is(err, io.ErrUnexpectedEOF)
+	}
+	return true
 }
 
 func (c Condition) holds(status int, body []byte) bool {

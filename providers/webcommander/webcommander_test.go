@@ -153,13 +153,14 @@ func TestRejects(t *testing.T) {
 		{401, `{"status":"error","error":"unauthorized","errors":[]}`, true},
 		{401, `{"errors":[{"field":null,"code":"x"},{"field":""}]}`, true},
 		{401, `{"errors":[{"code":"x"},{"field":"old_password"}]}`, false},
+		{401, (`{"errors":[{"field":"old_password","message":"` + strings.Repeat("x", 64<<10))[:64<<10], false},
 		{401, ``, true},
 		{401, `<html>`, true},
 		{403, ``, false},
 		{400, `{"errors":[]}`, false},
 	} {
 		if got := p.Rejects(&http.Response{StatusCode: tc.status}, []byte(tc.body)); got != tc.want {
-			t.Errorf("%d %s: %v", tc.status, tc.body, got)
+			t.Errorf("%d %.99s: %v", tc.status, tc.body, got)
 		}
 	}
 }
