@@ -30,7 +30,7 @@ func (p *Provider) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.To
 		return nil, r.fail(r.err)
 	case spend != "" && c.Method != http.MethodGet:
 		tok, err := p.refresh(ctx, r, spend)
-		if err == nil || !p.mends(err) {
+		if err == nil || !p.mends(r, err) {
 			return tok, err
 		}
 		r = p.request("exchange", c.TokenURL, r.secrets...)
@@ -60,11 +60,12 @@ func (p *Provider) refresh(ctx context.Context, r *request, spend string) (*oaut
 	return tok, err
 }
 
-// mends reports whether the full grant may succeed after err refused the refresh.
-func (p *Provider) mends(err error) bool {
-	var e *auth.Error
-	return !p.c.interactive() && errors.As(err, &e) && e.Code != "invalid_client" &&
-		(errors.Is(err, auth.ErrConsentRequired) || errors.Is(err, auth.ErrCredentials) || errors.Is(err, auth.ErrProtocol) && e.Code != "")
+// mends reports whether the full grant may succeed where the refresh r failed with err: whatever
+// the product has against it, but for the client itself and what passes by waiting. Products refuse
+// a refresh token in many words and by any status.
+func (p *Provider) mends(r *request, err error) bool {
+	return !p.c.interactive() && r.refused && r.status/100 != 3 && r.code != "invalid_client" &&
+		!errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrRateLimited)
 }
 
 // add adds those of the fields that the settings have for every grant which are sent in this one.

@@ -35,8 +35,9 @@ type request struct {
 	status     int
 	retryAfter time.Duration
 	body       []byte
-	doc        any    // the body, if it is JSON
-	code       string // why it was refused, if that can be shown
+	doc        any // the body, if it is JSON
+	refused    bool
+	code       string // why, if that can be shown
 }
 
 func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
@@ -128,7 +129,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		return r.fail(err)
 	}
 	r.doc = decode(r.body)
-	if refused := p.readCode(r); refused || !r.ok() {
+	if r.refused = p.readCode(r) || !r.ok(); r.refused {
 		return r.fail(r.refusal())
 	}
 	return nil
