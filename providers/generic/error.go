@@ -81,11 +81,11 @@ func (r *request) refusal() error {
 		return say(auth.ErrProtocol, "the client may not have these scopes")
 	case "unsupported_grant_type":
 		return say(auth.ErrProtocol, "the product does not know this grant")
-	case "invalid_grant":
-		switch {
-		case r.refresh:
+	case "invalid_grant", "invalid_token": // RFC 6750's word: the request held no other token
+		if r.refresh {
 			return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
-		case r.op == "login":
+		}
+		if r.op == "login" && r.code == "invalid_grant" {
 			return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
 		}
 	}
@@ -108,7 +108,7 @@ func (r *request) refusal() error {
 }
 
 // publicCodes are those that decide something, and no secret whatever they look like.
-var publicCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "invalid_scope", "unsupported_grant_type",
+var publicCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "invalid_token", "invalid_scope", "unsupported_grant_type",
 	"unsupported_token_type", "temporarily_unavailable", "server_error"}
 
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)

@@ -281,6 +281,7 @@ func TestRefusals(t *testing.T) {
 		"scope":             {status: 400, body: fail("invalid_scope"), want: []error{auth.ErrProtocol}, code: "invalid_scope"},
 		"grant":             {status: 400, body: fail("unsupported_grant_type"), want: []error{auth.ErrProtocol}, code: "unsupported_grant_type"},
 		"full grant":        {status: 400, body: fail("invalid_grant"), want: []error{auth.ErrCredentials}, code: "invalid_grant"},
+		"no refresh":        {status: 401, body: fail("invalid_token"), want: []error{auth.ErrCredentials}, code: "invalid_token"},
 		"busy code":         {status: 400, body: fail("temporarily_unavailable"), want: []error{auth.ErrUnavailable}, code: "temporarily_unavailable"},
 		"error with 200":    {status: 200, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
 		"and a token":       {status: 200, body: `{"error":"invalid_scope","access_token":"AT"}`, want: []error{auth.ErrProtocol}, code: "invalid_scope"},
@@ -407,6 +408,7 @@ func TestRefresh(t *testing.T) {
 		"limited":         {answers: []http.HandlerFunc{say(429, "")}, requests: 1, status: 429, want: []error{auth.ErrRateLimited}},
 		"HTML":            {answers: []http.HandlerFunc{say(200, "<html>")}, requests: 1, status: 200, want: []error{auth.ErrProtocol}},
 		"consent":         {grant: "authorization_code", answers: []http.HandlerFunc{refused}, requests: 1, code: "invalid_grant", status: 400, want: []error{auth.ErrConsentRequired}},
+		"consent, token":  {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_token"}`)}, requests: 1, code: "invalid_token", status: 401, want: []error{auth.ErrConsentRequired}},
 		"consent, client": {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
 		"consent, echo":   {grant: "authorization_code", answers: []http.HandlerFunc{say(400, `{"error":"RT1"}`)}, requests: 1, status: 400, want: []error{auth.ErrCredentials}},
 	} {
