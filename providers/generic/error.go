@@ -91,6 +91,10 @@ func (r *request) refusal() error {
 	}
 	switch r.status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		// BeyondTrust does not say how it answers over the limit.
+		if r.exhausted && !slices.Contains(publicCodes, r.code) {
+			return auth.ErrRateLimited
+		}
 		return auth.ErrCredentials
 	case http.StatusNotFound:
 		return say(auth.ErrProtocol, "there is nothing at that path")

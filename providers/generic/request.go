@@ -34,6 +34,7 @@ type request struct {
 
 	status     int
 	retryAfter time.Duration
+	exhausted  bool // the limit that it shows has no room left
 	body       []byte
 	doc        any // the body, if it is JSON
 	refused    bool
@@ -119,6 +120,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	defer resp.Body.Close()
 	r.status = resp.StatusCode
 	r.retryAfter, _ = retryafter.Parse(resp.Header, time.Now())
+	r.exhausted = resp.Header.Get("X-RateLimit-Remaining") == "0"
 	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		err = network(ctx, err)
