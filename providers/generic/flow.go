@@ -3,6 +3,7 @@ package generic
 import (
 	"context"
 	"errors"
+	"net/http"
 
 	"golang.org/x/oauth2"
 
@@ -39,7 +40,7 @@ func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.T
 }
 
 // Revoke tells the product to forget tok's refresh token and access token. Without RevokeURL it
-// does nothing.
+// does nothing. A token that is dead already is as good as revoked (RFC 7009 section 2.2).
 func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 	if p.c.RevokeURL == nil || tok == nil {
 		return nil
@@ -47,7 +48,11 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 	if p.c.Grant == "none" {
 		r := p.request("revoke", p.c.RevokeURL, tok.AccessToken, tok.RefreshToken)
 		r.header = p.Header(tok)
-		return p.send(ctx, r)
+		err := p.send(ctx, r)
+		if p.Rejects(&http.Response{StatusCode: r.status}, r.body) {
+			return nil
+		}
+		return err
 	}
 	var errs []error
 	for _, t := range []struct{ token, hint string }{{tok.RefreshToken, "refresh_token"}, {tok.AccessToken, "access_token"}} {
@@ -59,7 +64,10 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 		r.set("token_type_hint", t.hint)
 		p.authenticate(r)
 		err := p.send(ctx, r)
-		if r.code != "unsupported_token_type" { // it dies with the other (RFC 7009 section 2.2.1)
+		switch r.code {
+		case "invalid_token":
+		case "unsupported_token_type": // it dies with the other (RFC 7009 section 2.2.1)
+		default:
 			errs = append(errs, err)
 		}
 	}

@@ -537,7 +537,7 @@ func TestCodeFlow(t *testing.T) {
 
 func TestRevoke(t *testing.T) {
 	t.Parallel()
-	base, got := serve(t, say(200, ""), say(400, `{"error":"unsupported_token_type"}`), say(503, ""), say(200, ""), say(204, ""))
+	base, got := serve(t, say(200, ""), say(400, `{"error":"unsupported_token_type"}`), say(503, ""), say(200, ""))
 	tok := &oauth2.Token{AccessToken: "AT", RefreshToken: "RT"}
 	c := basic(base)
 	if err := must(t, c).Revoke(t.Context(), tok); err != nil || len(got()) != 0 {
@@ -558,6 +558,14 @@ func TestRevoke(t *testing.T) {
 		t.Errorf("%d requests: a failure kept the other token alive", n)
 	}
 
+	base, _ = serve(t, say(400, `{"error":"invalid_token"}`), say(400, `{"error":"invalid_token"}`), say(401, `{"error":"invalid_client"}`), say(200, ""))
+	c.RevokeURL = base
+	if err := must(t, c).Revoke(t.Context(), tok); err != nil {
+		t.Error("dead already:", err)
+	}
+	checkError(t, must(t, c).Revoke(t.Context(), tok), "invalid_client", 401, auth.ErrCredentials)
+
+	base, got = serve(t, say(204, ""), say(401, ""), say(403, ""), say(503, ""))
 	logout := must(t, Config{TokenURL: base, RevokeURL: base.JoinPath("logout"), Grant: "none", TokenHeaders: []Header{{"X-T", "{access_token}"}}})
 	if err := logout.Revoke(t.Context(), tok); err != nil {
 		t.Error(err)
@@ -565,6 +573,11 @@ func TestRevoke(t *testing.T) {
 	if r := got(); len(r) != 1 || r[0].Method != "POST" || r[0].Body != "" || r[0].Header.Get("X-T") != "AT" {
 		t.Errorf("%+v", r)
 	}
+	if err := logout.Revoke(t.Context(), tok); err != nil {
+		t.Error("dead already:", err)
+	}
+	checkError(t, logout.Revoke(t.Context(), tok), "", 403, auth.ErrCredentials)
+	checkError(t, logout.Revoke(t.Context(), tok), "", 503, auth.ErrUnavailable)
 }
 
 func TestHeader(t *testing.T) {

@@ -196,6 +196,9 @@ func TestARJWT(t *testing.T) {
 	if status, rejected := call(t, s, p, tok); status != 401 || !rejected {
 		t.Error("logged out:", status, rejected)
 	}
+	if err := p.(auth.Revoker).Revoke(t.Context(), tok); err != nil {
+		t.Error("logged out twice:", err)
+	}
 	c.Password = auth.SecretString("wrong")
 	_, err = connect(t, s.URL, c).Exchange(t.Context(), nil)
 	var e *auth.Error
