@@ -18,7 +18,7 @@ import (
 // exchange began: lifetimes count from there, so that we never take a token for younger than it is.
 func (p *Provider) token(r *request, start time.Time) (*oauth2.Token, error) {
 	where := &p.c.Response
-	body := bytes.TrimSpace(r.body)
+	body := bytes.TrimSpace(bytes.TrimPrefix(r.body, byteOrderMark))
 	tok := &oauth2.Token{}
 	if where.Format == "json" {
 		tok.AccessToken = first(r.doc, where.AccessToken, str)

@@ -211,6 +211,7 @@ func TestToken(t *testing.T) {
 		"rather said":      {body: `{"access_token":"` + jwt + `","expires_in":7}`, access: jwt, life: 7 * time.Second, typ: "Bearer"},
 		"from the default": {config: Config{DefaultLifetime: time.Minute}, body: `{"access_token":"AT"}`, access: "AT", life: time.Minute, typ: "Bearer"},
 		"pointers":         {config: deep, body: `{"data":[{"a/b":"AT","r~":"RT"}],"ttl":"90","t":"MAC"}`, access: "AT", refresh: "RT", life: 90 * time.Second, typ: "MAC"},
+		"text and a mark":  {config: text, body: "\xef\xbb\xbf" + jwt, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
 		"text":             {config: text, body: " " + jwt + "\r\n", access: jwt, life: 10 * time.Minute, typ: "Bearer"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -316,6 +317,7 @@ func TestRefusals(t *testing.T) {
 		"limit, no path":    {status: 404, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrProtocol}},
 		"not modified":      {status: 304, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
 		"HTML":              {status: 200, body: "\n<!DOCTYPE html><a>access_token</a>", want: []error{auth.ErrProtocol}},
+		"HTML and a mark":   {status: 200, body: "\xef\xbb\xbf<html></html>", response: text, want: []error{auth.ErrProtocol}},
 		"HTML for text":     {status: 200, body: "<html></html>", response: text, want: []error{auth.ErrProtocol}},
 		"prose for text":    {status: 200, body: "Service started", response: text, want: []error{auth.ErrProtocol}},
 		"JSON for text":     {status: 200, body: `{"ok":false}`, response: text, want: []error{auth.ErrProtocol}},

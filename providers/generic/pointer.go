@@ -9,6 +9,9 @@ import (
 	"strings"
 )
 
+// byteOrderMark begins what some servers write as UTF-8.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
 // decode reads JSON, numbers as they are written. What is not JSON is nil.
 func decode(body []byte) any {
 	doc, _ := parse(body)
@@ -17,7 +20,7 @@ func decode(body []byte) any {
 
 // parse is decode with the reason. It is [io.ErrUnexpectedEOF] if the text breaks off.
 func parse(body []byte) (doc any, err error) {
-	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))))
+	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(body, byteOrderMark)))
 	d.UseNumber()
 	if err := d.Decode(&doc); err != nil {
 		return nil, err
