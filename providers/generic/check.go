@@ -117,12 +117,30 @@ func (c *Config) checkHeaders(r *refusals.List) {
 	checkTemplates(r, "token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
 	holdsToken := func(h Header) bool { return strings.Contains(h.Template, "{access_token}") }
 	r.When(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "none holds {access_token}")
+	c.checkStaticHeaders(r)
+}
+
+// checkStaticHeaders refuses what would be sent twice, or not at all.
+func (c *Config) checkStaticHeaders(r *refusals.List) {
+	basic := c.CredentialsIn == "basic" && !c.ClientSecret.IsZero()
 	for name, s := range c.StaticHeaders {
+		key := "static_headers." + name
 		value, _ := s.Value()
-		r.When(strings.ContainsAny(value, "\r\n\x00"), "static_headers."+name, "must not hold a line break")
 		taken := func(h Header) bool { return strings.EqualFold(h.Name, name) }
-		r.When(!headerName.MatchString(name), "static_headers."+name, "is no header name")
-		r.When(slices.ContainsFunc(c.TokenHeaders, taken), "static_headers."+name, "is in token_headers too")
+		r.When(strings.ContainsAny(value, "\r\n\x00"), key, "must not hold a line break")
+		r.When(!headerName.MatchString(name), key, "is no header name")
+		r.When(slices.ContainsFunc(c.TokenHeaders, taken), key, "is in token_headers too")
+		r.When(slices.ContainsFunc(c.CredentialHeaders, taken), key, "is in credential_headers too")
+		r.When(basic && strings.EqualFold(name, "Authorization"), key, "carries the credentials with credentials_in basic")
+		for other := range c.StaticHeaders {
+			r.When(other < name && strings.EqualFold(other, name), key, "is there twice")
+		}
+		switch canonical := http.CanonicalHeaderKey(name); canonical {
+		case "Host", "Content-Length", "Transfer-Encoding":
+			r.When(true, key, "is not for a setting to say")
+		case "User-Agent": // net/http adds its own to any other spelling
+			r.When(name != canonical, key, "must be spelled "+canonical)
+		}
 	}
 }
 

@@ -73,7 +73,8 @@ type Config struct {
 	// TokenHeaders carry the token in API calls. In a template {access_token} and {token_type}
 	// stand for what they say. The default is Authorization: Bearer {access_token}.
 	TokenHeaders []Header `yaml:"token_headers"`
-	// StaticHeaders go with exchanges and API calls alike, such as a gateway's key.
+	// StaticHeaders go with exchanges and API calls alike, such as a gateway's key. Accept and
+	// Content-Type replace the exchange's own.
 	StaticHeaders map[string]auth.Secret `yaml:"static_headers"`
 
 	// RejectedWhen says which responses refuse the token: any of these, unless one of

@@ -92,7 +92,7 @@ func (p *Provider) add(r *request, sent func(field string) bool) {
 func (p *Provider) obtain(ctx context.Context, r *request) (*oauth2.Token, error) {
 	p.authenticate(r)
 	if p.c.Response.Format == "json" {
-		r.header["Accept"] = []string{"application/json"}
+		r.says("Accept", "application/json")
 	}
 	start := time.Now()
 	if err := p.send(ctx, r); err != nil {

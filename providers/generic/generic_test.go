@@ -125,6 +125,10 @@ func TestRequest(t *testing.T) {
 				StaticHeaders: map[string]auth.Secret{"X-Gateway": auth.SecretString("g")}}, nil,
 			seen{Body: "grant_type=client_credentials", Header: with(with(with(formType, "X-Id", "id"), "X-Key", "key s+/"), "X-Gateway", "g")},
 		},
+		"static headers": {
+			Config{ClientID: "id", StaticHeaders: map[string]auth.Secret{"accept": auth.SecretString("application/vnd.x+json"), "CONTENT-TYPE": auth.SecretString("application/x-www-form-urlencoded; charset=utf-8")}}, nil,
+			seen{Body: "client_id=id&grant_type=client_credentials", Header: http.Header{"Accept": {"application/vnd.x+json"}, "Content-Type": {"application/x-www-form-urlencoded; charset=utf-8"}}},
+		},
 		"password": {
 			Config{Grant: "password", Username: "u", Password: auth.SecretString(password), ClientID: "id"}, nil,
 			seen{Body: "client_id=id&grant_type=password&password=p%2Ba%2Fs%3Ds%26w%25d&username=u", Header: formType},
@@ -725,6 +729,14 @@ token_headers.0.template: knows only {access_token}, {token_type}
 token_headers.2.name: is there twice
 token_headers.2.template: must not hold a line break
 token_headers: none holds {access_token}`},
+		"static headers": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, TokenHeaders: []Header{{"A", "{access_token}"}},
+			StaticHeaders: map[string]auth.Secret{"authorization": s, "B": s, "b": s, "host": s, "user-agent": s, "Accept": s}},
+			`static_headers.authorization: carries the credentials with credentials_in basic
+static_headers.b: is there twice
+static_headers.host: is not for a setting to say
+static_headers.user-agent: must be spelled User-Agent`},
+		"static credentials": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, CredentialsIn: "headers", CredentialHeaders: []Header{{"X-Key", "{client_secret}"}}, StaticHeaders: map[string]auth.Secret{"x-key": s}},
+			"static_headers.x-key: is in credential_headers too"},
 		"credential headers": {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers"}, "credential_headers: required for credentials_in headers"},
 		"conditions": {Config{TokenURL: x, ClientID: "id", RejectedWhen: []Condition{{}, {Status: 4}, {Status: 200, Pointer: "/a"}}, NotRejectedWhen: []Condition{{Equals: "x"}, {Pointer: "a"}}},
 			`not_rejected_when.0: equals needs a pointer

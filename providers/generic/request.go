@@ -49,6 +49,16 @@ func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
 	return r
 }
 
+// says sets a header that describes the request, unless a static one does, in whatever spelling.
+func (r *request) says(name, value string) {
+	for given := range r.header {
+		if strings.EqualFold(given, name) {
+			return
+		}
+	}
+	r.header[name] = []string{value}
+}
+
 func (r *request) ok() bool { return r.status/100 == 2 }
 
 // read reads a secret and remembers that it was sent.
@@ -102,10 +112,10 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	case method == http.MethodGet:
 		u.RawQuery = strings.TrimPrefix(u.RawQuery+"&"+form(r.fields), "&")
 	case p.c.Encoding == "json":
-		r.header["Content-Type"] = []string{"application/json"}
+		r.says("Content-Type", "application/json")
 		body = jsonBody(r.fields)
 	default:
-		r.header["Content-Type"] = []string{"application/x-www-form-urlencoded"}
+		r.says("Content-Type", "application/x-www-form-urlencoded")
 		body = []byte(form(r.fields))
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
