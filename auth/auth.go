@@ -105,7 +105,9 @@ type Refresh struct {
 	// with exp). Zero means unknown.
 	Lifetime time.Duration
 	// Expendable says that without its refresh token the provider obtains another by itself, so
-	// none is worth guarding. By default a lost refresh token is taken to be a lost login.
+	// none is worth guarding. Exchange then returns the one in force, also if it was not rotated;
+	// with none the old one is forgotten. By default an answer without one leaves the old in force
+	// (RFC 6749 section 6), and a lost refresh token is taken to be a lost login.
 	Expendable bool
 }
 

@@ -253,6 +253,9 @@ func (c *core) exchange(ctx context.Context, f *flight, h *held) error {
 		}
 		return failed
 	}
+	if c.refresh.Expendable && tok.RefreshToken == "" {
+		prev.RefreshToken = "" // refused: this answers the full grant
+	}
 	r := received(tok, prev, start)
 	if r.Generation = prev.Generation + 1; !spends {
 		if f.last != nil {

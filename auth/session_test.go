@@ -218,6 +218,38 @@ func TestTokenIsWithoutRefreshToken(t *testing.T) {
 	}
 }
 
+type expendable struct{ *product }
+
+func (expendable) Refresh() auth.Refresh { return auth.Refresh{Expendable: true} }
+
+// TestAnswerWithoutRefreshToken holds that it keeps the old one, unless that was refused and the full
+// grant made.
+func TestAnswerWithoutRefreshToken(t *testing.T) {
+	t.Parallel()
+	for want, of := range map[string]func(*product) auth.Provider{
+		"R1": func(p *product) auth.Provider { return p },
+		"":   func(p *product) auth.Provider { return expendable{p} },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &product{answer: func(n int) *oauth2.Token {
+				tok := &oauth2.Token{AccessToken: fmt.Sprint("T", n), ExpiresIn: 3600}
+				if n == 1 {
+					tok.RefreshToken = "R1"
+				}
+				return tok
+			}}
+			s := newSession(t, of(p), nil)
+			for range 3 {
+				get(t, s)
+				time.Sleep(2 * time.Hour)
+			}
+			if p.prevs[1].RefreshToken != "R1" || p.prevs[2].RefreshToken != want {
+				t.Errorf("second exchange with %q, third with %q, want R1 and %q", p.prevs[1].RefreshToken, p.prevs[2].RefreshToken, want)
+			}
+		})
+	}
+}
+
 // TestRejectedCompressed is of callers who ask for gzip themselves, as behind httputil.ReverseProxy.
 func TestRejectedCompressed(t *testing.T) {
 	t.Parallel()
