@@ -13,6 +13,9 @@
 //	GET  /api/config/v1/jump-item                  JSON, with name=... only those
 //	POST /api/config/v1/jump-item                  JSON, name required
 //
+// In a [testing/synctest] bubble the Server is to be made within it, on an Options.Listener in
+// memory: while anybody there waits for a socket, the bubble's clock stands still.
+//
 // See https://docs.beyondtrust.com/rs/docs/api.
 package beyondtrusttest
 

@@ -8,6 +8,9 @@
 //
 // It refuses what the product refuses, in the product's words, and has hooks to revoke, expire,
 // throttle and break. Everything is in memory.
+//
+// In a [testing/synctest] bubble the Server is to be made within it, on an Options.Listener in
+// memory: while anybody there waits for a socket, the bubble's clock stands still.
 package remedytest
 
 import (

@@ -13,6 +13,9 @@
 //	GET  /api/v4/customers/ID               101 and 102 exist
 //	POST /api/v4/customers/change-password  old_password and new_password, of the token's user
 //
+// In a [testing/synctest] bubble the Server is to be made within it, on an Options.Listener in
+// memory: while anybody there waits for a socket, the bubble's clock stands still.
+//
 // See https://developers.webcommander.com/webcommander-api-authentication.
 package webcommandertest
 
