@@ -1,7 +1,6 @@
 package providers
 
 import (
-	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust"
 	"github.com/itsmauth/itsmauth/providers/generic"
 	"github.com/itsmauth/itsmauth/providers/remedy"
@@ -13,13 +12,7 @@ import (
 func All() []Definition {
 	return []Definition{
 		Define("beyondtrust", beyondtrust.New),
-		Define("oauth2", func(c generic.Config, env auth.Env) (auth.Provider, error) {
-			p, err := generic.New(c, env)
-			if err != nil {
-				return nil, err
-			}
-			return p, nil
-		}),
+		Define("oauth2", generic.New),
 		Define("remedy", remedy.New),
 		Define("webcommander", webcommander.New),
 	}

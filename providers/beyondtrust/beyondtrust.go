@@ -28,14 +28,14 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 	if r != nil {
 		return nil, r.Err()
 	}
-	p, err := generic.New(generic.Config{
+	p, err := generic.NewProvider(generic.Config{
 		Provider: "beyondtrust",
 		TokenURL: env.BaseURL.JoinPath("oauth2/token"), // with a slash at its end it is a 405
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret,
 		CredentialsEncoding: "raw", // secrets hold + and /, and are compared as they are
 		// A 401 without this is about the request, such as an unknown parameter.
 		RejectedWhen: []generic.Condition{{Status: 401, Pointer: "/error", Equals: "access_denied"}},
-	}, env)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -27,9 +27,18 @@ var _ interface {
 	auth.Refresher
 } = (*Provider)(nil)
 
-// New checks the settings and fills in their defaults. Its errors are an [auth.KeyError] for each
+// New makes the provider that the settings describe. Its errors are an [auth.KeyError] for each
 // setting at fault, joined.
-func New(c Config, _ auth.Env) (*Provider, error) {
+func New(c Config, _ auth.Env) (auth.Provider, error) {
+	p, err := NewProvider(c)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// NewProvider is New for a product that embeds the engine.
+func NewProvider(c Config) (*Provider, error) {
 	c.fill()
 	if err := c.check(); err != nil {
 		return nil, err

@@ -72,7 +72,7 @@ const good = `{"access_token":"AT","token_type":"bearer","expires_in":3600}`
 
 func must(t *testing.T, c Config) *Provider {
 	t.Helper()
-	p, err := New(c, auth.Env{})
+	p, err := NewProvider(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -748,8 +748,8 @@ rejected_when.2: a response below 400 streams, its body is not looked at`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := New(tc.config, auth.Env{})
-			if err == nil {
+			p, err := New(tc.config, auth.Env{})
+			if p != nil || err == nil {
 				t.Fatal("no error")
 			}
 			if d := cmp.Diff(tc.want, err.Error()); d != "" {

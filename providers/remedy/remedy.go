@@ -93,7 +93,7 @@ func code(c Config, env auth.Env) (auth.Provider, error) {
 	if c.OAuthVersion == "v1.1" {
 		token = "oauth2/v1.1/token"
 	}
-	p, err := generic.New(generic.Config{
+	return generic.New(generic.Config{
 		Provider:  "remedy",
 		Grant:     "authorization_code",
 		AuthURL:   c.SSOURL.JoinPath("oauth2/authorize"),
@@ -106,15 +106,11 @@ func code(c Config, env auth.Env) (auth.Provider, error) {
 		Refresh:      generic.Refresh{Param: c.RefreshParam},
 		RejectedWhen: rejected,
 	}, env)
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
 }
 
 // login is the grant of the AR System server itself.
 func login(c Config, env auth.Env) (auth.Provider, error) {
-	p, err := generic.New(generic.Config{
+	p, err := generic.NewProvider(generic.Config{
 		Provider:  "remedy",
 		Grant:     "none",
 		TokenURL:  env.BaseURL.JoinPath("api/jwt/login"),
@@ -123,7 +119,7 @@ func login(c Config, env auth.Env) (auth.Provider, error) {
 		Response:     generic.Response{Format: "text", Error: "/0/messageNumber"},
 		TokenHeaders: []generic.Header{{Name: "Authorization", Template: "AR-JWT {access_token}"}},
 		RejectedWhen: rejected,
-	}, env)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 	if r != nil {
 		return nil, r.Err()
 	}
-	p, err := generic.New(generic.Config{
+	p, err := generic.NewProvider(generic.Config{
 		Provider: "webcommander",
 		TokenURL: env.BaseURL.JoinPath("api/v4/oauth2/token"),
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret,
@@ -75,7 +75,7 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 		TokenHeaders: []generic.Header{header},
 		// A 401 that names a field, such as a wrong old_password, is about the request.
 		NotRejectedWhen: []generic.Condition{{Status: 401, Pointer: "/errors/*/field"}},
-	}, env)
+	})
 	if err != nil {
 		return nil, err
 	}
