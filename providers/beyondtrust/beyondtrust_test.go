@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/authtest"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 )
@@ -115,6 +116,24 @@ func TestAgainstTheEmulator(t *testing.T) {
 	if !errors.Is(err, auth.ErrRateLimited) || !errors.As(err, &e) || e.RetryAfter != 12*time.Second {
 		t.Error(err)
 	}
+}
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	s := beyondtrusttest.NewServer(nil)
+	defer s.Close()
+	get := func(query string) func() *http.Request {
+		return func() *http.Request {
+			r, _ := http.NewRequest("GET", s.URL+"/api/config/v1/jump-item"+query, nil)
+			return r
+		}
+	}
+	authtest.TestProvider(t, func(t *testing.T) auth.Provider {
+		return connect(t, s.URL, beyondtrusttest.DefaultClientID, beyondtrusttest.DefaultClientSecret)
+	}, authtest.Product{
+		Good: get(""), Refused: get("?no_such_parameter=1"), Kill: s.Revoke,
+		Secrets: []string{beyondtrusttest.DefaultClientSecret},
+	})
 }
 
 func TestTraffic(t *testing.T) {

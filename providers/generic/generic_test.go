@@ -16,6 +16,8 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/authtest"
+	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
 const (
@@ -187,6 +189,35 @@ func TestRequest(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestProvider is of the engine alone; the products test theirs.
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	s := remedytest.NewServer(&remedytest.Options{RequirePKCE: true, Basic: true})
+	defer s.Close()
+	sso, _ := url.Parse(s.SSOURL)
+	authtest.TestProvider(t, func(t *testing.T) auth.Provider {
+		return must(t, Config{
+			Grant: "authorization_code", PKCE: true, Scopes: []string{"a", "b"}, RedirectURI: remedytest.DefaultRedirectURI,
+			AuthURL: sso.JoinPath("oauth2/authorize"), TokenURL: sso.JoinPath("oauth2/v1.1/token"), RevokeURL: sso.JoinPath("oauth2/revoke"),
+			ClientID: remedytest.DefaultClientID, ClientSecret: auth.SecretString(remedytest.DefaultClientSecret),
+		})
+	}, authtest.Product{
+		Good: func() *http.Request {
+			r, _ := http.NewRequest("GET", s.URL+"/api/arsys/v1/entry/HPD:IncidentInterface", nil)
+			return r
+		},
+		Kill: s.Revoke,
+		Login: func(t *testing.T, page string) string {
+			back, err := s.Consent(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return back.Query().Get("code")
+		},
+		Secrets: []string{remedytest.DefaultClientSecret},
+	})
 }
 
 func TestToken(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/authtest"
 	"github.com/itsmauth/itsmauth/providers/remedy"
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
@@ -138,6 +139,37 @@ func TestAuthorizationCode(t *testing.T) {
 					t.Errorf("in the URL: %q", line[1])
 				}
 			}
+		})
+	}
+}
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	s := remedytest.NewServer(nil)
+	defer s.Close()
+	get := func(form string) func() *http.Request {
+		return func() *http.Request {
+			r, _ := http.NewRequest("GET", s.URL+"/api/arsys/v1/entry/"+form, nil)
+			return r
+		}
+	}
+	product := authtest.Product{
+		Good: get("HPD:IncidentInterface"), Refused: get("NoSuchForm"), Kill: s.Revoke,
+		Login: func(t *testing.T, page string) string {
+			back, err := s.Consent(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return back.Query().Get("code")
+		},
+		Secrets: []string{remedytest.DefaultClientSecret, remedytest.DefaultPassword},
+	}
+	for name, c := range map[string]remedy.Config{
+		"authorization_code": registered(t, s),
+		"ar_jwt":             {Grant: "ar_jwt", Username: remedytest.DefaultUsername, Password: auth.SecretString(remedytest.DefaultPassword)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			authtest.TestProvider(t, func(t *testing.T) auth.Provider { return connect(t, s.URL, c) }, product)
 		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/authtest"
 	"github.com/itsmauth/itsmauth/providers/webcommander"
 	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
 )
@@ -127,6 +128,25 @@ func TestAgainstTheEmulator(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	s := webcommandertest.NewServer(nil)
+	defer s.Close()
+	authtest.TestProvider(t, func(t *testing.T) auth.Provider { return connect(t, s.URL, registered) }, authtest.Product{
+		Good: func() *http.Request {
+			r, _ := http.NewRequest("GET", s.URL+"/api/v4/products", nil)
+			return r
+		},
+		Refused: func() *http.Request {
+			r, _ := http.NewRequest("POST", s.URL+"/api/v4/customers/change-password", strings.NewReader(`{"old_password":"x","new_password":"y"}`))
+			r.Header.Set("Content-Type", "application/json")
+			return r
+		},
+		Kill:    s.Revoke,
+		Secrets: []string{webcommandertest.DefaultClientSecret, webcommandertest.DefaultPassword},
+	})
 }
 
 func TestHeader(t *testing.T) {
