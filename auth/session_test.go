@@ -218,6 +218,7 @@ func TestTokenIsWithoutRefreshToken(t *testing.T) {
 	}
 }
 
+// expendable is a product whose refresh token nobody misses.
 type expendable struct{ *product }
 
 func (expendable) Refresh() auth.Refresh { return auth.Refresh{Expendable: true} }
@@ -801,11 +802,6 @@ func TestStoreIsBackAfterRefusals(t *testing.T) {
 		}
 	})
 }
-
-// expendable is a product whose refresh token nobody misses.
-type expendable struct{ *product }
-
-func (expendable) Refresh() auth.Refresh { return auth.Refresh{Expendable: true} }
 
 func TestRecordsEnd(t *testing.T) {
 	t.Parallel()
