@@ -12,7 +12,7 @@ TOOL      = $(GO) tool -modfile=internal/tools/go.mod
 
 test: servers lint
 	$(GO) test -race $$($(GO) list ./... | grep -v /replicas)
-	$(GO) test -race ./providers_test/replicas
+	$(GO) test -race -timeout 30m ./providers_test/replicas
 	cd internal/browser && $(GO) test -race ./...
 
 servers:

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -24,10 +25,11 @@ const Password = "p+a/s=s&w%rd"
 
 // Server is a Redis, or a Sentinel, that a test has started.
 type Server struct {
-	Port int
-	args []string
-	cmd  *exec.Cmd
-	log  *bytes.Buffer
+	Port  int
+	args  []string
+	cmd   *exec.Cmd
+	log   *bytes.Buffer
+	ended chan struct{}
 }
 
 // program finds a program of Debian's package of the same name.
@@ -44,15 +46,18 @@ func program(t testing.TB, name string) string {
 	return ""
 }
 
-// FreePort is one that nothing listens on.
+// FreePort is one that nothing listens on, and that the system gives to nobody who dials meanwhile.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10000 + rand.IntN(20000)
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // Start starts a Redis on a free port, and stops it when the test ends.
@@ -68,24 +73,31 @@ func Start(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// Run starts the process, anew if it was killed.
+// Run starts the process, anew if it was killed, and returns when it answers.
 func (s *Server) Run(t testing.TB) {
 	t.Helper()
-	s.log = new(bytes.Buffer)
+	s.log, s.ended = new(bytes.Buffer), make(chan struct{})
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", s.Addr())
-		if err == nil {
-			conn.Close()
+	go func(cmd *exec.Cmd, ended chan struct{}) { cmd.Wait(); close(ended) }(s.cmd, s.ended)
+	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Password: Password, Protocol: 2})
+	defer c.Close()
+	ours := fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid) // somebody else may have taken the port
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if info, err := c.Info(context.Background(), "server").Result(); err == nil && strings.Contains(info, ours) {
 			return
+		}
+		select {
+		case <-s.ended:
+			t.Fatalf("%s ended: %s", s.args[0], s.log)
+		default:
 		}
 		if time.Now().After(end) {
 			s.Kill()
-			t.Fatalf("%s does not listen: %s", s.args[0], s.log)
+			t.Fatalf("%s does not answer: %s", s.args[0], s.log)
 		}
 	}
 }
@@ -108,7 +120,7 @@ func (s *Server) Signal(t *testing.T, sig os.Signal) {
 func (s *Server) Kill() {
 	s.cmd.Process.Signal(syscall.SIGCONT)
 	s.cmd.Process.Kill()
-	s.cmd.Wait()
+	<-s.ended
 }
 
 // Admin is a connection that waits longer than the store does.
