@@ -75,7 +75,7 @@ func (c *call) do() (*http.Response, error) {
 		resp.Body = &upgraded{conn, c} // a connection now, and the caller's
 		return resp, nil
 	}
-	if resp.Body == nil || resp.Body == http.NoBody {
+	if resp.Body == http.NoBody {
 		c.end()
 		return resp, nil
 	}
@@ -192,7 +192,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		c.pause(resp)
 	}
 	c.silent.Store(0)
-	if err == nil && resp.StatusCode >= 400 && resp.Body != nil && resp.Body != http.NoBody { // part of it is read before the caller gets it
+	if err == nil && resp.StatusCode >= 400 && resp.Body != http.NoBody { // part of it is read before the caller gets it
 		resp.Body = &answer{c, resp.Body}
 	}
 	if c.t.o.Logger.Enabled(c.ctx, slog.LevelDebug) {
@@ -204,7 +204,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 // roundTrip returns when the call ends, also where net/http would wait for a Read of the body.
 func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Response, error) {
 	if c.payload == nil || c.payload.getBody != nil {
-		return inner.RoundTrip(out)
+		return whole(inner.RoundTrip(out))
 	}
 	trailer := out.Trailer         // is filled in while the body is read
 	out = out.Clone(out.Context()) // inner may read it when the caller has it back
@@ -215,7 +215,7 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		resp, err := inner.RoundTrip(out)
+		resp, err := whole(inner.RoundTrip(out))
 		done <- outcome{resp, err}
 	}()
 	select {
@@ -234,6 +234,14 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 		}()
 		return nil, context.Cause(c.ctx)
 	}
+}
+
+// whole gives a response a body: net/http always does, a Wrap need not.
+func whole(resp *http.Response, err error) (*http.Response, error) {
+	if err == nil && resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	return resp, err
 }
 
 // header gives the headers of an attempt: the caller's, with the token's in place of any spelling

@@ -757,6 +757,34 @@ func TestUploadWhileTheAnswerWaits(t *testing.T) {
 	}
 }
 
+// What a Wrap answers may have no body at all.
+func TestResponseWithoutBody(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 401, 503} {
+		c, err := transport.NewClient(auth.New(rejecting{new(product)}, nil), &transport.Options{
+			BaseURL: parse(t, "https://api.example.com"), Retry: quick,
+			Wrap: func(http.RoundTripper) http.RoundTripper {
+				return roundTrip(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: status}, nil })
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Get("https://api.example.com/")
+		if err != nil || resp.StatusCode != status {
+			t.Fatal(resp, err)
+		}
+		if b, err := io.ReadAll(resp.Body); len(b) != 0 || err != nil {
+			t.Errorf("%d: %q %v", status, b, err)
+		}
+	}
+}
+
+// rejecting knows a refused token by the status alone.
+type rejecting struct{ *product }
+
+func (rejecting) Rejects(resp *http.Response, _ []byte) bool { return resp.StatusCode == 401 }
+
 // A body that cannot be read is no reason to send it again.
 func TestUnreadableBody(t *testing.T) {
 	t.Parallel()
