@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -118,5 +119,5 @@ func hopeless(err error) bool {
 	)
 	return errors.As(err, &dns) && dns.IsNotFound ||
 		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
-		errors.Is(err, errProxyAuth)
+		errors.Is(err, errProxyAuth) || strings.HasPrefix(err.Error(), "net/http: invalid ") // header, trailer or method
 }

@@ -785,6 +785,27 @@ type rejecting struct{ *product }
 
 func (rejecting) Rejects(resp *http.Response, _ []byte) bool { return resp.StatusCode == 401 }
 
+// What net/http refuses to send, it refuses again.
+func TestInvalidRequestIsTriedOnce(t *testing.T) {
+	t.Parallel()
+	srv := paths(t)
+	for name, spoil := range map[string]func(*http.Request){
+		"header name":  func(r *http.Request) { r.Header["X Y"] = []string{"1"} },
+		"header value": func(r *http.Request) { r.Header["X"] = []string{"1\n2"} },
+		"trailer name": func(r *http.Request) { r.Trailer = http.Header{"X Y": nil} },
+	} {
+		attempts := 0
+		c := client(t, new(product), srv.URL, transport.Options{Retry: quick, Wrap: func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) { attempts++; return next.RoundTrip(r) })
+		}})
+		req, _ := http.NewRequest("GET", srv.URL+"/ok", nil)
+		spoil(req)
+		if _, err := c.Do(req); err == nil || attempts != 1 {
+			t.Errorf("%s: %d attempts, %v", name, attempts, err)
+		}
+	}
+}
+
 // A body that cannot be read is no reason to send it again.
 func TestUnreadableBody(t *testing.T) {
 	t.Parallel()
