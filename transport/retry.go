@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -126,7 +127,12 @@ func (c *call) idempotent() bool {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
-	return c.req.Header.Get("Idempotency-Key") != ""
+	for k, v := range c.req.Header { // Get finds the canonical spelling alone
+		if strings.EqualFold(k, "Idempotency-Key") && len(v) > 0 && v[0] != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // pause holds the whole identity when the product says that it has had enough.

@@ -129,6 +129,25 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// HTTP does not care how a header is spelled.
+func TestIdempotencyKeyInAnySpelling(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]int64{"Idempotency-Key": 4, "idempotency-key": 4, "IDEMPOTENCY-KEY": 4, "Idempotency": 1} {
+		var seen atomic.Int64
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen.Add(1)
+			w.WriteHeader(503)
+		}))
+		defer srv.Close()
+		req, _ := http.NewRequest("POST", srv.URL, nil)
+		req.Header[key] = []string{"1"}
+		resp, err := client(t, new(product), srv.URL, transport.Options{Retry: quick}).Do(req)
+		if err != nil || resp.StatusCode != 503 || seen.Load() != want {
+			t.Errorf("%s: %d requests, %v", key, seen.Load(), err)
+		}
+	}
+}
+
 func TestConnectionNeverMade(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
