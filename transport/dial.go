@@ -61,7 +61,8 @@ func connections(o *Options) *http.Transport {
 	return t
 }
 
-var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or wants them", auth.ErrUnavailable)
+// errProxyAuth is not for Session to repeat: proxies lock accounts.
+var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or wants them", auth.ErrProtocol)
 
 // dialed is a connection that a call had made, or is having made. Silence counts from the last write
 // to it, be that its handshake's or the request's.

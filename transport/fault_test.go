@@ -387,14 +387,14 @@ func kindOfError(err error) string {
 		return "`context.DeadlineExceeded`"
 	case errors.As(err, &n) && n.Timeout():
 		return "a `net.Error` with `Timeout()`"
+	case errors.Is(err, auth.ErrProtocol) && has("HTTP 407"):
+		return "`auth.ErrProtocol` that names 407"
 	case errors.Is(err, auth.ErrProtocol):
 		return "`auth.ErrProtocol`"
 	case errors.As(err, &cert), errors.As(err, &bad):
 		return "`*tls.CertificateVerificationError`"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "`*net.DNSError`"
-	case has("HTTP 407"):
-		return "an error that names 407"
 	case errors.As(err, &op) && op.Op == "remote error":
 		return "the TLS alert"
 	case has("first record does not look like a TLS handshake"), has("HTTP response to HTTPS client"):

@@ -875,6 +875,20 @@ func (e *exchanging) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.
 	return e.product.Exchange(ctx, prev)
 }
 
+// A proxy that refuses its user is asked once, as accounts get locked.
+func TestProxyThatRefusesAnExchange(t *testing.T) {
+	t.Parallel()
+	for _, status := range []string{"407 Proxy Authentication Required", "401 Unauthorized"} {
+		proxy := serveFaults(t, nil, refuse("HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n"))
+		s := auth.New(&exchanging{}, &auth.Options{Client: transport.NewExchanger(&transport.Options{
+			Retry: quick, Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy.addr})})})
+		defer s.Close(t.Context())
+		if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrProtocol) || proxy.conns.Load() != 1 {
+			t.Errorf("%v; the proxy was asked %d times", err, proxy.conns.Load())
+		}
+	}
+}
+
 // stack is the whole of it over a RoundTripper that does nothing.
 func stack(t testing.TB) (http.RoundTripper, *http.Request) {
 	ok := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
