@@ -56,11 +56,9 @@ func (c *call) do() (*http.Response, error) {
 	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
 	c.deadline.Store(now.Add(c.t.o.Timeout).UnixNano())
 	resp, err := c.attempt()
-	if c.origin != nil {
-		c.origin.budget.call(now.Unix())
-		if wait, again := c.again(resp, err); again {
-			resp, err = c.retry(resp, err, wait)
-		}
+	c.budget().call(now.Unix())
+	if wait, again := c.again(resp, err); again {
+		resp, err = c.retry(resp, err, wait)
 	}
 	c.payload.finish()
 	if err != nil {
@@ -82,6 +80,13 @@ func (c *call) do() (*http.Response, error) {
 	c.down = download{answer{c, resp.Body}}
 	resp.Body = &c.down
 	return resp, nil
+}
+
+func (c *call) budget() *budget {
+	if c.origin == nil {
+		return &c.t.elsewhere
+	}
+	return c.origin.budget
 }
 
 // attempt sends the request once, and once more if the product refuses the token and another can

@@ -85,7 +85,7 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 	if end, ok := c.ctx.Deadline(); ok && now.Add(wait).After(end) {
 		return 0, false
 	}
-	return wait, c.origin.budget.retry(now.Unix()) && c.payload.abandon()
+	return wait, c.budget().retry(now.Unix()) && c.payload.abandon()
 }
 
 // backoff is the longest wait before the next attempt.

@@ -18,13 +18,14 @@ import (
 
 // roundTripper carries the calls of one connector, or its exchanges.
 type roundTripper struct {
-	auth    auth.Authenticator // nil: exchanges
-	o       Options            // with their defaults
-	origins []origin           // for exchanges one, which stands for any
-	inner   http.RoundTripper
-	bare    http.RoundTripper // to other origins: without client certificates
-	idle    []*http.Transport
-	carried atomic.Pointer[carried]
+	auth      auth.Authenticator // nil: exchanges
+	o         Options            // with their defaults
+	origins   []origin           // for exchanges one, which stands for any
+	elsewhere budget             // of what goes bare
+	inner     http.RoundTripper
+	bare      http.RoundTripper // to other origins: without client certificates
+	idle      []*http.Transport
+	carried   atomic.Pointer[carried]
 }
 
 // Format shows nothing of what changes while a client is printed.

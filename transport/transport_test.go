@@ -438,6 +438,24 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// What is redirected elsewhere is repeated as at home.
+func TestRedirectedElsewhereIsRepeated(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int64
+	foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if seen.Add(1) < 3 {
+			w.WriteHeader(503)
+		}
+	}))
+	defer foreign.Close()
+	srv := httptest.NewServer(http.RedirectHandler(foreign.URL, http.StatusFound))
+	defer srv.Close()
+	resp, err := client(t, new(product), srv.URL, transport.Options{Retry: quick}).Get(srv.URL)
+	if err != nil || resp.StatusCode != 200 || seen.Load() != 3 {
+		t.Errorf("%v %v, %d requests", resp, err, seen.Load())
+	}
+}
+
 func TestExchangerFollowsNoRedirect(t *testing.T) {
 	t.Parallel()
 	foreign := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("followed") }))
