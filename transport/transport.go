@@ -33,8 +33,8 @@ func (t *roundTripper) Format(f fmt.State, _ rune) { io.WriteString(f, "transpor
 
 // New gives the RoundTripper that sends a's token to the origins of o and nowhere else, and retries
 // what may be retried. Its errors are an [*auth.Error] or those of net/http. A request to another
-// origin is refused with [auth.ErrInsecure], unless it is the continuation of a redirect, which is
-// sent bare. Use [NewClient] unless you have a client of your own to put it into.
+// origin is refused with [auth.ErrInsecure], unless it is the continuation of a GET's or HEAD's
+// redirect, which is sent bare. Use [NewClient] unless you have a client of your own to put it into.
 func New(a auth.Authenticator, o *Options) (http.RoundTripper, error) { return newRoundTripper(a, o) }
 
 func newRoundTripper(a auth.Authenticator, o *Options) (*roundTripper, error) {
@@ -163,10 +163,10 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 		}
 	}
 	switch {
-	case o == nil && req.Response == nil:
+	case o == nil && (req.Response == nil || req.Response.Request == nil):
 		return nil, t.fail("request", fmt.Errorf("%w to %s: it is not an origin of this connector", auth.ErrInsecure, endpoint.Origin(req.URL)))
-	case o == nil && !leaves(req):
-		return nil, t.fail("request", fmt.Errorf("%w: a redirect of a %s to another origin", auth.ErrInsecure, req.Method))
+	case o == nil && !(leaves(req) && leaves(req.Response.Request)):
+		return nil, t.fail("request", fmt.Errorf("%w: a redirect of a %s to another origin", auth.ErrInsecure, req.Response.Request.Method))
 	case req.URL.Opaque != "": // may name another host than Host, to a proxy or the server
 		return nil, t.fail("request", fmt.Errorf("%w: the URL is opaque", auth.ErrInsecure))
 	case o != nil && req.Host != "" && req.Host != req.URL.Host && endpoint.Origin(&url.URL{Scheme: req.URL.Scheme, Host: req.Host}) != o.canonical:
@@ -175,7 +175,8 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 	return o, nil
 }
 
-// leaves reports whether a redirected request may go to another origin.
+// leaves reports whether a request may be redirected to another origin. A POST may not, although it
+// is made into a GET: its caller would take somebody else's page for the product's answer.
 func leaves(req *http.Request) bool {
 	return (req.Method == "" || req.Method == http.MethodGet || req.Method == http.MethodHead) &&
 		(req.Body == nil || req.Body == http.NoBody)
@@ -185,7 +186,7 @@ func (t *roundTripper) checkRedirect(req *http.Request, via []*http.Request) err
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
-	if t.origin(req.URL) == nil && !leaves(req) {
+	if t.origin(req.URL) == nil && !leaves(via[len(via)-1]) {
 		return http.ErrUseLastResponse
 	}
 	return nil

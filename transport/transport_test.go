@@ -368,9 +368,10 @@ func TestPlainHTTP(t *testing.T) {
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		for _, method := range []string{"GET", "POST"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"} {
 			t.Run(fmt.Sprint(method, status), func(t *testing.T) {
 				t.Parallel()
+				safe := method == "GET" || method == "HEAD"
 				var stray atomic.Pointer[http.Request]
 				var back string
 				foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -396,9 +397,9 @@ func TestRedirects(t *testing.T) {
 				back = srv.URL + "/there"
 				c := client(t, &product{header: "access_token"}, srv.URL, transport.Options{})
 				do := func(path string) *http.Response {
-					req, _ := http.NewRequest(method, srv.URL+path, strings.NewReader("body"))
-					if method == "GET" {
-						req, _ = http.NewRequest(method, srv.URL+path, nil)
+					req, _ := http.NewRequest(method, srv.URL+path, nil)
+					if method == "POST" || method == "PUT" {
+						req, _ = http.NewRequest(method, srv.URL+path, strings.NewReader("body"))
 					}
 					req.Header.Set("Authorization", "caller's own")
 					req.Header.Set("Cookie", "session=1")
@@ -410,7 +411,7 @@ func TestRedirects(t *testing.T) {
 					return resp
 				}
 				resp := do("/away")
-				if followed := method == "GET" || status <= 303; followed {
+				if safe {
 					r := stray.Load()
 					if r == nil {
 						t.Fatal("not followed")
@@ -421,13 +422,13 @@ func TestRedirects(t *testing.T) {
 						}
 					}
 				} else if stray.Load() != nil || resp.StatusCode != status {
-					t.Errorf("a body went elsewhere, or status %d", resp.StatusCode)
+					t.Errorf("it went elsewhere, or status %d", resp.StatusCode)
 				}
 				do("/here")
 				if last := home[len(home)-1]; last.URL.Path != "/there" || last.Header.Get("Access_token") != "T1" {
 					t.Errorf("same origin: %s %v", last.URL, last.Header)
 				}
-				if method == "GET" {
+				if safe {
 					do("/away-and-back")
 					if last := home[len(home)-1]; last.Header.Get("Access_token") != "" {
 						t.Error("a chain that left came back with the token")
@@ -435,6 +436,22 @@ func TestRedirects(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What must not leave does not in the hands of a client that follows all redirects, either.
+func TestRedirectsOfAnotherClient(t *testing.T) {
+	t.Parallel()
+	foreign := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Error("followed with", r.Method) }))
+	defer foreign.Close()
+	srv := httptest.NewServer(http.RedirectHandler(foreign.URL, http.StatusSeeOther))
+	defer srv.Close()
+	rt, err := transport.New(auth.New(new(product), nil), &transport.Options{BaseURL: parse(t, srv.URL)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&http.Client{Transport: rt}).Post(srv.URL, "text/plain", strings.NewReader("body")); !errors.Is(err, auth.ErrInsecure) {
+		t.Error(err)
 	}
 }
 
