@@ -28,8 +28,9 @@ type call struct {
 	req      *http.Request // the caller's; never changed
 	origin   *origin       // nil: bare
 	payload  *payload
-	attempts int  // that went out and count against Retry.MaxAttempts
-	replayed bool // after a refused token
+	attempts int           // that went out and count against Retry.MaxAttempts
+	replayed bool          // after a refused token
+	drawn    time.Duration // of the wait after the latest attempt, 0 if it is not yet
 
 	ctx   context.Context // of the attempt under way, or of the last
 	first attempt
@@ -104,7 +105,8 @@ func (c *call) attempt() (*http.Response, error) {
 		return resp, err
 	}
 	c.replayed = true
-	if fresh, terr := c.t.auth.Token(c.ctx); terr != nil || fresh.AccessToken == tok.AccessToken || !c.payload.abandon() {
+	if fresh, terr := c.t.auth.Token(c.ctx); terr != nil || fresh.AccessToken == tok.AccessToken ||
+		!c.fits(0, time.Now()) || !c.payload.abandon() {
 		return resp, nil
 	}
 	discard(resp)

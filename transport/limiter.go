@@ -83,10 +83,7 @@ func (l *Limiter) acquireHere(ctx context.Context, exchange bool, deadline time.
 	s := &slot{l: l, exchange: exchange}
 	l.mu.Lock()
 	now := l.advance()
-	ahead := len(l.queue)
-	for exchange && ahead > 0 && !l.queue[ahead-1].exchange {
-		ahead--
-	}
+	ahead := l.ahead(exchange)
 	at := l.earliest(now, ahead)
 	if ahead == 0 && at <= now && l.hasPlace(s) || exchange && l.decidedThere(now) {
 		l.grant(s, now)
@@ -128,6 +125,26 @@ func (l *Limiter) ends(ctx context.Context, deadline time.Time) (due, last time.
 		last = d.Sub(l.base)
 	}
 	return due, min(due, last)
+}
+
+// wait is how long, as far as is known, one that came now would wait for its slot.
+func (l *Limiter) wait(exchange bool) time.Duration {
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.advance()
+	return l.earliest(now, l.ahead(exchange)) - now
+}
+
+// ahead is how many in the queue stand before one that comes.
+func (l *Limiter) ahead(exchange bool) int {
+	n := len(l.queue)
+	for exchange && n > 0 && !l.queue[n-1].exchange {
+		n--
+	}
+	return n
 }
 
 // pause lets nobody leave before until. It extends an earlier pause and never shortens it.

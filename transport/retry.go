@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -70,7 +71,7 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 		return 0, false
 	}
 	now := time.Now()
-	wait := rand.N(c.backoff())
+	wait := cmp.Or(c.drawn, rand.N(c.backoff()))
 	if resp != nil {
 		if after, ok := retryafter.Parse(resp.Header, now); ok {
 			if after > o.MaxRetryAfter {
@@ -79,13 +80,20 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 			wait = max(wait, after)
 		}
 	}
+	return wait, c.fits(wait, now) && c.budget().retry(now.Unix()) && c.payload.abandon()
+}
+
+// fits reports whether another attempt can leave in time, after that wait and the limiter's, as far
+// as is known. One that cannot would take the answer with it that there is.
+func (c *call) fits(wait time.Duration, now time.Time) bool {
+	if c.origin != nil {
+		wait = max(wait, c.t.o.Limiter.wait(c.t.auth == nil))
+	}
 	if left := time.Duration(c.deadline.Load() - now.UnixNano()); wait >= left {
-		return 0, false
+		return false
 	}
-	if end, ok := c.ctx.Deadline(); ok && now.Add(wait).After(end) {
-		return 0, false
-	}
-	return wait, c.budget().retry(now.Unix()) && c.payload.abandon()
+	end, ok := c.ctx.Deadline()
+	return !ok || !now.Add(wait).After(end)
 }
 
 // backoff is the longest wait before the next attempt.
@@ -146,7 +154,8 @@ func (c *call) pause(resp *http.Response) {
 		if resp.StatusCode == http.StatusServiceUnavailable {
 			return
 		}
-		after = c.backoff()
+		c.drawn = rand.N(c.backoff())
+		after = c.drawn
 	}
 	c.t.o.Limiter.pause(now.Add(min(after, c.t.o.Retry.MaxRetryAfter)))
 }

@@ -49,6 +49,7 @@ func (c *call) begin() {
 		next = new(attempt)
 	}
 	*next = attempt{ctx, c}
+	c.drawn = 0
 	c.dialed.Store(nil)
 	c.silent.Store(0) // an early answer leaves the upload's; the waits before send are no silence
 	c.mu.Lock()

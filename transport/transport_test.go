@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -828,6 +829,104 @@ func TestPause(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// An answer that there is does not get lost to an attempt that can have no slot in time.
+func TestAnswerIsKeptWhereNoSlotFits(t *testing.T) {
+	t.Parallel()
+	const deadline = 10 * time.Second
+	hour := []auth.Limit{{Requests: 1, Per: time.Hour}}
+	for name, test := range map[string]struct {
+		limits []auth.Limit
+		status int
+		after  string // its Retry-After
+		pause  string // that of another call, meanwhile
+	}{
+		"no slot in the window":              {hour, 503, "", ""},
+		"no slot for another token":          {hour, 401, "", ""},
+		"another's pause":                    {nil, 503, "", "25"},
+		"another's pause, own Retry-After":   {nil, 503, "1", "25"},
+		"another's pause, refused token":     {nil, 401, "", "25"},
+		"own pause, beyond half of the time": {nil, 429, "", ""},
+	} {
+		for _, by := range []string{"timeout", "ctx"} {
+			t.Run(name+", "+by, func(t *testing.T) {
+				t.Parallel()
+				for range 10 { // what is drawn may do without
+					synctest.Test(t, func(t *testing.T) {
+						o := transport.Options{Limiter: transport.NewLimiter(test.limits, 0), BaseURL: parse(t, "https://api.example.com")}
+						ctx, cancel := context.WithCancel(t.Context())
+						if by == "timeout" {
+							o.Timeout = deadline
+						} else {
+							ctx, cancel = context.WithTimeout(ctx, deadline)
+						}
+						defer cancel()
+						o.Retry = transport.Retry{MinBackoff: time.Second}
+						if test.status == 429 {
+							o.Retry.MinBackoff = 2 * deadline
+						}
+						s := auth.New(rejecting{new(product)}, nil)
+						defer s.Close(t.Context())
+						var c *http.Client
+						o.Wrap = func(http.RoundTripper) http.RoundTripper {
+							return roundTrip(func(r *http.Request) (*http.Response, error) {
+								if r.URL.Path == "/other" {
+									return answer(429, "Retry-After", test.pause), nil
+								}
+								if test.pause != "" {
+									req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/other", nil)
+									c.Do(req)
+								}
+								return answer(test.status, "Retry-After", test.after), nil
+							})
+						}
+						c, _ = transport.NewClient(s, &o)
+						req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/", nil)
+						resp, err := c.Do(req)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if b, err := io.ReadAll(resp.Body); string(b) != "body" || resp.StatusCode != test.status {
+							t.Errorf("%d %q %v", resp.StatusCode, b, err)
+						}
+					})
+				}
+			})
+		}
+	}
+}
+
+// The wait that a 429 asks nothing about is drawn once: all go on together, and not at its upper end.
+func TestPauseIsDrawn(t *testing.T) {
+	t.Parallel()
+	var least, most time.Duration = math.MaxInt64, 0
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			var n atomic.Int64
+			var at [3]time.Time
+			c := stub(t, transport.Options{Limiter: transport.NewLimiter(nil, 0)}, func(*http.Request) (*http.Response, error) {
+				i := n.Add(1) - 1
+				if at[i] = time.Now(); i == 0 {
+					return answer(429), nil
+				}
+				return answer(200), nil
+			})
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() { c.Get("https://api.example.com/") })
+				synctest.Wait()
+			}
+			wg.Wait()
+			if n.Load() != 3 || !at[1].Equal(at[2]) {
+				t.Errorf("%d attempts: %v", n.Load(), at)
+			}
+			least, most = min(least, at[1].Sub(at[0])), max(most, at[1].Sub(at[0]))
+		})
+	}
+	if least > 400*time.Millisecond || most > 500*time.Millisecond || most < 100*time.Millisecond {
+		t.Errorf("waits from %s to %s, to be drawn from 0 to 500 ms", least, most)
+	}
 }
 
 func TestMaxConcurrency(t *testing.T) {
