@@ -41,10 +41,10 @@ type call struct {
 
 	timer    *time.Timer // looks whether a limit has passed
 	began    time.Time
-	deadline atomic.Int64 // wall clock ns by which headers are due
-	silent   atomic.Int64 // since when the product or the caller has been waited for, by clock; 0: is not
-	upstart  atomic.Int64 // when the request's body began to flow, 0 if it does not
-	answered atomic.Bool
+	deadline atomic.Int64           // wall clock ns by which headers are due
+	silent   atomic.Int64           // since when the product or the caller has been waited for, by clock; 0: is not
+	upstart  atomic.Int64           // when the request's body began to flow, 0 if it does not
+	answered atomic.Bool            // the attempt's headers are there
 	dialed   atomic.Pointer[dialed] // the connection that the attempt had made, or nil
 
 	slot *slot
@@ -68,7 +68,6 @@ func (c *call) do() (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request = c.req
-	c.answered.Store(true)
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		c.timer.Stop()
 		resp.Body = &upgraded{conn, c} // a connection now, and the caller's
@@ -105,12 +104,14 @@ func (c *call) attempt() (*http.Response, error) {
 		return resp, err
 	}
 	c.replayed = true
-	if fresh, terr := c.t.auth.Token(c.ctx); terr != nil || fresh.AccessToken == tok.AccessToken ||
-		!c.fits(0, time.Now()) || !c.payload.abandon() {
+	c.uploaded()
+	ctx, cancel := context.WithDeadline(c.ctx, time.Unix(0, c.deadline.Load()))
+	fresh, err := c.t.auth.Token(ctx)
+	cancel()
+	if err != nil || fresh.AccessToken == tok.AccessToken || !c.fits(0, time.Now()) || !c.payload.abandon() {
 		return resp, nil
 	}
 	discard(resp)
-	c.uploaded()
 	c.attempts--
 	return c.attempt()
 }
@@ -198,6 +199,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		slot.observe(resp.Header)
 		c.pause(resp)
 	}
+	c.answered.Store(err == nil)
 	c.silent.Store(0)
 	if err == nil && resp.StatusCode >= 400 && resp.Body != http.NoBody { // part of it is read before the caller gets it
 		resp.Body = &answer{c, resp.Body}

@@ -44,7 +44,6 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 			c.t.o.Logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
 				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
 			c.slot.done()
-			c.uploaded()
 			return wait
 		},
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
@@ -80,6 +79,7 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 			wait = max(wait, after)
 		}
 	}
+	c.uploaded() // as far as it is
 	return wait, c.fits(wait, now) && c.budget().retry(now.Unix()) && c.payload.abandon()
 }
 

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Time. `timeout` is for the call, until the headers of its answer; a body that flows up does not
-// count. `attempt_timeout` is the longest silence: until the headers it ends an attempt, later the
+// Time. `timeout` is for the call, until the headers of its answer; a body that flows, up or down, does
+// not count. `attempt_timeout` is the longest silence: until the headers it ends an attempt, later the
 // call. All that passes only notes when it did, and one timer looks at that: a timer set for each
 // piece of it, or net/http's own for the headers, costs as much as the rest of the call.
 
@@ -51,6 +51,8 @@ func (c *call) begin() {
 	*next = attempt{ctx, c}
 	c.drawn = 0
 	c.dialed.Store(nil)
+	c.upstart.Store(0)
+	c.answered.Store(false)
 	c.silent.Store(0) // an early answer leaves the upload's; the waits before send are no silence
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,22 +60,26 @@ func (c *call) begin() {
 		c.cancel(nil)
 	}
 	c.ctx, c.cancel = next, cancel
-	switch {
-	case c.timer == nil:
+	if c.timer == nil {
 		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)
-	case time.Now().UnixNano() >= c.deadline.Load():
-		cancel(c.late())
+		return
 	}
+	c.look()
 }
 
 func (c *call) late() error {
 	return timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)}
 }
 
-// expire ends what has passed its limit, or sees when to look again.
+// expire is the timer's.
 func (c *call) expire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.look()
+}
+
+// look ends what has passed its limit, or sees when to look again. c.mu is held.
+func (c *call) look() {
 	if c.ended {
 		return
 	}
@@ -86,7 +92,7 @@ func (c *call) expire() {
 	due := time.Duration(c.deadline.Load() - time.Now().UnixNano())
 	switch {
 	case flows && left <= 0:
-		c.cancel(timeoutError{what: fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit)})
+		c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit), c.answered.Load()})
 		return
 	case flows:
 	case due <= 0:
@@ -109,24 +115,24 @@ func (c *call) fellSilent() bool {
 
 // flowing notes that a piece of the request's body is on its way.
 func (c *call) flowing() {
-	if c.answered.Load() {
-		if since := c.silent.Load(); since != 0 {
-			c.silent.CompareAndSwap(since, c.clock())
-		}
-		return
-	}
-	if c.upstart.Load() == 0 {
+	if c.upstart.Load() == 0 && !c.answered.Load() {
 		c.upstart.Store(time.Now().UnixNano())
 	}
-	c.silent.Store(c.clock())
+	c.stir()
 }
 
-// uploaded notes that the body has been handed over. Its time does not count against timeout.
+// uploaded notes that the body has been handed over, or how far it has. Its time does not count
+// against timeout.
 func (c *call) uploaded() {
-	start := c.upstart.Swap(0)
-	if start == 0 || c.answered.Load() {
-		return
+	if start := c.upstart.Swap(0); start != 0 {
+		c.deadline.Add(time.Now().UnixNano() - start)
+		c.stir()
 	}
-	c.deadline.Add(time.Now().UnixNano() - start)
-	c.silent.Store(c.clock())
+}
+
+// stir notes that there is no silence, if there might have been.
+func (c *call) stir() {
+	if since := c.silent.Load(); since != 0 {
+		c.silent.CompareAndSwap(since, c.clock())
+	}
 }

@@ -724,6 +724,71 @@ func TestTimeouts(t *testing.T) {
 			}
 		})
 	})
+	// Its beginning is read before the caller gets it, which makes no difference.
+	for _, status := range []int{400, 401, 404, 503} {
+		t.Run(fmt.Sprint("slow error ", status), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := stub(t, transport.Options{}, func(r *http.Request) (*http.Response, error) {
+					resp := answer(status)
+					resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("token"), &drip{ctx: r.Context(), every: 20 * time.Second, left: 30}))
+					return resp, nil
+				})
+				resp, err := c.Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, err := io.ReadAll(resp.Body); len(b) != 35 || err != nil {
+					t.Errorf("%d bytes, %v", len(b), err)
+				}
+			})
+		})
+		t.Run(fmt.Sprint("silent error ", status), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				c := stub(t, transport.Options{Timeout: time.Hour}, func(r *http.Request) (*http.Response, error) {
+					attempts++
+					resp := answer(status)
+					resp.Body = io.NopCloser(&drip{ctx: r.Context(), every: time.Hour, left: 30})
+					return resp, nil
+				})
+				start := time.Now()
+				resp, err := c.Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = io.ReadAll(resp.Body)
+				want := map[int]int{503: 4}[status] // it is the status that is repeated
+				want = max(want, 1)
+				if took := time.Since(start); took < time.Duration(want)*30*time.Second || took > time.Duration(want)*30*time.Second+4*time.Second || attempts != want || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v after %s and %d attempts", err, took, attempts)
+				}
+			})
+		})
+	}
+	t.Run("exchange after a refusal", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			s := auth.New(&onlyOnce{}, nil)
+			defer s.Close(t.Context())
+			c, err := transport.NewClient(s, &transport.Options{BaseURL: parse(t, "https://api.example.com"), Timeout: 5 * time.Second,
+				Wrap: func(http.RoundTripper) http.RoundTripper {
+					return roundTrip(func(*http.Request) (*http.Response, error) { return answer(401), nil })
+				}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			resp, err := c.Get("https://api.example.com/")
+			if err != nil || resp.StatusCode != 401 || time.Since(start) != 5*time.Second {
+				t.Fatal(resp, err, time.Since(start))
+			}
+			if b, err := io.ReadAll(resp.Body); string(b) != "body" || err != nil {
+				t.Errorf("%q %v", b, err)
+			}
+		})
+	})
 	for name, test := range map[string]struct {
 		every time.Duration
 		took  time.Duration
@@ -753,6 +818,19 @@ func TestTimeouts(t *testing.T) {
 		})
 	}
 }
+
+// onlyOnce hands out one token, then never answers.
+type onlyOnce struct{ product }
+
+func (o *onlyOnce) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	if o.made.Load() > 0 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return o.product.Exchange(ctx, prev)
+}
+
+func (o *onlyOnce) Rejects(resp *http.Response, _ []byte) bool { return resp.StatusCode == 401 }
 
 // drip gives a byte at a time.
 type drip struct {
