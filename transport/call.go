@@ -55,7 +55,7 @@ func (c *call) do() (*http.Response, error) {
 	now := time.Now()
 	c.began = now
 	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
-	c.deadline.Store(now.Add(c.t.o.Timeout).UnixNano())
+	c.deadline.Store(c.due(now))
 	resp, err := c.attempt()
 	c.budget().call(now.Unix())
 	if wait, again := c.again(resp, err); again {
@@ -75,9 +75,11 @@ func (c *call) do() (*http.Response, error) {
 	}
 	if resp.Body == http.NoBody {
 		c.end()
-		return resp, nil
+		if resp.StatusCode/100 != 3 {
+			return resp, nil
+		}
 	}
-	c.down = download{answer{c, resp.Body}}
+	c.down = download{answer{c, resp.Body}} // by which a redirect finds the call that led to it
 	resp.Body = &c.down
 	return resp, nil
 }

@@ -41,6 +41,21 @@ func (a *attempt) Value(key any) any {
 	return a.Context.Value(key)
 }
 
+// due is by when the call, begun now, has to have its headers. What a client sends for a redirect has
+// the time that is left, if its response is as it left here; but once, as whoever finds the request in
+// a response may send it again.
+func (c *call) due(now time.Time) int64 {
+	if led := c.req.Response; led != nil {
+		if d, ok := led.Body.(*download); ok {
+			d.c.uploaded()
+			if due := d.c.deadline.Swap(0); due != 0 {
+				return due
+			}
+		}
+	}
+	return now.Add(c.t.o.Timeout).UnixNano()
+}
+
 // begin gives the next attempt a context of its own.
 func (c *call) begin() {
 	ctx, cancel := context.WithCancelCause(c.req.Context())
@@ -62,7 +77,9 @@ func (c *call) begin() {
 	c.ctx, c.cancel = next, cancel
 	if c.timer == nil {
 		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)
-		return
+		if c.req.Response == nil { // all of timeout is left
+			return
+		}
 	}
 	c.look()
 }

@@ -819,6 +819,51 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// The redirects that a client follows share its call's time.
+func TestTimeoutOverRedirects(t *testing.T) {
+	t.Parallel()
+	for name, to := range map[string]string{"here": "https://api.example.com/x", "elsewhere": "https://example.org/x"} {
+		for _, empty := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", empty: ", empty), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					hops := 0
+					c := stub(t, transport.Options{}, func(r *http.Request) (*http.Response, error) {
+						if hops++; hops < 5 {
+							wait(r.Context(), 25*time.Second)
+						}
+						resp := answer(http.StatusFound, "Location", to)
+						if empty {
+							resp.Body = http.NoBody
+						}
+						if hops == 2 {
+							resp.StatusCode = 503 // is repeated
+						}
+						if hops >= 5 {
+							resp.StatusCode = 200
+						}
+						return resp, context.Cause(r.Context())
+					})
+					start := time.Now()
+					_, err := c.Get("https://api.example.com/")
+					if took := time.Since(start); took != time.Minute || !errors.Is(err, context.DeadlineExceeded) || hops != 3 {
+						t.Fatalf("%v after %s and %d attempts", err, took, hops)
+					}
+					hops = 3
+					resp, err := c.Get("https://api.example.com/")
+					if err != nil || hops != 5 {
+						t.Fatal(err, hops)
+					}
+					time.Sleep(time.Hour)
+					if _, err := c.Transport.RoundTrip(resp.Request); err != nil {
+						t.Error("sent again:", err)
+					}
+				})
+			})
+		}
+	}
+}
+
 // onlyOnce hands out one token, then never answers.
 type onlyOnce struct{ product }
 
