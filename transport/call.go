@@ -188,10 +188,13 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	if err = unquoted(err); err != nil && c.fellSilent() {
 		err = context.Cause(c.ctx)
 	}
-	if err != nil && neverConnected(err) {
-		slot.cancel()
-	} else {
+	switch {
+	case err == nil:
 		slot.answered()
+	case neverConnected(err):
+		slot.cancel()
+	default:
+		slot.failed()
 	}
 	if err != nil {
 		c.payload.abandon()

@@ -345,13 +345,32 @@ func (s *slot) wrote() {
 		s.finish(now)
 		s.l.stamps.push(never)
 	}
+	s.leaves(now)
+}
+
+// leaves stamps a request that is on its way from now on.
+func (s *slot) leaves(now time.Duration) {
 	s.stamp = now + oneWay
 	s.l.stamps.move(never, s.stamp)
 	s.date(now)
 	s.wroteThere()
 }
 
-// answered notes that response headers came, or that the attempt failed and may have been sent.
+// failed notes that the attempt failed. What of it was sent may be on its way all the same, and what
+// was not may be about to be.
+func (s *slot) failed() {
+	if s == nil {
+		return
+	}
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	if s.stamp == never {
+		s.leaves(s.l.advance())
+	}
+	s.stamp = 0
+}
+
+// answered notes that response headers came.
 func (s *slot) answered() {
 	if s == nil {
 		return
@@ -405,7 +424,7 @@ func headerCount(s string) (int, bool) {
 func (s *slot) done() { s.leave(true) }
 
 // cancel notes that the request was never sent, or that nobody waits for the slot any more: slot and
-// place are free at once.
+// place are free at once. What was written nevertheless has failed.
 func (s *slot) cancel() { s.leave(false) }
 
 func (s *slot) leave(sent bool) {
@@ -423,9 +442,9 @@ func (s *slot) leave(sent bool) {
 		l.queue = slices.DeleteFunc(l.queue, func(waiting *slot) bool { return waiting == s })
 		if s.stamp == never {
 			l.stamps.tail--
-			s.stamp = 0
 			s.overThere(false)
 		}
+		s.stamp = 0
 	}
 	s.finish(now)
 	if s.placed {

@@ -220,7 +220,8 @@ func perOf(limits []auth.Limit, requests int) time.Duration {
 	return 0
 }
 
-// A slot comes back per after min(answered, wrote + 100 ms).
+// A slot comes back per after min(answered, wrote + 100 ms). A failure is no answer: the request may be
+// on its way.
 func TestSlotComesBack(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
@@ -228,7 +229,7 @@ func TestSlotComesBack(t *testing.T) {
 		at time.Duration
 		do func(*slot)
 	}
-	wrote, answered, cancel, done := (*slot).wrote, (*slot).answered, (*slot).cancel, (*slot).done
+	wrote, answered, failed, cancel, done := (*slot).wrote, (*slot).answered, (*slot).failed, (*slot).cancel, (*slot).done
 	for _, tt := range []struct {
 		name   string
 		events []event
@@ -238,14 +239,18 @@ func TestSlotComesBack(t *testing.T) {
 		{"answered late", []event{{5 * ms, wrote}, {700 * ms, answered}, {800 * ms, done}}, []time.Duration{1105 * ms}},
 		{"answered just so", []event{{5 * ms, wrote}, {105 * ms, answered}, {800 * ms, done}}, []time.Duration{1105 * ms}},
 		{"not answered", []event{{5 * ms, wrote}}, []time.Duration{1105 * ms}},
-		{"failed without having been written", []event{{40 * ms, answered}}, []time.Duration{1040 * ms}},
+		{"answered without having been written", []event{{40 * ms, answered}}, []time.Duration{1040 * ms}},
+		{"failed", []event{{5 * ms, wrote}, {40 * ms, failed}, {50 * ms, done}}, []time.Duration{1105 * ms}},
+		{"failed late", []event{{5 * ms, wrote}, {700 * ms, failed}, {700 * ms, done}}, []time.Duration{1105 * ms}},
+		{"failed before all was written", []event{{40 * ms, failed}, {50 * ms, done}, {60 * ms, wrote}}, []time.Duration{1140 * ms}},
+		{"failed twice", []event{{5 * ms, wrote}, {40 * ms, failed}, {60 * ms, failed}, {70 * ms, cancel}}, []time.Duration{1105 * ms}},
 		{"answered before all was written", []event{{40 * ms, answered}, {60 * ms, wrote}}, []time.Duration{1040 * ms}},
 		{"answered twice", []event{{5 * ms, wrote}, {40 * ms, answered}, {60 * ms, answered}}, []time.Duration{1040 * ms}},
 		{"only done", []event{{40 * ms, done}, {50 * ms, done}}, []time.Duration{1040 * ms}},
 		{"written late", []event{{3000 * ms, wrote}, {3010 * ms, answered}}, []time.Duration{4010 * ms}},
 		{"neither", nil, []time.Duration{never}},
 		{"never sent", []event{{40 * ms, cancel}, {50 * ms, cancel}, {60 * ms, answered}}, []time.Duration{40 * ms}},
-		{"cancelled too late", []event{{5 * ms, wrote}, {40 * ms, cancel}}, []time.Duration{1040 * ms}},
+		{"cancelled too late", []event{{5 * ms, wrote}, {40 * ms, cancel}}, []time.Duration{1105 * ms}},
 		{"cancelled after the answer", []event{{5 * ms, wrote}, {40 * ms, answered}, {50 * ms, cancel}}, []time.Duration{1040 * ms}},
 		{"written twice", []event{{0, wrote}, {50 * ms, wrote}, {60 * ms, answered}}, []time.Duration{1060 * ms, 2060 * ms}},
 		{"written twice, long after", []event{{0, wrote}, {500 * ms, wrote}, {510 * ms, answered}}, []time.Duration{1510 * ms, 2510 * ms}},

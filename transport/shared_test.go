@@ -156,7 +156,9 @@ func TestSharedRelease(t *testing.T) {
 		"answered late":     {func(s *slot) { s.wrote(); time.Sleep(time.Second); s.answered(); s.done() }, oneWay, []string{"true"}},
 		"answered early":    {func(s *slot) { s.answered(); s.done() }, 0, []string{"true"}},
 		"never sent":        {func(s *slot) { s.cancel(); s.done() }, 0, []string{"false"}},
-		"sent, then failed": {func(s *slot) { s.wrote(); s.cancel() }, 0, []string{"true"}},
+		"failed":            {func(s *slot) { s.wrote(); s.failed(); s.done() }, oneWay, []string{"true"}},
+		"failed unwritten":  {func(s *slot) { s.failed(); s.done() }, oneWay, []string{"true"}},
+		"sent, then failed": {func(s *slot) { s.wrote(); s.cancel() }, oneWay, []string{"true"}},
 		"written twice": {func(s *slot) {
 			s.wrote()
 			time.Sleep(20 * time.Millisecond)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -1081,6 +1082,38 @@ func TestMaxConcurrency(t *testing.T) {
 	wg.Wait()
 	if n := most.Load(); n > 2 {
 		t.Errorf("%d at once", n)
+	}
+}
+
+// What a caller gave up may reach the product yet, as long as any request may be on its way.
+func TestGivenUpCountsUntilItHasArrived(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	for written, want := range map[bool]time.Duration{true: 1110 * ms, false: 1115 * ms} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			var last time.Time
+			c := stub(t, transport.Options{Limiter: transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Second}}, 0)},
+				func(r *http.Request) (*http.Response, error) {
+					last = time.Now()
+					time.Sleep(10 * ms)
+					if written {
+						httptrace.ContextClientTrace(r.Context()).WroteRequest(httptrace.WroteRequestInfo{})
+					}
+					wait(r.Context(), 10*ms)
+					return answer(200), context.Cause(r.Context())
+				})
+			ctx, cancel := context.WithTimeout(t.Context(), 15*ms)
+			defer cancel()
+			req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/", nil)
+			if _, err := c.Do(req); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			c.Get("https://api.example.com/")
+			if took := last.Sub(start).Truncate(ms); took != want {
+				t.Errorf("written %v: the next left after %s, want %s", written, took, want)
+			}
+		})
 	}
 }
 
