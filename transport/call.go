@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -162,9 +163,7 @@ func (c *call) admit() (*oauth2.Token, error) {
 func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	ctx, slot := c.ctx, c.slot
 	if slot != nil && c.t.o.Limiter.limited() {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			WroteRequest: func(httptrace.WroteRequestInfo) { slot.wrote() },
-		})
+		ctx = c.traced(ctx, slot)
 	}
 	out := c.req.WithContext(ctx)
 	out.Response = nil
@@ -185,7 +184,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	start := c.clock()
 	c.silent.Store(start)
 	resp, err := c.roundTrip(inner, out)
-	if err = unquoted(err); err != nil && c.fellSilent() {
+	if err = unquoted(err); err != nil && c.ctx.Err() != nil {
 		err = context.Cause(c.ctx)
 	}
 	switch {
@@ -213,6 +212,30 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 		c.log(resp, err, time.Duration(c.clock()-start))
 	}
 	return resp, err
+}
+
+// traced keeps slot's books. Before net/http sends the request again within the attempt, as it does if
+// a connection that was idle broke, it takes another slot; without one that does not happen.
+func (c *call) traced(ctx context.Context, slot *slot) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			c.silent.Store(0)
+			err := slot.again(ctx, time.Unix(0, c.deadline.Load()))
+			c.silent.Store(c.clock())
+			if err == nil {
+				return
+			}
+			c.mu.Lock()
+			c.cancel(err)
+			c.mu.Unlock()
+			// HTTP/1 would write to it, although ctx has ended. HTTP/2 does not, and others use its
+			// connection.
+			if t, ok := got.Conn.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
+				got.Conn.Close()
+			}
+		},
+		WroteRequest: func(httptrace.WroteRequestInfo) { slot.wrote() },
+	})
 }
 
 // roundTrip returns when the call ends, also where net/http would wait for a Read of the body.

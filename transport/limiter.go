@@ -329,23 +329,16 @@ func (s *slot) date(now time.Duration) {
 	s.own = s.l.own(s.window)
 }
 
-// wrote notes that the request was written. Once more means that net/http, unasked, has sent it
-// again on another connection: the server may have seen both.
+// wrote notes that the request was written.
 func (s *slot) wrote() {
 	if s == nil {
 		return
 	}
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	if s.stamp == 0 {
-		return
+	if s.stamp == never {
+		s.leaves(s.l.advance())
 	}
-	now := s.l.advance()
-	if s.stamp != never {
-		s.finish(now)
-		s.l.stamps.push(never)
-	}
-	s.leaves(now)
 }
 
 // leaves stamps a request that is on its way from now on.
@@ -354,6 +347,28 @@ func (s *slot) leaves(now time.Duration) {
 	s.l.stamps.move(never, s.stamp)
 	s.date(now)
 	s.wroteThere()
+}
+
+// again waits for another slot of the windows, at the head of the queue, if the request was written:
+// net/http, unasked, is about to send it once more, and the server may see both. s is that slot then.
+func (s *slot) again(ctx context.Context, deadline time.Time) error {
+	l := s.l
+	l.mu.Lock()
+	written := s.stamp != never
+	l.mu.Unlock()
+	if !written {
+		return nil
+	}
+	s.failed()
+	other, _, err := l.acquire(ctx, true, deadline)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.stamp, s.id, s.lapse = other.stamp, other.id, nil
+	s.date(l.advance())
+	return nil
 }
 
 // failed notes that the attempt failed. What of it was sent may be on its way all the same, and what

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
@@ -835,6 +836,106 @@ func transferred(t *testing.T, silent bool, n, pieces int, err error, took, paus
 	}
 	if err != nil || n != pieces || took < time.Duration(pieces)*pause {
 		t.Errorf("%d of %d pieces after %s: %v", n, pieces, took, err)
+	}
+}
+
+// net/http sends a request again whose kept-alive connection broke, or whose stream was refused: the
+// product sees both, and no more in a window than it allows.
+func TestLimitHoldsWhereNetHTTPSendsAgain(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	const fits, never = 500 * time.Millisecond, time.Hour
+	for name, test := range map[string]struct {
+		tls   *tls.Config
+		play  func(seen func() int, c *peer)
+		calls int   // of which the last is sent again
+		conns int64 // needed for that
+	}{
+		"HTTP/1": {nil, func(seen func() int, c *peer) {
+			for c.read() {
+				if seen() == 2 {
+					return
+				}
+				c.say(ok)
+			}
+		}, 2, 2},
+		"HTTP/2": {&tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour))}, NextProtos: []string{"h2"}},
+			func(seen func() int, c *peer) {
+				c.r.Discard(24) // the preface
+				c.say("\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+				for head := make([]byte, 9); ; {
+					if _, err := io.ReadFull(c.r, head); err != nil {
+						return
+					}
+					text := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+					io.ReadFull(c.r, text)
+					stream := string(head[5:])
+					switch ping, headers := head[3] == 6 && head[4] == 0, head[3] == 1; {
+					case ping:
+						c.say("\x00\x00\x08\x06\x01" + stream + string(text))
+					case headers && seen() == 1:
+						c.say("\x00\x00\x04\x03\x00" + stream + "\x00\x00\x00\x07") // REFUSED_STREAM
+					case headers:
+						c.say("\x00\x00\x01\x01\x05" + stream + "\x88") // 200
+					}
+				}
+			}, 1, 1},
+	} {
+		for _, per := range []time.Duration{fits, never} {
+			t.Run(fmt.Sprint(name, " ", per), func(t *testing.T) {
+				t.Parallel()
+				var mu sync.Mutex
+				var at []time.Time
+				s := serveFaults(t, test.tls, func(_ *faultServer, c *peer) {
+					test.play(func() int {
+						mu.Lock()
+						defer mu.Unlock()
+						at = append(at, time.Now())
+						return len(at)
+					}, c)
+				})
+				base, attempts := "http://"+s.addr, 0
+				if test.tls != nil {
+					base = "https://" + s.addr
+				}
+				c := client(t, new(product), base, transport.Options{
+					Limiter: transport.NewLimiter([]auth.Limit{{Requests: test.calls, Per: per}}, 1),
+					TLS:     &tls.Config{RootCAs: ca.Pool()}, AttemptTimeout: 400 * time.Millisecond, Retry: transport.Retry{MaxAttempts: 1},
+					Wrap: func(next http.RoundTripper) http.RoundTripper {
+						return roundTrip(func(r *http.Request) (*http.Response, error) { attempts++; return next.RoundTrip(r) })
+					}})
+				for i := range test.calls {
+					resp, err := c.Get(base)
+					if last := i == test.calls-1; last && per == never {
+						if !errors.Is(err, auth.ErrRateLimited) {
+							t.Error(resp, err)
+						}
+						continue
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				time.Sleep(50 * time.Millisecond) // for what should not come
+				mu.Lock()
+				defer mu.Unlock()
+				if s.conns.Load() != test.conns || attempts != test.calls {
+					t.Fatalf("%d connections, %d attempts: not the case that is meant", s.conns.Load(), attempts)
+				}
+				want := test.calls
+				if per == fits {
+					want++
+				}
+				if len(at) != want {
+					t.Fatalf("%d requests, want %d", len(at), want)
+				}
+				if took := at[len(at)-1].Sub(at[0]); per == fits && took <= per {
+					t.Errorf("%d requests within %s", len(at), took)
+				}
+			})
+		}
 	}
 }
 

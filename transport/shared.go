@@ -152,9 +152,6 @@ func (s *slot) wroteThere() {
 	if s.id == "" {
 		return
 	}
-	if s.lapse != nil { // a second time: that is another slot's worth
-		s.id = rand.Text()
-	}
 	release, id := s.l.shared.Release, s.id
 	s.lapse = time.AfterFunc(oneWay, func() { release(id, true) })
 }

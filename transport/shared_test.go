@@ -162,12 +162,19 @@ func TestSharedRelease(t *testing.T) {
 		"written twice": {func(s *slot) {
 			s.wrote()
 			time.Sleep(20 * time.Millisecond)
+			s.again(context.Background(), time.Time{})
 			s.wrote()
 			time.Sleep(20 * time.Millisecond)
 			s.answered()
-		}, 40 * time.Millisecond, []string{"true", "true"}},
-		"written twice, far apart": {func(s *slot) { s.wrote(); time.Sleep(time.Second); s.wrote(); time.Sleep(time.Second); s.done() },
-			time.Second + oneWay, []string{"true", "true"}},
+		}, oneWay, []string{"true", "true"}},
+		"written twice, far apart": {func(s *slot) {
+			s.wrote()
+			time.Sleep(time.Second)
+			s.again(context.Background(), time.Time{})
+			s.wrote()
+			time.Sleep(time.Second)
+			s.done()
+		}, time.Second + oneWay, []string{"true", "true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
