@@ -62,7 +62,11 @@ type decoder struct {
 }
 
 func newDecoder(file string) *decoder {
-	return &decoder{file: file, dir: filepath.Dir(file), refused: map[string]bool{}, places: map[string]place{}, leaves: map[string]any{}}
+	dir := filepath.Dir(file)
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs // secrets and certificates are read again, and the program may have changed its directory
+	}
+	return &decoder{file: file, dir: dir, refused: map[string]bool{}, places: map[string]place{}, leaves: map[string]any{}}
 }
 
 func target(n *yaml.Node) *yaml.Node {

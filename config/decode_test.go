@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/providers"
 )
 
@@ -156,5 +157,37 @@ func TestRelativeSecret(t *testing.T) {
 	defer conns.Close()
 	if v, err := got.Secret.Value(); v != secret || err != nil || got.ClientID != secret {
 		t.Errorf("%q %q %v", v, got.ClientID, err)
+	}
+}
+
+// Not parallel: it changes the directory. What is read again is where it was at first.
+func TestChangedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := testpki.Files(t, testpki.New(t).Issue(t, "client", time.Now().Add(time.Hour)))
+	for link, path := range map[string]string{"cert.pem": cert, "key.pem": key} {
+		if err := os.Symlink(path, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "word"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	p := plansOf(t, `
+version: 1
+connectors:
+  a:
+    provider: acme
+    base_url: https://h
+    client_id: a
+    client_secret: ${file:word}
+    transport: {tls_config: {cert_file: cert.pem, key_file: ./key.pem}}
+`)["a"]
+	t.Chdir(t.TempDir())
+	if v, err := p.settings["client_secret"].(auth.Secret).Value(); v != secret || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+	if _, err := p.transport.TLS.GetClientCertificate(nil); err != nil {
+		t.Error(err)
 	}
 }
