@@ -139,28 +139,30 @@ func parseURL(text string) (a address, err error) {
 		}
 	}
 	for name, values := range q {
-		switch {
-		case name == "addr":
+		switch name {
+		case "addr":
 			for _, addr := range values {
 				if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
 					return a, errors.New("each addr must be host:port")
 				}
 				a.addrs = append(a.addrs, addr)
 			}
-		case len(values) > 1:
-			return a, fmt.Errorf("%s is there twice", name)
-		case name == "master_name":
+			continue
+		case "master_name":
 			a.masterName = values[0]
-		case name == "sentinel_username":
+		case "sentinel_username":
 			a.sentinelUsername = values[0]
-		case name == "sentinel_password":
+		case "sentinel_password":
 			a.sentinelPassword = values[0]
-		case name == "cluster":
+		case "cluster":
 			if a.cluster, err = strconv.ParseBool(values[0]); err != nil {
 				return a, errors.New("cluster must be true or false")
 			}
-		default:
+		default: // a part of the password perhaps, which had a ? in it
 			return a, errors.New("has an unknown parameter; there are addr, master_name, sentinel_username, sentinel_password and cluster")
+		}
+		if len(values) > 1 {
+			return a, fmt.Errorf("%s is there twice", name)
 		}
 	}
 	a.cluster = a.cluster || a.masterName == "" && len(a.addrs) > 1
