@@ -39,8 +39,10 @@ func SecretFile(path string) Secret {
 		case len(b) > maxSecret:
 			return "", fmt.Errorf("%s is larger than 1 MiB", path)
 		}
-		b = bytes.TrimSuffix(b, []byte("\n"))
-		return string(bytes.TrimSuffix(b, []byte("\r"))), nil
+		if line, ok := bytes.CutSuffix(b, []byte("\n")); ok {
+			b = bytes.TrimSuffix(line, []byte("\r"))
+		}
+		return string(b), nil
 	})
 }
 
