@@ -498,6 +498,12 @@ func TestUnreadableSecret(t *testing.T) {
 	if !strings.Contains(err.Error(), "client_secret") || len(got()) != 0 {
 		t.Error(err)
 	}
+	c.SecretParams = map[string]auth.Secret{"api_key": auth.SecretFile("/nonexistent/key")}
+	_, err = must(t, c).Exchange(t.Context(), nil)
+	checkError(t, err, "", 0, auth.ErrUnavailable)
+	if text := err.Error(); !strings.Contains(text, "client_secret") || !strings.Contains(text, "api_key") || strings.Contains(text, "\n") {
+		t.Errorf("%q", text)
+	}
 }
 
 func TestRedirects(t *testing.T) {

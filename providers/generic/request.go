@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -64,8 +63,12 @@ func (r *request) ok() bool { return r.status/100 == 2 }
 // read reads a secret and remembers that it was sent.
 func (r *request) read(key string, s auth.Secret) string {
 	v, err := s.Value()
-	if err != nil {
-		r.err = errors.Join(r.err, fmt.Errorf("%w: %s cannot be read: %w", auth.ErrUnavailable, key, err))
+	switch {
+	case err == nil:
+	case r.err == nil:
+		r.err = fmt.Errorf("%w: %s cannot be read: %w", auth.ErrUnavailable, key, err)
+	default:
+		r.err = fmt.Errorf("%w; %s cannot be read: %w", r.err, key, err)
 	}
 	r.secrets = append(r.secrets, v)
 	return v
