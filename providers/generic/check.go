@@ -18,8 +18,12 @@ func (c *Config) check() error {
 	var r refusals.List
 	r.Word("method", c.Method, "POST", "PUT", "PATCH", "GET")
 	r.Word("grant", c.Grant, grants...)
-	r.Word("encoding", c.Encoding, "form", "json")
-	r.Word("credentials_in", c.CredentialsIn, "basic", c.Encoding, "headers")
+	encodings := []string{"form", "json"}
+	r.Word("encoding", c.Encoding, encodings...)
+	if slices.Contains(encodings, c.Encoding) {
+		encodings = []string{c.Encoding} // credentials among the fields are in theirs
+	}
+	r.Word("credentials_in", c.CredentialsIn, slices.Concat([]string{"basic"}, encodings, []string{"headers"})...)
 	r.Word("credentials_encoding", c.CredentialsEncoding, "raw", "rfc6749")
 	r.Word("response.format", c.Response.Format, "json", "text")
 
@@ -54,7 +58,7 @@ func (c *Config) check() error {
 	c.checkHeaders(&r)
 	for key, list := range map[string][]Condition{"rejected_when": c.RejectedWhen, "not_rejected_when": c.NotRejectedWhen} {
 		for i, cond := range list {
-			r.Add(fmt.Sprintf("%s.%d", key, i), cond.check())
+			cond.check(&r, fmt.Sprintf("%s.%d", key, i))
 		}
 	}
 	slices.SortStableFunc(r, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
@@ -109,7 +113,7 @@ var (
 
 func (c *Config) checkHeaders(r *refusals.List) {
 	inHeaders := c.CredentialsIn == "headers"
-	r.When(inHeaders && c.CredentialHeaders == nil, "credential_headers", "required for credentials_in headers")
+	r.When(inHeaders && len(c.CredentialHeaders) == 0, "credential_headers", "required for credentials_in headers")
 	r.When(!inHeaders && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
 	r.When(c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw" && strings.Contains(c.ClientID, ":"), "client_id",
 		"holds a colon, at which a raw Basic header would be split")

@@ -719,7 +719,7 @@ func TestNewRefuses(t *testing.T) {
 		"nothing": {Config{}, "client_id: required for grant client_credentials\ntoken_url: required"},
 		"words": {Config{TokenURL: x, Method: "DELETE", Grant: "implicit", Encoding: "xml", CredentialsIn: "query", CredentialsEncoding: "x", Response: Response{Format: "xml"}},
 			`credentials_encoding: must be raw, rfc6749
-credentials_in: must be basic, xml, headers
+credentials_in: must be basic, form, json, headers
 encoding: must be form, json
 grant: must be client_credentials, password, refresh_token, authorization_code, none
 method: must be POST, PUT, PATCH, GET
@@ -774,13 +774,15 @@ static_headers.host: is not for a setting to say
 static_headers.user-agent: must be spelled User-Agent`},
 		"static credentials": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, CredentialsIn: "headers", CredentialHeaders: []Header{{"X-Key", "{client_secret}"}}, StaticHeaders: map[string]auth.Secret{"x-key": s}},
 			"static_headers.x-key: is in credential_headers too"},
-		"credential headers": {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers"}, "credential_headers: required for credentials_in headers"},
+		"credential headers":    {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers"}, "credential_headers: required for credentials_in headers"},
+		"no credential headers": {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers", CredentialHeaders: []Header{}}, "credential_headers: required for credentials_in headers"},
+		"encoding":              {Config{TokenURL: x, ClientID: "id", Encoding: "jsn", CredentialsIn: "json"}, "encoding: must be form, json"},
 		"conditions": {Config{TokenURL: x, ClientID: "id", RejectedWhen: []Condition{{}, {Status: 4}, {Status: 200, Pointer: "/a"}}, NotRejectedWhen: []Condition{{Equals: "x"}, {Pointer: "a"}}},
-			`not_rejected_when.0: equals needs a pointer
-not_rejected_when.1: must be a JSON Pointer, such as /data/token (RFC 6901)
+			`not_rejected_when.0.equals: needs a pointer
+not_rejected_when.1.pointer: must be a JSON Pointer, such as /data/token (RFC 6901)
 rejected_when.0: says nothing, so it would hold for every response
-rejected_when.1: status must be from 100 to 599
-rejected_when.2: a response below 400 streams, its body is not looked at`},
+rejected_when.1.status: must be from 100 to 599
+rejected_when.2.status: a response below 400 streams, its body is not looked at`},
 		"lifetimes": {Config{TokenURL: x, ClientID: "id", DefaultLifetime: -1, RefreshLifetime: -1}, "default_lifetime: must not be negative\nrefresh_lifetime: must not be negative"},
 	} {
 		t.Run(name, func(t *testing.T) {

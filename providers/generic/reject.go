@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/itsmauth/itsmauth/internal/refusals"
 )
 
 // Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen. An exception
@@ -47,19 +49,14 @@ func (c Condition) holds(status int, body []byte) bool {
 	})
 }
 
-func (c Condition) check() error {
+// check refuses what is at fault in the condition at key.
+func (c Condition) check(r *refusals.List, key string) {
 	looks := c.Pointer != "" || c.BodyContains != ""
-	switch {
-	case c == Condition{}:
-		return errors.New("says nothing, so it would hold for every response")
-	case c.Status != 0 && (c.Status < 100 || c.Status > 599):
-		return errors.New("status must be from 100 to 599")
-	case c.Status != 0 && c.Status < 400 && looks:
-		return errors.New("a response below 400 streams, its body is not looked at")
-	case c.Equals != "" && c.Pointer == "":
-		return errors.New("equals needs a pointer")
-	case c.Pointer != "":
-		return checkPointer(c.Pointer)
+	r.When(c == Condition{}, key, "says nothing, so it would hold for every response")
+	r.When(c.Status != 0 && (c.Status < 100 || c.Status > 599), key+".status", "must be from 100 to 599")
+	r.When(c.Status >= 100 && c.Status < 400 && looks, key+".status", "a response below 400 streams, its body is not looked at")
+	r.When(c.Equals != "" && c.Pointer == "", key+".equals", "needs a pointer")
+	if c.Pointer != "" {
+		r.Add(key+".pointer", checkPointer(c.Pointer))
 	}
-	return nil
 }
