@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -71,7 +72,7 @@ func (d *decoder) plan(at place, base defaults, o *options) *plan {
 	if u := p.BaseURL; u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		d.refuseKeys(at.path+".base_url", errors.New("must not have a query or a fragment"))
 	}
-	p.BaseURL.Path, p.BaseURL.RawPath = strings.TrimRight(p.BaseURL.Path, "/"), strings.TrimRight(p.BaseURL.RawPath, "/")
+	trimSlashes(p.BaseURL)
 	d.options(p, o)
 	def, known := o.providers[p.Provider]
 	if !known {
@@ -96,6 +97,15 @@ func (d *decoder) plan(at place, base defaults, o *options) *plan {
 		return nil
 	}
 	return p
+}
+
+// trimSlashes leaves out those at the end of u's path. One that is written %2F is none: it is a part of
+// a name.
+func trimSlashes(u *url.URL) {
+	escaped := u.EscapedPath()
+	slashes := len(escaped) - len(strings.TrimRight(escaped, "/"))
+	u.Path = u.Path[:len(u.Path)-slashes]
+	u.RawPath = u.RawPath[:max(0, len(u.RawPath)-slashes)]
 }
 
 // identify asks a session that lives no longer than that for the identity and for the product's

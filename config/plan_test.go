@@ -100,6 +100,22 @@ connectors:
 	}
 }
 
+func TestBaseURLSlashes(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"https://h": "https://h", "https://h/": "https://h", "https://h//": "https://h", "https://h/a/": "https://h/a",
+		"https://h/a%2F/": "https://h/a%2F", "https://h/%2F": "https://h/%2F", "https://h/a%2Fb//": "https://h/a%2Fb", "https://h/a%2f": "https://h/a%2f",
+	} {
+		p := plansOf(t, "{version: 1, connectors: {a: {provider: acme, client_id: a, client_secret: x, base_url: '"+given+"'}}}")["a"]
+		if got := p.BaseURL.String(); got != want {
+			t.Errorf("%s: %s, want %s", given, got, want)
+		}
+		if got := p.BaseURL.JoinPath("b").String(); got != want+"/b" {
+			t.Errorf("%s: %s below it", given, got)
+		}
+	}
+}
+
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	p := plansOf(t, `
