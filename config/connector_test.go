@@ -2,10 +2,14 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -93,6 +97,66 @@ func TestDoShowsNoQuery(t *testing.T) {
 	var failed *url.Error
 	if !errors.As(err, &failed) || failed.URL != "http://"+addr+"/path" || strings.Contains(err.Error(), "hunter2") {
 		t.Error(err)
+	}
+}
+
+// A proxy's URL is a secret: another one is in use from the next request on.
+func TestProxyURLChanges(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "proxy")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proxy := func(name string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, name, " to ", r.Host) }))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	one, two := proxy("one"), proxy("two")
+	write(one)
+	conns, err := Parse("t.yaml", []byte(`
+version: 1
+connectors:
+  a:
+    provider: acme
+    base_url: http://h.invalid
+    client_id: a
+    client_secret: x
+    transport: {allow_http: true, retry: {max_attempts: 1}, proxy_url: "${file:`+file+`}"}
+`), testOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conns.Close()
+	a, err := conns.Get("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func() (string, error) {
+		req, err := a.NewRequest(t.Context(), "GET", "/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := a.Do(req)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return string(body), err
+	}
+	for _, step := range []struct{ url, want string }{{one, "one to h.invalid"}, {two, "two to h.invalid"}, {"hunter2://" + secret, ""}, {"", ""}, {one, "one to h.invalid"}} {
+		write(step.url)
+		body, err := get()
+		if body != step.want || (err == nil) != (step.want != "") {
+			t.Errorf("%s: %q, %v", step.url, body, err)
+		}
+		if err != nil && (!errors.Is(err, auth.ErrUnavailable) || !strings.Contains(err.Error(), "a: request: unavailable: transport.proxy_url: ") || strings.Contains(err.Error(), "hunter2")) {
+			t.Errorf("%s: %v", step.url, err)
+		}
 	}
 }
 

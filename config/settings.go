@@ -92,14 +92,31 @@ func (d *decoder) options(p *plan, o *options) {
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {
 		d.refuseKeys(p.path+".transport.tls_config", err)
 	}
-	if !t.Proxy.IsZero() {
-		text, _ := t.Proxy.Value()
-		proxy, err := url.Parse(text)
-		if err != nil || proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, proxy.Scheme) {
-			d.refuseKeys(p.path+".transport.proxy_url", errors.New("must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX"))
+	if secret := t.Proxy; !secret.IsZero() {
+		if _, err := proxyURL(secret); err != nil {
+			d.refuseKeys(p.path+".transport.proxy_url", err)
 		}
-		p.transport.Proxy = http.ProxyURL(proxy)
+		p.transport.Proxy = func(*http.Request) (*url.URL, error) {
+			u, err := proxyURL(secret)
+			if err != nil {
+				err = &auth.Error{Op: "request", Err: fmt.Errorf("%w: transport.proxy_url: %w", auth.ErrUnavailable, err)}
+			}
+			return u, err
+		}
 	}
+}
+
+// proxyURL reads proxy_url, as any secret at each use. Its errors show nothing of it.
+func proxyURL(secret auth.Secret) (*url.URL, error) {
+	text, err := secret.Value()
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		return nil, errors.New("must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX")
+	}
+	return u, nil
 }
 
 // plainHTTP refuses URLs to which credentials would go in the clear.
