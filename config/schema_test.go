@@ -36,6 +36,8 @@ var beyond = []struct{ words, tag, why string }{
 	{"there are keys, but", "", "a rule between keys"},
 	{"needs encryption_keys", "", "a rule between keys"},
 	{"needs key_file", "", "a rule between keys"},
+	{"needs cert_file", "", "a rule between keys"},
+	{"find any PEM data", "", "the file system"},
 }
 
 func compiled(t testing.TB, opts ...Option) *jsonschema.Schema {

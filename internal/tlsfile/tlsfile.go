@@ -28,24 +28,31 @@ func (c Config) Client() (*tls.Config, error) {
 	var r refusals.List
 	t := &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
 	r.When(t.MinVersion == 0, "min_version", "must be TLS12 or TLS13")
+	read := func(key, path string) []byte {
+		pem, err := os.ReadFile(path)
+		if err != nil {
+			r.Add(key, err)
+			return nil
+		}
+		return pem
+	}
 	if c.CAFile != "" {
 		t.RootCAs = x509.NewCertPool()
-		if pem, err := os.ReadFile(c.CAFile); err != nil {
-			r.Add("ca_file", err)
-		} else if !t.RootCAs.AppendCertsFromPEM(pem) {
+		if pem := read("ca_file", c.CAFile); pem != nil && !t.RootCAs.AppendCertsFromPEM(pem) {
 			r.Add("ca_file", fmt.Errorf("%s holds no PEM certificate", c.CAFile))
 		}
 	}
 	r.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
 	r.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
 	if c.CertFile != "" && c.KeyFile != "" {
-		load := func() (*tls.Certificate, error) {
+		if cert, key := read("cert_file", c.CertFile), read("key_file", c.KeyFile); cert != nil && key != nil {
+			_, err := tls.X509KeyPair(cert, key)
+			r.Add("cert_file", err)
+		}
+		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 			return &cert, err
 		}
-		_, err := load()
-		r.Add("cert_file", err)
-		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
 	return t, r.Err()
 }
