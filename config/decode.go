@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -57,6 +58,7 @@ type decoder struct {
 	dir      string // of the file
 	problems Problems
 	refused  map[string]bool // the paths with a problem at or below them
+	standIns map[string]bool // their paths
 	places   map[string]place
 	leaves   map[string]any // the scalars decoded since it was made, by path
 }
@@ -66,7 +68,7 @@ func newDecoder(file string) *decoder {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs // secrets and certificates are read again, and the program may have changed its directory
 	}
-	return &decoder{file: file, dir: dir, refused: map[string]bool{}, places: map[string]place{}, leaves: map[string]any{}}
+	return &decoder{file: file, dir: dir, refused: map[string]bool{}, standIns: map[string]bool{}, places: map[string]place{}, leaves: map[string]any{}}
 }
 
 func target(n *yaml.Node) *yaml.Node {
@@ -153,24 +155,49 @@ func fields(t reflect.Type) (list []field) {
 // fill decodes those entries of a mapping that a struct has fields for.
 func (d *decoder) fill(v reflect.Value, at place, entries []place) {
 	for _, f := range fields(v.Type()) {
-		v := v.FieldByIndex(f.Index)
+		v, path := v.FieldByIndex(f.Index), below(at.path, f.key)
 		i := slices.IndexFunc(entries, func(e place) bool { return e.name == f.key })
 		switch {
 		case i >= 0 && !isNull(entries[i].value):
-			e := entries[i]
-			d.value(e, v, f)
-			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.refused[e.path] {
-				d.refuse(e.value, e.path, "must not be empty")
+			d.value(entries[i], v, f)
+			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.refused[path] {
+				d.refuse(entries[i].value, path, "must not be empty")
+				d.standIn(v, path)
 			}
 		case !f.required:
 		case i >= 0:
-			d.refuse(entries[i].key, entries[i].path, "needs a value")
+			d.refuse(entries[i].key, path, "needs a value")
+			d.standIn(v, path)
 		default:
-			d.refuse(at.key, below(at.path, f.key), "missing")
+			d.refuse(at.key, path, "missing")
+			d.standIn(v, path)
 		}
-		if f.required && f.Type == urlType && v.IsNil() {
-			// Constructors look at the rest all the same, and count on a required URL.
-			v.Set(reflect.ValueOf(&url.URL{Scheme: "https", Host: "invalid.invalid"}))
+	}
+}
+
+// standIn puts something in the place of what is missing or was refused. Constructors look at the rest
+// all the same, and are neither to miss it as well nor to trip over it. No two are alike, lest two
+// connectors become one identity.
+func (d *decoder) standIn(v reflect.Value, path string) {
+	d.standIns[path] = true
+	switch t := v.Type(); {
+	case t == secretType:
+		v.Set(reflect.ValueOf(auth.SecretFunc(func() (string, error) { return "", errors.New("refused") })))
+	case t == urlType:
+		v.Set(reflect.ValueOf(&url.URL{Scheme: "https", Host: "invalid.invalid", Path: "/" + path}))
+	case t.Kind() == reflect.String:
+		v.SetString(path)
+	case t.Kind() == reflect.Pointer:
+		v.Set(reflect.New(t.Elem()))
+		d.standIn(v.Elem(), path)
+	case t.Kind() == reflect.Slice:
+		v.Set(reflect.MakeSlice(t, 1, 1))
+		d.standIn(v.Index(0), path)
+	case t.Kind() == reflect.Struct:
+		for _, f := range fields(t) {
+			if f.required {
+				d.standIn(v.FieldByIndex(f.Index), path)
+			}
 		}
 	}
 }
@@ -218,6 +245,7 @@ func (d *decoder) value(at place, v reflect.Value, f field) {
 		v.Set(reflect.ValueOf(at))
 	case isNull(n):
 		d.refuse(at.key, at.path, "needs a value")
+		d.standIn(v, at.path)
 	case t == urlType || t == secretType:
 		d.scalar(at, v, f)
 	case t.Kind() == reflect.Pointer:
@@ -225,12 +253,16 @@ func (d *decoder) value(at place, v reflect.Value, f field) {
 		d.value(at, fresh.Elem(), f)
 		v.Set(fresh)
 	case t.Kind() == reflect.Struct:
-		if entries, ok := d.entries(at); ok {
-			d.fill(v, at, entries)
-			d.strict(at, entries, t)
+		entries, ok := d.entries(at)
+		if !ok {
+			d.standIn(v, at.path)
+			return
 		}
+		d.fill(v, at, entries)
+		d.strict(at, entries, t)
 	case t.Kind() == reflect.Slice && n.Kind != yaml.SequenceNode:
 		d.refuse(at.value, at.path, "must be a list, such as [a, b]")
+		d.standIn(v, at.path)
 	case t.Kind() == reflect.Slice:
 		list := reflect.MakeSlice(t, len(n.Content), len(n.Content))
 		for i, c := range n.Content {
@@ -238,7 +270,11 @@ func (d *decoder) value(at place, v reflect.Value, f field) {
 		}
 		v.Set(list)
 	case t.Kind() == reflect.Map:
-		entries, _ := d.entries(at)
+		entries, ok := d.entries(at)
+		if !ok {
+			d.standIn(v, at.path)
+			return
+		}
 		m := reflect.MakeMap(t)
 		for _, e := range entries {
 			elem := reflect.New(t.Elem()).Elem()

@@ -33,7 +33,7 @@ func (d *decoder) plans(f file, o *options) (plans []*plan) {
 	}
 	entries, _ := d.entries(f.Connectors)
 	if len(entries) == 0 {
-		d.refuseKeys("connectors", errors.New("must not be empty"))
+		d.refuseKey("connectors", "must not be empty")
 	}
 	first := map[string]*plan{}
 	for _, at := range entries {
@@ -70,13 +70,14 @@ func (d *decoder) plan(at place, base defaults, o *options) *plan {
 	p.defaults = base
 	d.fill(valueOf(&p.connectorConfig), at, entries)
 	if u := p.BaseURL; u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		d.refuseKeys(at.path+".base_url", errors.New("must not have a query or a fragment"))
+		d.refuseKey(at.path+".base_url", "must not have a query or a fragment")
+		u.RawQuery, u.ForceQuery, u.Fragment, u.RawFragment = "", false, "", "" // said once is enough
 	}
 	trimSlashes(p.BaseURL)
 	d.options(p, o)
 	def, known := o.providers[p.Provider]
 	if !known {
-		d.refuseKeys(at.path+".provider", errors.New("unknown provider"+suggest(p.Provider, maps.Keys(o.providers))))
+		d.refuseKey(at.path+".provider", "unknown provider"+suggest(p.Provider, maps.Keys(o.providers)))
 		d.plainHTTP(p)
 		return nil // whose the other keys are is not known
 	}
@@ -90,6 +91,9 @@ func (d *decoder) plan(at place, base defaults, o *options) *plan {
 		reflect.ValueOf(into).Elem().Set(settings)
 		return nil
 	}, auth.Env{Name: p.name, BaseURL: p.BaseURL, Logger: o.logger})
+	if err == nil && p.provider == nil {
+		err = errors.New("the constructor of " + p.Provider + " gave no provider")
+	}
 	if err != nil {
 		d.refuseKeys(at.path, err)
 	}

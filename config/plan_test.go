@@ -1,8 +1,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +100,53 @@ connectors:
 	}
 	if own.transport.UserAgent != "me/1" {
 		t.Error(own.transport.UserAgent)
+	}
+}
+
+// A constructor finds what is required, whatever the file holds, and what it says is kept.
+func TestConstructor(t *testing.T) {
+	t.Parallel()
+	type host struct {
+		URL *url.URL `yaml:"url" required:"true"`
+	}
+	type settings struct {
+		Word  string     `yaml:"word" required:"true"`
+		Hosts []host     `yaml:"hosts" required:"true"`
+		Main  *host      `yaml:"main" required:"true"`
+		More  []*url.URL `yaml:"more"`
+	}
+	mine := WithProvider(providers.Define("mine", func(c settings, env auth.Env) (auth.Provider, error) {
+		_ = c.Word[0]
+		for _, u := range append(c.More, env.BaseURL, c.Hosts[0].URL, c.Main.URL) {
+			_ = u.Host
+		}
+		return nil, errors.Join(&auth.KeyError{Key: "hosts.0.url", Err: errors.New("is far away")}, errors.New("not today"))
+	}))
+	none := WithProvider(providers.Define("none", func(struct{}, auth.Env) (auth.Provider, error) { return nil, nil }))
+	for settings, want := range map[string][]string{
+		"provider: none, base_url: 'https://h'": {"connectors.a: the constructor of none gave no provider"},
+		"provider: mine": {"connectors.a.base_url: missing", "connectors.a.hosts: missing", "connectors.a.main: missing",
+			"connectors.a.word: missing", "connectors.a: not today"},
+		"provider: mine, base_url: h, word: '', hosts: [], main: , more: x": {"connectors.a.base_url: must be an absolute http or https URL",
+			"connectors.a.hosts: must not be empty", "connectors.a.main: needs a value", "connectors.a.more: must be a list, such as [a, b]",
+			"connectors.a.word: must not be empty", "connectors.a: not today"},
+		"provider: mine, base_url: 'https://h', word: [x], hosts: [x], main: x, more: [~, x]": {"connectors.a.hosts[0]: must be a mapping of keys to values",
+			"connectors.a.main: must be a mapping of keys to values", "connectors.a.more[0]: needs a value",
+			"connectors.a.more[1]: must be an absolute http or https URL", "connectors.a.word: must be a single value, not a list or a mapping",
+			"connectors.a: not today"},
+		"provider: mine, base_url: 'https://h', word: x, hosts: [{url: 'https://h'}], main: {}, unknown: x": {"connectors.a.hosts[0].url: is far away",
+			"connectors.a.main.url: missing", "connectors.a.unknown: unknown key; known: account, base_url, early_refresh, hosts, main, more, probe, provider, transport, word",
+			"connectors.a: not today"},
+	} {
+		_, err := Parse("t.yaml", []byte("version: 1\nconnectors:\n  a: {"+settings+"}\n"), mine, none)
+		var got []string
+		for _, p := range err.(Problems) {
+			got = append(got, p.Path+": "+p.Message)
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s\n-want +got\n%s", settings, diff)
+		}
 	}
 }
 

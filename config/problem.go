@@ -91,30 +91,50 @@ func (d *decoder) wrap(at *yaml.Node, path, message string, err error) {
 
 var index = regexp.MustCompile(`\.(\d+)\b`)
 
-// refuseKeys puts each [auth.KeyError] in err at its key, unless that was refused already, and any
-// other error at path itself.
+// refuseKeys puts each [auth.KeyError] in err at its key, unless that is settled, and any other error
+// at path itself.
 func (d *decoder) refuseKeys(path string, err error) {
 	var k *auth.KeyError
 	joined, ok := err.(interface{ Unwrap() []error })
-	if ok && errors.As(err, &k) { // several at fault; without a key, it is one error with two causes
+	switch {
+	case ok && errors.As(err, &k): // several at fault; without a key, it is one error with two causes
 		for _, err := range joined.Unwrap() {
 			d.refuseKeys(path, err)
 		}
-		return
-	}
-	if errors.As(err, &k) {
+	case errors.As(err, &k):
 		key := path + "." + index.ReplaceAllString(k.Key, "[$1]")
 		if of, name, ok := strings.Cut(k.Key, "."); ok { // of a mapping with any names
 			if quoted := below(path+"."+of, name); d.places[quoted].value != nil {
 				key = quoted
 			}
 		}
-		d.refuseKeys(key, k.Err)
-		return
-	}
-	if at, path := d.where(path); !d.refused[path] {
+		if !d.settled(key) {
+			d.refuseKeys(key, k.Err)
+		}
+	default:
+		at, path := d.where(path)
 		d.wrap(at, path, err.Error(), err)
 	}
+}
+
+// refuseKey refuses the value at path, unless that is settled.
+func (d *decoder) refuseKey(path, message string) {
+	if !d.settled(path) {
+		at, path := d.where(path)
+		d.refuse(at, path, message)
+	}
+}
+
+// settled reports whether there is a problem at path already, or with what path is in.
+func (d *decoder) settled(path string) bool {
+	_, own := d.where(path)
+	if d.refused[path] || d.refused[own] {
+		return true
+	}
+	for path != "" && !d.standIns[path] {
+		path = above(path)
+	}
+	return path != ""
 }
 
 // where finds the value at path, which a connector may have from the defaults, and its own path. If

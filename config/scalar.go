@@ -37,6 +37,7 @@ func (d *decoder) scalar(at place, v reflect.Value, f field) {
 	n := target(at.value)
 	if n.Kind != yaml.ScalarNode {
 		d.refuse(at.value, at.path, "must be a single value, not a list or a mapping")
+		d.standIn(v, at.path)
 		return
 	}
 	text, expanded, err := expand(n.Value, d.dir)
@@ -80,6 +81,7 @@ func (d *decoder) scalar(at place, v reflect.Value, f field) {
 	}
 	if err != nil {
 		d.wrap(at.value, at.path, err.Error(), err)
+		d.standIn(v, at.path)
 		return
 	}
 	d.leaves[at.path] = v.Interface()

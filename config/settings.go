@@ -86,7 +86,7 @@ func (d *decoder) options(p *plan, o *options) {
 		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return o.wrap(p.name, next) }
 	}
 	if strings.ContainsAny(t.UserAgent, "\r\n\x00") {
-		d.refuseKeys(p.path+".transport.user_agent", errors.New("must not hold a line break"))
+		d.refuseKey(p.path+".transport.user_agent", "must not hold a line break")
 	}
 	var err error
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {
@@ -94,7 +94,7 @@ func (d *decoder) options(p *plan, o *options) {
 	}
 	if secret := t.Proxy; !secret.IsZero() {
 		if _, err := proxyURL(secret); err != nil {
-			d.refuseKeys(p.path+".transport.proxy_url", err)
+			d.refuseKey(p.path+".transport.proxy_url", err.Error())
 		}
 		p.transport.Proxy = func(*http.Request) (*url.URL, error) {
 			u, err := proxyURL(secret)

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -45,7 +44,7 @@ func (d *decoder) store(at place, o *options) (typ string, open func() (auth.Sto
 		if c.Type == "redis" {
 			message = `this store was not handed in; add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`
 		}
-		d.refuseKeys("token_store.type", errors.New(message))
+		d.refuseKey("token_store.type", message)
 	}
 	return c.Type, open, d.encryption(at, &c)
 }
@@ -56,7 +55,7 @@ func (d *decoder) encryption(at place, c *storeConfig) (keys []auth.Key) {
 		text, _ := secret.Value()
 		key, err := auth.ParseKey(text)
 		if err != nil {
-			d.refuseKeys(fmt.Sprintf("%s[%d]", path, i), errors.New("must be base64 of 32 bytes; itsmauth keygen makes one"))
+			d.refuseKey(fmt.Sprintf("%s[%d]", path, i), "must be base64 of 32 bytes; itsmauth keygen makes one")
 		}
 		keys = append(keys, key)
 	}
@@ -65,7 +64,7 @@ func (d *decoder) encryption(at place, c *storeConfig) (keys []auth.Key) {
 		d.refuse(d.nearest(path), path, "there are keys, but encryption is none")
 	case keys != nil || none || d.refused[at.path]:
 	case c.Encryption != "":
-		d.refuseKeys("token_store.encryption", errors.New("needs encryption_keys; itsmauth keygen makes one"))
+		d.refuseKey("token_store.encryption", "needs encryption_keys; itsmauth keygen makes one")
 	case c.Type == "redis":
 		d.refuse(at.key, path, "missing; itsmauth keygen makes a key, or say encryption: none")
 	}

@@ -18,7 +18,8 @@ type Definition struct {
 
 // Define makes a Definition of a constructor. C is a struct whose fields carry yaml tags, and
 // `required:"true"` where a connector cannot do without; config decodes it strictly. f should
-// refuse a setting with an [auth.KeyError].
+// refuse a setting with an [auth.KeyError]. For a file with problems config calls it too, to find
+// them all: what is required is then there, but may be a stand-in.
 func Define[C any](name string, f func(C, auth.Env) (auth.Provider, error)) Definition {
 	return Definition{name, reflect.TypeFor[C](), func(decode func(any) error, env auth.Env) (auth.Provider, error) {
 		var c C
