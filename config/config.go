@@ -21,8 +21,6 @@ import (
 	"sync"
 	"time"
 
-	"gopkg.in/yaml.v3"
-
 	"github.com/itsmauth/itsmauth/auth"
 )
 
@@ -117,25 +115,23 @@ func (d *decoder) root(data []byte) (f file, ok bool) {
 	if problem != nil {
 		problem.File = d.file
 		d.problems = Problems{*problem}
+	}
+	if root == nil {
 		return f, false
 	}
 	at := place{key: root, value: root}
 	d.places[""] = at
 	entries, ok := d.entries(at)
+	if !ok {
+		return f, false
+	}
 	entries = slices.DeleteFunc(entries, func(e place) bool { return strings.HasPrefix(e.name, "x-") })
-	for _, e := range entries {
-		if n := target(e.value); e.name == "version" && n.Kind == yaml.ScalarNode && !isNull(n) {
-			if v, _, _ := expand(n.Value, d.dir); v != "" && v != "1" {
-				d.refuse(e.value, "version", "must be 1, the one version there is")
-				return f, false // what the rest means is not known
-			}
-		}
+	d.fill(valueOf(&f), at, entries)
+	d.strict(at, entries, reflect.TypeFor[file]())
+	if f.Version != 1 {
+		d.refuseKey("version", "must be 1, the one version there is")
 	}
-	if ok {
-		d.fill(valueOf(&f), at, entries)
-		d.strict(at, entries, reflect.TypeFor[file]())
-	}
-	return f, ok
+	return f, true
 }
 
 // Get gives the connector of that name. The error for an unknown one says which there are.

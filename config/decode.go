@@ -98,19 +98,21 @@ func (d *decoder) entries(at place) (list []place, ok bool) {
 	lines := map[string]int{}
 	for pair := range slices.Chunk(n.Content, 2) {
 		key, value := target(pair[0]), pair[1]
-		name, first := key.Value, lines[key.Value]
-		switch {
-		case key.Kind != yaml.ScalarNode || key.Tag == "!!null":
+		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" {
 			d.refuse(pair[0], at.path, "a key must be a name")
 			continue
-		case first != 0:
+		}
+		name, first := key.Value, lines[key.Value]
+		if first != 0 {
 			d.refuse(pair[0], shown(at.path, name), fmt.Sprintf("duplicate key, first on line %d", first))
-		case key.Tag != "!!merge":
-			list = append(list, place{below(at.path, name), name, pair[0], value})
-		case target(value).Kind == yaml.SequenceNode:
+		}
+		switch { // a second << brings something all the same, lest that be missing too
+		case key.Tag == "!!merge" && target(value).Kind == yaml.SequenceNode:
 			merged = append(merged, target(value).Content...)
-		default:
+		case key.Tag == "!!merge":
 			merged = append(merged, value)
+		case first == 0:
+			list = append(list, place{below(at.path, name), name, pair[0], value})
 		}
 		lines[name] = cmp.Or(first, pair[0].Line)
 	}

@@ -17,7 +17,7 @@ const (
 	maxNodes = 100_000 // what a file may hold, with its aliases written out
 )
 
-// parse gives the one document of a file, or the one Problem for which there is none.
+// parse gives the first document of a file, and the Problem for which there is none or one too many.
 func parse(data []byte) (*yaml.Node, *Problem) {
 	start := &yaml.Node{Line: 1, Column: 1}
 	if len(data) > maxFile {
@@ -29,12 +29,15 @@ func parse(data []byte) (*yaml.Node, *Problem) {
 		return nil, syntax(data, err)
 	case len(docs) == 0 || isNull(docs[0].Content[0]):
 		return nil, problemAt(start, "the file is empty")
-	case len(docs) > 1:
-		return nil, problemAt(docs[1], "a second document; a file holds one")
 	}
 	root := docs[0].Content[0]
-	_, problem := measure(root, map[*yaml.Node]int{})
-	return root, problem
+	if _, problem := measure(root, map[*yaml.Node]int{}); problem != nil {
+		return nil, problem
+	}
+	if len(docs) > 1 {
+		return root, problemAt(docs[1], "a second document; a file holds one")
+	}
+	return root, nil
 }
 
 // problemAt is the fault of a file that cannot be looked into.

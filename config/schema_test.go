@@ -37,6 +37,7 @@ var beyond = []struct{ words, tag, why string }{
 	{"needs encryption_keys", "", "a rule between keys"},
 	{"needs key_file", "", "a rule between keys"},
 	{"needs cert_file", "", "a rule between keys"},
+	{"duplicate key", "", "an editor reads one of both"},
 	{"find any PEM data", "", "the file system"},
 }
 
