@@ -87,7 +87,10 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 	c.close = sync.OnceValue(c.shutdown)
 	if open != nil {
 		var err error
-		if c.store, err = open(); err != nil {
+		if c.store, err = open(); err == nil && c.store == nil {
+			err = errors.New("opening it gave no store")
+		}
+		if err != nil {
 			d.refuseKeys("token_store", err)
 		}
 	}

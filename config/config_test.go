@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,11 +178,34 @@ func TestStores(t *testing.T) {
 	if want := "t.yaml:1:1: token_store.encryption_keys: missing; itsmauth keygen makes a key, or say encryption: none"; err == nil || err.Error() != want {
 		t.Error(err)
 	}
+	_, err = Parse("t.yaml", []byte("token_store: {type: redis, unknown: x}\n"+rest), append(testOptions(), redis)...)
+	if problems, _ := err.(Problems); len(problems) != 2 || problems[0].Path != "token_store.encryption_keys" || problems[1].Path != "token_store.unknown" {
+		t.Error(err)
+	}
 	conns, err = Parse("t.yaml", []byte("token_store: {type: redis, encryption: none}\n"+rest), append(testOptions(), redis)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	conns.Close()
+}
+
+// A store is not opened with settings that are refused, and one that opens as nothing is refused.
+func TestStoresNotOpened(t *testing.T) {
+	t.Parallel()
+	const rest = "version: 1\nconnectors: {a: {provider: acme, base_url: 'https://h', client_id: a, client_secret: b}}\n"
+	dir := filepath.Join(t.TempDir(), "store")
+	_, err := Parse("t.yaml", fmt.Appendf(nil, "token_store: {type: file, unknown: x, path: %q}\n%s", dir, rest), testOptions()...)
+	if problems, _ := err.(Problems); len(problems) != 1 || problems[0].Path != "token_store.unknown" {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory was made: %v", err)
+	}
+	nothing := WithStore("nothing", func(struct{}) (auth.Store, error) { return nil, nil })
+	_, err = Parse("t.yaml", []byte("token_store: {type: nothing}\n"+rest), append(testOptions(), nothing)...)
+	if err == nil || err.Error() != "t.yaml:1:14: token_store: opening it gave no store" {
+		t.Error(err)
+	}
 }
 
 // Two processes with one file make one exchange.

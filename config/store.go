@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -37,10 +38,14 @@ func (d *decoder) store(at place, o *options) (typ string, open func() (auth.Sto
 	var c storeConfig
 	d.fill(valueOf(&c), at, entries)
 	if s, known := o.stores[c.Type]; known {
+		before := len(d.problems)
 		settings := d.own(at, entries, reflect.TypeFor[storeConfig](), s.settings)
-		open = func() (auth.Store, error) { return s.open(settings.Interface()) }
+		if len(d.problems) == before { // or it might make a directory that nobody means
+			open = func() (auth.Store, error) { return s.open(settings.Interface()) }
+		}
 	} else {
-		message := "unknown token store" + suggest(c.Type, maps.Keys(o.stores))
+		handed := slices.AppendSeq([]string{"redis"}, maps.Keys(o.stores))
+		message := "unknown token store" + suggest(c.Type, slices.Values(handed))
 		if c.Type == "redis" {
 			message = `this store was not handed in; add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`
 		}
@@ -62,7 +67,7 @@ func (d *decoder) encryption(at place, c *storeConfig) (keys []auth.Key) {
 	switch none := c.Encryption == "none"; {
 	case keys != nil && none:
 		d.refuse(d.nearest(path), path, "there are keys, but encryption is none")
-	case keys != nil || none || d.refused[at.path]:
+	case keys != nil || none:
 	case c.Encryption != "":
 		d.refuseKey("token_store.encryption", "needs encryption_keys; itsmauth keygen makes one")
 	case c.Type == "redis":
