@@ -46,7 +46,7 @@ func (d *decoder) plans(f file, o *options) (plans []*plan) {
 		}
 		p := d.plan(at, f.Defaults, o)
 		if p == nil {
-			continue
+			continue // whose identity is not known
 		}
 		d.identify(p)
 		if p.first = first[p.key]; p.first == nil {
@@ -59,7 +59,8 @@ func (d *decoder) plans(f file, o *options) (plans []*plan) {
 	return plans
 }
 
-// plan looks at one connector. It goes on after a problem, to find them all, but then gives nil.
+// plan looks at one connector. It goes on after a problem, to find them all, and gives nil only if no
+// provider comes of it.
 func (d *decoder) plan(at place, base defaults, o *options) *plan {
 	d.places[at.path] = at
 	entries, ok := d.entries(at)
@@ -96,8 +97,6 @@ func (d *decoder) plan(at place, base defaults, o *options) *plan {
 	}
 	if err != nil {
 		d.refuseKeys(at.path, err)
-	}
-	if d.refused[at.path] {
 		return nil
 	}
 	return p
@@ -143,7 +142,11 @@ func (d *decoder) compare(first, p *plan) {
 	keys := maps.Clone(ours)
 	maps.Copy(keys, theirs)
 	for key := range keys {
-		if path := p.path + "." + key; !same(ours[key], theirs[key]) {
+		path := p.path + "." + key
+		if d.settled(path) || d.settled(first.path+"."+key) {
+			continue // what it is to be is not known
+		}
+		if !same(ours[key], theirs[key]) {
 			d.refuse(d.nearest(path), path,
 				"differs from connector "+first.name+", whose token this one shares; give both the same, or one another account")
 		}

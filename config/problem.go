@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -140,8 +141,10 @@ func (d *decoder) settled(path string) bool {
 // where finds the value at path, which a connector may have from the defaults, and its own path. If
 // there is none, it is the nearest key above.
 func (d *decoder) where(path string) (at *yaml.Node, own string) {
-	if i := strings.Index(path, ".transport."); i > 0 && d.places[path].value == nil && d.places["defaults"+path[i:]].value != nil {
-		path = "defaults" + path[i:]
+	for _, f := range fields(reflect.TypeFor[defaults]()) {
+		if i := strings.Index(path, "."+f.key); i > 0 && d.places[path].value == nil && d.places["defaults"+path[i:]].value != nil {
+			path = "defaults" + path[i:]
+		}
 	}
 	return d.nearest(path), path
 }
