@@ -51,8 +51,8 @@ var plainName = regexp.MustCompile(`^[\pL\pN_-][\pL\pN_ /-]*$`)
 // there, structs merge, the rest is replaced. It collects what it refuses.
 //
 // Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where it applies,
-// `required:"true"`, `enum:"one,another"`, `path:"true"`, relative to the file, and `min:"1"`, which may go on
-// to say why: `min:"1, why"`.
+// `required:"true"`, `enum:"one,another"`, `path:"true"`, relative to the file, `default:"one"`, which a
+// constructor sees to, and `min:"1"`, which may go on to say why: `min:"1, why"`.
 type decoder struct {
 	file     string
 	dir      string // of the file
@@ -60,7 +60,7 @@ type decoder struct {
 	refused  map[string]bool // the paths with a problem at or below them
 	standIns map[string]bool // their paths
 	places   map[string]place
-	leaves   map[string]any // the scalars decoded since it was made, by path
+	leaves   map[string]any // the scalars decoded since it was made, by path, but for defaults
 }
 
 func newDecoder(file string) *decoder {
@@ -271,6 +271,9 @@ func (d *decoder) value(at place, v reflect.Value, f field) {
 			d.value(place{fmt.Sprintf("%s[%d]", at.path, i), at.name, c, c}, list.Index(i), f)
 		}
 		v.Set(list)
+		if list.Len() == 0 && f.Tag.Get("default") != "" {
+			d.leaves[at.path] = list.Interface()
+		}
 	case t.Kind() == reflect.Map:
 		entries, ok := d.entries(at)
 		if !ok {

@@ -65,7 +65,6 @@ var (
 		"transport.Retry.MaxRetryAfter": "A longer Retry-After is not waited for: the response is returned as it is.",
 	}
 	defaultValues = map[string]string{
-		"config.defaults.EarlyRefresh":          "5m",
 		"config.transportConfig.Timeout":        "60s",
 		"config.transportConfig.AttemptTimeout": "30s",
 		"config.transportConfig.MaxReplayBody":  "1MiB",
@@ -78,33 +77,17 @@ var (
 		"config.storeConfig.Encryption":         "aes-256-gcm with encryption_keys",
 		"tlsfile.Config.CAFile":                 "the system's",
 		"tlsfile.Config.ServerName":             "the URL's host",
-		"tlsfile.Config.MinVersion":             "TLS12",
 		"tlsfile.Config.InsecureSkipVerify":     "false",
 		"redisstore.Config.KeyPrefix":           `"itsmauth:"`,
 		"transport.Retry.MaxAttempts":           "4",
 		"transport.Retry.MinBackoff":            "500ms",
 		"transport.Retry.MaxBackoff":            "30s",
 		"transport.Retry.MaxRetryAfter":         "30s",
-		"generic.Config.Method":                 "POST",
 		"generic.Config.CredentialsIn":          "basic",
-		"generic.Config.DefaultLifetime":        "1h",
 		"generic.Config.PKCE":                   "false",
 		"generic.Config.TokenHeaders":           `[{name: Authorization, template: "Bearer {access_token}"}]`,
-		"generic.Config.RejectedWhen":           "[{status: 401}]",
 		"generic.Config.NotRejectedWhen":        "none",
-		"generic.Response.Format":               "json",
-		"generic.Response.AccessToken":          "/access_token",
-		"generic.Response.RefreshToken":         "/refresh_token",
-		"generic.Response.ExpiresIn":            "/expires_in",
-		"generic.Response.TokenType":            "/token_type",
-		"generic.Response.Error":                "/error",
-		"remedy.Config.RefreshLifetime":         "1440h",
 		"remedy.Config.PKCE":                    "false",
-		"remedy.Config.Grant":                   "authorization_code",
-		"remedy.Config.OAuthVersion":            "v1",
-		"remedy.Config.CredentialsIn":           "form",
-		"remedy.Config.RefreshParam":            "refresh_token",
-		"webcommander.Config.TokenHeader":       "access_token",
 	}
 	exampleValues = map[string]string{
 		"version": "1", "provider": "remedy", "base_url": "https://itsm.example.com:8443/api", "account": "team-a", "probe": "/api/ping",
@@ -235,7 +218,7 @@ func comments(into map[string]annotations, dir, typ string, st *ast.StructType) 
 			if said, ok := docs[table]; ok {
 				doc = said
 			}
-			d := annotations{Description: doc, Default: defaultValues[table]}
+			d := annotations{Description: doc, Default: cmp.Or(tagOf(f).Get("default"), defaultValues[table])}
 			if m := theDefault.FindStringSubmatch(doc); m != nil && d.Default == "" {
 				d.Default = m[1]
 			}

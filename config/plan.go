@@ -1,13 +1,16 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/url"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
@@ -160,12 +163,24 @@ func (p *plan) shared() map[string]any {
 		"transport.proxy_url":       t.Proxy,
 		"transport.rate_limits":     slices.Concat(t.RateLimits), // nil, if there are none
 		"transport.max_concurrency": t.MaxConcurrency,
-		"early_refresh":             p.EarlyRefresh,
+		"early_refresh":             cmp.Or(p.EarlyRefresh, 5*time.Minute),
 	}
 	for _, f := range fields(reflect.TypeFor[tlsfile.Config]()) {
-		shared["transport.tls_config."+f.key] = valueOf(&t.TLS).FieldByIndex(f.Index).Interface()
+		if v := valueOf(&t.TLS).FieldByIndex(f.Index); !isDefault(v, f) {
+			shared["transport.tls_config."+f.key] = v.Interface()
+		}
 	}
-	maps.Copy(shared, p.settings)
+	var scopes []string // whose order does not matter (RFC 6749 section 3.3)
+	for key, v := range p.settings {
+		if strings.HasPrefix(key, "scopes[") {
+			scopes = append(scopes, fmt.Sprint(v))
+		} else {
+			shared[key] = v
+		}
+	}
+	if slices.Sort(scopes); scopes != nil {
+		shared["scopes"] = scopes
+	}
 	return shared
 }
 

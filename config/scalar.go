@@ -84,7 +84,22 @@ func (d *decoder) scalar(at place, v reflect.Value, f field) {
 		d.standIn(v, at.path)
 		return
 	}
-	d.leaves[at.path] = v.Interface()
+	if !isDefault(v, f) {
+		d.leaves[at.path] = v.Interface()
+	}
+}
+
+// isDefault reports whether v says what holds without it.
+func isDefault(v reflect.Value, f field) bool {
+	said := f.Tag.Get("default")
+	switch {
+	case v.Type() != f.Type: // an element of a list, say
+		return false
+	case v.Type() == durationType:
+		t, _ := time.ParseDuration(said)
+		return v.Int() == int64(t)
+	}
+	return v.IsZero() || v.Kind() == reflect.String && v.String() == said
 }
 
 // setSecret checks a secret now, and has it read again at each use.

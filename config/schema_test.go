@@ -31,6 +31,7 @@ var beyond = []struct{ words, tag, why string }{
 	{"must be a URL such as", "", "what the secret holds"},
 	{"no such file", "", "the file system"},
 	{"is no header name", "", "a constructor's rule"},
+	{"must be a JSON Pointer", "", "a constructor's rule"},
 	{"must not hold a line break", "", "a rule of headers"},
 	{"the disk is full", "", "the store"},
 	{"there are keys, but", "", "a rule between keys"},

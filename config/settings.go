@@ -35,7 +35,7 @@ type connectorConfig struct {
 type defaults struct {
 	// EarlyRefresh is how long before it expires a token is replaced, at most: 5m, and never more
 	// than 20 % of its lifetime.
-	EarlyRefresh time.Duration `yaml:"early_refresh"`
+	EarlyRefresh time.Duration `yaml:"early_refresh" default:"5m"`
 	// Transport shapes the traffic.
 	Transport transportConfig `yaml:"transport"`
 }

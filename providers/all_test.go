@@ -12,10 +12,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/oauth2"
 	"gopkg.in/yaml.v3"
 
@@ -41,6 +43,64 @@ func TestAll(t *testing.T) {
 		var key *auth.KeyError
 		if p != nil || !errors.As(err, &key) {
 			t.Errorf("%s without settings: %v, %v", d.Name(), p, err)
+		}
+	}
+}
+
+// TestDefaults looks that settings which say their default, as their tags have it, make no difference.
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	u, _ := url.Parse("https://product.example.com")
+	secret := auth.SecretString("x")
+	var say func(v reflect.Value) int
+	say = func(v reflect.Value) (n int) {
+		for i := range v.NumField() {
+			f, text := v.Field(i), v.Type().Field(i).Tag.Get("default")
+			if text != "" {
+				n++
+				if err := yaml.Unmarshal([]byte(text), f.Addr().Interface()); err != nil {
+					t.Error(err)
+				}
+			} else if f.Kind() == reflect.Struct && f.Type() != reflect.TypeFor[auth.Secret]() {
+				n += say(f)
+			}
+		}
+		return n
+	}
+	for _, d := range providers.All() {
+		made := func(decode func(into any) error) auth.Provider {
+			p, err := d.New(decode, auth.Env{BaseURL: u})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		decode := func(into any) error {
+			switch c := into.(type) {
+			case *beyondtrust.Config:
+				c.ClientID, c.ClientSecret = "id", secret
+			case *generic.Config:
+				c.TokenURL, c.ClientID, c.ClientSecret = u, "id", secret
+			case *remedy.Config:
+				c.SSOURL, c.ClientID, c.ClientSecret, c.RedirectURI = u, "id", secret, "http://127.0.0.1/cb"
+			case *webcommander.Config:
+				c.ClientID, c.ClientSecret, c.RedirectURI, c.Username, c.Password = "id", secret, "https://x/cb", "u", secret
+			}
+			return nil
+		}
+		said := 0
+		with := made(func(into any) error {
+			decode(into)
+			said = say(reflect.ValueOf(into).Elem())
+			return nil
+		})
+		all := cmp.Exporter(func(reflect.Type) bool { return true })
+		secrets := cmp.Comparer(func(a, b auth.Secret) bool { return a.IsZero() == b.IsZero() })
+		if diff := cmp.Diff(made(decode), with, all, secrets); diff != "" {
+			t.Errorf("%s -without +with\n%s", d.Name(), diff)
+		}
+		if want := map[string]int{"oauth2": 13, "remedy": 5, "webcommander": 1}[d.Name()]; said != want {
+			t.Errorf("%s says %d defaults, want %d", d.Name(), said, want)
 		}
 	}
 }

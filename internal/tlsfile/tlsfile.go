@@ -16,7 +16,7 @@ type Config struct {
 	CertFile           string `yaml:"cert_file" path:"true"`
 	KeyFile            string `yaml:"key_file" path:"true"`
 	ServerName         string `yaml:"server_name"`
-	MinVersion         string `yaml:"min_version" enum:"TLS12,TLS13"`
+	MinVersion         string `yaml:"min_version" enum:"TLS12,TLS13" default:"TLS12"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
 }
 

@@ -24,10 +24,10 @@ type Config struct {
 	RevokeURL *url.URL `yaml:"revoke_url"`
 	// Method is that of the exchange: POST, PUT, PATCH, or GET, which takes no secret but in
 	// headers and does not refresh.
-	Method string `yaml:"method" enum:"POST,PUT,PATCH,GET"`
+	Method string `yaml:"method" enum:"POST,PUT,PATCH,GET" default:"POST"`
 	// Grant is client_credentials, password, refresh_token, authorization_code, or none, which
 	// sends no grant_type and whatever else is set. The default is client_credentials.
-	Grant string `yaml:"grant" enum:"client_credentials,password,refresh_token,authorization_code,none"`
+	Grant string `yaml:"grant" enum:"client_credentials,password,refresh_token,authorization_code,none" default:"client_credentials"`
 
 	// ClientID and ClientSecret identify the client (RFC 6749 section 2.3). Without a secret the
 	// id travels among the fields.
@@ -53,7 +53,7 @@ type Config struct {
 	SecretParams map[string]auth.Secret `yaml:"secret_params"`
 
 	// Encoding of the fields is form or json. The default is form.
-	Encoding string `yaml:"encoding" enum:"form,json"`
+	Encoding string `yaml:"encoding" enum:"form,json" default:"form"`
 	// CredentialsIn is where the client id and secret go: basic, form or json (among the fields,
 	// in their encoding), or headers. The default is basic, with the encoding json it is json.
 	CredentialsIn string `yaml:"credentials_in" enum:"basic,form,json,headers"`
@@ -62,12 +62,12 @@ type Config struct {
 	CredentialHeaders []Header `yaml:"credential_headers"`
 	// CredentialsEncoding in the Basic header is rfc6749, which URL-escapes both (section 2.3.1),
 	// or raw, as in RFC 7617. The default is rfc6749.
-	CredentialsEncoding string `yaml:"credentials_encoding" enum:"raw,rfc6749"`
+	CredentialsEncoding string `yaml:"credentials_encoding" enum:"raw,rfc6749" default:"rfc6749"`
 
 	Response Response `yaml:"response"`
 	// DefaultLifetime of a token is for an answer that does not say and a token that is no JWT.
 	// The default is an hour.
-	DefaultLifetime time.Duration `yaml:"default_lifetime"`
+	DefaultLifetime time.Duration `yaml:"default_lifetime" default:"1h"`
 	Refresh         Refresh       `yaml:"refresh"`
 
 	// TokenHeaders carry the token in API calls. In a template {access_token} and {token_type}
@@ -79,7 +79,7 @@ type Config struct {
 
 	// RejectedWhen says which responses refuse the token: any of these, unless one of
 	// NotRejectedWhen. The default is the status 401.
-	RejectedWhen    []Condition `yaml:"rejected_when"`
+	RejectedWhen    []Condition `yaml:"rejected_when" default:"[{status: 401}]"`
 	NotRejectedWhen []Condition `yaml:"not_rejected_when"`
 }
 
@@ -87,18 +87,18 @@ type Config struct {
 // which * is any element of an array. The defaults are those of RFC 6749 section 5.
 type Response struct {
 	// Format is json, whatever the Content-Type says, or text: the body is the access token.
-	Format       string `yaml:"format" enum:"json,text"`
-	AccessToken  string `yaml:"access_token"`  // /access_token
-	RefreshToken string `yaml:"refresh_token"` // /refresh_token
-	ExpiresIn    string `yaml:"expires_in"`    // /expires_in, in seconds
-	TokenType    string `yaml:"token_type"`    // /token_type
-	Error        string `yaml:"error"`         // /error, the code of a failure
+	Format       string `yaml:"format" enum:"json,text" default:"json"`
+	AccessToken  string `yaml:"access_token" default:"/access_token"`
+	RefreshToken string `yaml:"refresh_token" default:"/refresh_token"`
+	ExpiresIn    string `yaml:"expires_in" default:"/expires_in"` // in seconds
+	TokenType    string `yaml:"token_type" default:"/token_type"`
+	Error        string `yaml:"error" default:"/error"` // the code of a failure
 }
 
 // Refresh says how an access token is refreshed (RFC 6749 section 6).
 type Refresh struct {
 	// Param is the field with the refresh token. The default is refresh_token.
-	Param string `yaml:"param"`
+	Param string `yaml:"param" default:"refresh_token"`
 	// Fields are sent beside it and the client's credentials: names of params or secret_params,
 	// redirect_uri, or scope. The default is none.
 	Fields []string `yaml:"fields"`

@@ -24,7 +24,7 @@ import (
 type Config struct {
 	// Grant is authorization_code, the default, which needs SSOURL, ClientID, ClientSecret and
 	// RedirectURI; or ar_jwt, which needs Username and Password.
-	Grant string `yaml:"grant" enum:"authorization_code,ar_jwt"`
+	Grant string `yaml:"grant" enum:"authorization_code,ar_jwt" default:"authorization_code"`
 
 	// SSOURL is that of Remedy SSO, such as https://sso.example.com/rsso.
 	SSOURL       *url.URL    `yaml:"sso_url"`
@@ -36,16 +36,16 @@ type Config struct {
 	// RefreshToken starts the chain when none is stored: one obtained elsewhere.
 	RefreshToken auth.Secret `yaml:"refresh_token"`
 	// RefreshLifetime is that of a refresh token on the server. The default is 60 days.
-	RefreshLifetime time.Duration `yaml:"refresh_lifetime"`
+	RefreshLifetime time.Duration `yaml:"refresh_lifetime" default:"1440h"`
 	// PKCE adds S256 (RFC 7636), which BMC does not document.
 	PKCE bool `yaml:"pkce"`
 	// OAuthVersion is that of the token endpoint: v1, the default, or v1.1.
-	OAuthVersion string `yaml:"oauth_version" enum:"v1,v1.1"`
+	OAuthVersion string `yaml:"oauth_version" enum:"v1,v1.1" default:"v1"`
 	// CredentialsIn is where the client's credentials go: form, the default, or basic, unescaped.
-	CredentialsIn string `yaml:"credentials_in" enum:"form,basic"`
+	CredentialsIn string `yaml:"credentials_in" enum:"form,basic" default:"form"`
 	// RefreshParam is the field with the refresh token: refresh_token, or refreshToken as the
 	// documentation of 18.08 has it.
-	RefreshParam string `yaml:"refresh_param"`
+	RefreshParam string `yaml:"refresh_param" default:"refresh_token"`
 
 	// Username and Password are an AR System user's.
 	Username string      `yaml:"username"`

@@ -27,7 +27,7 @@ type Config struct {
 	AuthString auth.Secret `yaml:"auth_string"`
 	// TokenHeader is access_token, the default, spelled so on HTTP/1.1, or authorization, which
 	// newer stores take with Bearer.
-	TokenHeader string `yaml:"token_header" enum:"access_token,authorization"`
+	TokenHeader string `yaml:"token_header" enum:"access_token,authorization" default:"access_token"`
 }
 
 // New makes the provider of the store at env.BaseURL. Its errors are joined [auth.KeyError]s.
