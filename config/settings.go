@@ -121,6 +121,9 @@ func proxyURL(secret auth.Secret) (*url.URL, error) {
 
 // plainHTTP refuses URLs to which credentials would go in the clear.
 func (d *decoder) plainHTTP(p *plan) {
+	if d.settled(p.path + ".transport.allow_http") {
+		return
+	}
 	urls := map[string]any{"base_url": p.BaseURL}
 	maps.Copy(urls, p.settings)
 	for i, u := range p.Transport.AllowedOrigins {

@@ -114,7 +114,8 @@ var (
 func (c *Config) checkHeaders(r *refusals.List) {
 	inHeaders := c.CredentialsIn == "headers"
 	r.When(inHeaders && len(c.CredentialHeaders) == 0, "credential_headers", "required for credentials_in headers")
-	r.When(!inHeaders && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
+	elsewhere := slices.Contains([]string{"basic", "form", "json"}, c.CredentialsIn)
+	r.When(elsewhere && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
 	r.When(c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw" && strings.Contains(c.ClientID, ":"), "client_id",
 		"holds a colon, at which a raw Basic header would be split")
 	checkTemplates(r, "credential_headers", c.CredentialHeaders, "{client_id}", "{client_secret}")
