@@ -30,7 +30,9 @@ func (a *app) call() *cobra.Command {
 		Long: `Make one authenticated request to PATH below the connector's base_url, which
 may have a query. Data that begins with { or [ is sent as JSON, other data as a
 form, unless -H Content-Type says what it is. The body of the answer goes to
-stdout as it came. A status of 400 or more exits with 1.`,
+stdout as it came. A status of 400 or more exits with 1, or with 3 or 4 if that is
+because the token was refused and a person has to log in, or the credentials were
+refused too.`,
 		Example: `  itsmauth call support /api/command?action=get_api_info
   itsmauth call shop POST /api/v4/customers/change-password -d @passwords.json
   itsmauth call remedy DELETE /api/arsys/v1/entry/HPD:IncidentInterface/INC01 -i`,
@@ -126,8 +128,14 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	if _, err := io.Copy(a.stdout, resp.Body); err != nil {
 		return fmt.Errorf("%s: %s %s: %w", conn.Name, req.Method, req.URL.Path, err)
 	}
-	if resp.StatusCode >= 400 {
-		return fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, resp.Status)
+	if resp.StatusCode < 400 {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, resp.Status)
+	// Where a refused token could not be replaced, the answer is the product's, and the reason is the session's.
+	st, _ := session(conn).Status(req.Context())
+	if st.State != auth.StateStale && (errors.Is(st.Failure, auth.ErrCredentials) || errors.Is(st.Failure, auth.ErrConsentRequired)) {
+		return fmt.Errorf("%w, and there is no other token: %w", err, st.Failure)
+	}
+	return err
 }

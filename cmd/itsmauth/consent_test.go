@@ -52,6 +52,22 @@ func TestDoctorCountsConsentDays(t *testing.T) {
 	}
 }
 
+// The product refuses the token, and then the refresh token: that is for a person.
+func TestCallLosesConsent(t *testing.T) {
+	t.Parallel()
+	c := newConsented(t, 0)
+	c.edit(func(r map[string]any) { r["refresh_token"] = "spent" })
+	c.sso.RevokeAll()
+	cmd := c.command("call", "remedy", "/api/arsys/v1/entry/HPD:IncidentInterface")
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	_ = cmd.Run() // whose error is in the code
+	if code := cmd.ProcessState.ExitCode(); code != 3 || !strings.Contains(stdout.String(), "Authentication failed") ||
+		!strings.Contains(stderr.String(), "answered 401 Unauthorized, and there is no other token: remedy: ") || !strings.HasSuffix(stderr.String(), "; run: itsmauth login remedy\n") {
+		t.Errorf("exit %d, %s%s", code, &stdout, &stderr)
+	}
+}
+
 // Connectors of one identity share the one exchange of a look at them.
 func TestDoctorSharesATokenByIdentity(t *testing.T) {
 	t.Parallel()
