@@ -45,9 +45,11 @@ refused too.`,
 			if len(args) == 3 {
 				method = strings.ToUpper(args[1])
 			}
-			return a.connector(args[0], func(_ *config.Connectors, conn *config.Connector) error {
+			return a.connector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
 				req, err := a.request(cmd.Context(), conn, method, path, f)
-				if err != nil {
+				if err != nil && cmd.Context().Err() != nil {
+					return fmt.Errorf("%s: %w", conn.Name, err)
+				} else if err != nil {
 					return usage(err)
 				}
 				return a.send(conn, req, f.include)
@@ -65,7 +67,7 @@ var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110
 
 // request makes what the flags say.
 func (a *app) request(ctx context.Context, conn *config.Connector, method, path string, f callFlags) (*http.Request, error) {
-	data, err := a.data(f.data)
+	data, err := a.data(ctx, f.data)
 	if err != nil {
 		return nil, err
 	}
@@ -98,16 +100,17 @@ func (a *app) request(ctx context.Context, conn *config.Connector, method, path 
 }
 
 // data is what -d stands for.
-func (a *app) data(flag string) (string, error) {
+func (a *app) data(ctx context.Context, flag string) (string, error) {
 	name, isFile := strings.CutPrefix(flag, "@")
 	if !isFile {
 		return flag, nil
 	}
-	if name == "-" {
-		b, err := io.ReadAll(a.stdin)
-		return string(b), err
-	}
-	b, err := os.ReadFile(name)
+	b, err := await(ctx, func() ([]byte, error) {
+		if name == "-" {
+			return io.ReadAll(a.stdin)
+		}
+		return os.ReadFile(name)
+	})
 	return string(b), err
 }
 

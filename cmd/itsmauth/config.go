@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
@@ -24,14 +26,17 @@ func (a *app) path() string {
 	return cmp.Or(a.file, os.Getenv("ITSMAUTH_CONFIG"), "itsmauth.yaml")
 }
 
-// load makes the connectors; opts come after the CLI's own. Its error is a usage error.
-func (a *app) load(opts ...config.Option) (*config.Connectors, error) {
+// load makes the connectors; opts come after the CLI's own. Its error is a usage error, or the end of ctx.
+func (a *app) load(ctx context.Context, opts ...config.Option) (*config.Connectors, error) {
 	logging.Disable() // go-redis tells stderr what its connections to Sentinels do
 	own := []config.Option{config.WithDefaultStore("file", openFiles), config.WithStore("redis", redisstore.Open)}
 	if a.verbose {
 		own = append(own, config.WithLogger(a.logger()))
 	}
-	conns, err := config.Load(a.path(), append(own, opts...)...)
+	conns, err := await(ctx, func() (*config.Connectors, error) { return config.Load(a.path(), append(own, opts...)...) })
+	if err != nil && ctx.Err() != nil {
+		return nil, err
+	}
 	if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(config.Problems)) {
 		err = fmt.Errorf("there is no %s; name a file with --config or $ITSMAUTH_CONFIG", a.path())
 	}
@@ -81,12 +86,50 @@ func inMemory() []config.Option {
 }
 
 // connectors runs f with all connectors. It does not return before what they are saving is saved.
-func (a *app) connectors(f func(*config.Connectors) error) error {
-	conns, err := a.load()
+func (a *app) connectors(ctx context.Context, f func(*config.Connectors) error) error {
+	conns, err := a.load(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(conns), conns.Close())
+	return errors.Join(f(conns), a.close(ctx, conns))
+}
+
+// close waits for what is being saved. If that outlasts ctx, it says what the wait is for.
+func (a *app) close(ctx context.Context, conns *config.Connectors) error {
+	closed := make(chan error, 1)
+	go func() { closed <- conns.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(2 * grace): // when the next signal does what is said of it
+		fmt.Fprintln(a.stderr, "itsmauth: finishing an exchange that has begun; another ^C ends it, and the token that it brings is lost")
+		return <-closed
+	}
+}
+
+// await is f, or the end of ctx: nothing but the end of the process ends a read from a terminal or a
+// pipe.
+func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := f()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return *new(T), context.Cause(ctx)
+	}
 }
 
 // all are the connectors in alphabetical order.
@@ -100,8 +143,8 @@ func all(conns *config.Connectors) []*config.Connector {
 }
 
 // connector is connectors for the one of that name.
-func (a *app) connector(name string, f func(*config.Connectors, *config.Connector) error) error {
-	return a.connectors(func(conns *config.Connectors) error {
+func (a *app) connector(ctx context.Context, name string, f func(*config.Connectors, *config.Connector) error) error {
+	return a.connectors(ctx, func(conns *config.Connectors) error {
 		conn, err := conns.Get(name)
 		if err != nil {
 			return usage(err)
@@ -114,11 +157,11 @@ func (a *app) connector(name string, f func(*config.Connectors, *config.Connecto
 func session(conn *config.Connector) *auth.Session { return conn.Authenticator().(*auth.Session) }
 
 // names completes a connector's name, once.
-func (a *app) names(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (a *app) names(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	conns, err := a.load(inMemory()...)
+	conns, err := a.load(cmd.Context(), inMemory()...)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

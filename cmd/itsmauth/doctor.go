@@ -69,7 +69,7 @@ type patient struct {
 func (a *app) online(ctx context.Context) error {
 	wires := map[string]http.RoundTripper{}
 	var exchanges atomic.Int64
-	conns, err := a.load(config.WithWrap(func(connector string, next http.RoundTripper) http.RoundTripper {
+	conns, err := a.load(ctx, config.WithWrap(func(connector string, next http.RoundTripper) http.RoundTripper {
 		if wires[connector] == nil {
 			wires[connector] = next
 		}
@@ -91,7 +91,7 @@ func (a *app) online(ctx context.Context) error {
 		p.examine(ctx)
 		total += len(d.Checks)
 	}
-	if err := conns.Close(); err != nil {
+	if err := a.close(ctx, conns); err != nil {
 		errs = append(errs, err)
 	}
 	if a.output == "json" {

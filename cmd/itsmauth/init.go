@@ -78,20 +78,11 @@ func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwi
 		fmt.Fprintf(a.stderr, " [%s]", otherwise)
 	}
 	fmt.Fprint(a.stderr, ": ")
-	var answer string
-	read := make(chan error, 1)
-	go func() { // nothing but the end of the process ends a read from a terminal
-		line, err := lines.ReadString('\n')
-		answer = strings.TrimSpace(line)
-		read <- err
-	}()
-	select {
-	case err := <-read:
-		return answer, err
-	case <-ctx.Done():
+	answer, err := await(ctx, func() (string, error) { return lines.ReadString('\n') })
+	if ctx.Err() != nil {
 		fmt.Fprintln(a.stderr)
-		return "", ctx.Err()
 	}
+	return strings.TrimSpace(answer), err
 }
 
 func (a *app) begin(ask func(flag, about, otherwise string) (string, error), known string) error {

@@ -25,7 +25,7 @@ comes of it is stored and renewed from then on.`,
 			if timeout <= 0 {
 				return usage(errors.New("--timeout must be above 0"))
 			}
-			return a.connector(args[0], func(conns *config.Connectors, conn *config.Connector) error {
+			return a.connector(cmd.Context(), args[0], func(conns *config.Connectors, conn *config.Connector) error {
 				if session(conn).CodeFlow() == nil {
 					return usage(fmt.Errorf("%s needs no login: its grant is for programs", conn.Name))
 				}
@@ -117,7 +117,7 @@ func (a *app) logout() *cobra.Command {
 		Short: "Revoke the tokens where the product can, and forget them",
 		Args:  cobra.ExactArgs(1), ValidArgsFunction: a.names,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.connector(args[0], func(_ *config.Connectors, conn *config.Connector) error {
+			return a.connector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
 				if err := session(conn).Revoke(cmd.Context()); err != nil {
 					return err
 				}

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,17 +26,22 @@ import (
 func main() {
 	// A signal, or a reader of our output that leaves, ends the work and not the process, which
 	// may be about to save a refresh token.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	unheard := make(chan os.Signal, 1)
+	signal.Notify(unheard, syscall.SIGPIPE)
 	log.SetOutput(io.Discard) // net/http's, which shows what servers send unasked
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
 		ends = append(ends, syscall.SIGHUP)
+		signal.Notify(unheard, syscall.SIGHUP) // also the second: a terminal that goes away sends several
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	// The next one ends the process, but not if it comes with the first: timeout(1) sends two.
+	context.AfterFunc(ctx, func() { time.AfterFunc(grace, stop) })
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
+
+// grace is how long after a signal another one is taken for the same.
+const grace = 250 * time.Millisecond
 
 // run is the whole program but for the process around it. It returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {

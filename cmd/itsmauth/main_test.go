@@ -17,7 +17,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -239,14 +242,115 @@ func TestInterruptedExchangeIsSaved(t *testing.T) {
 	if code != 1 || stdout != "" || !strings.Contains(stderr, "support: token: context canceled") {
 		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
 	}
-	_, stdout, _ = itsmauth(t.Context(), "--config", file, "--output", "json", "status")
+	if s := statusOf(t, file, "support"); s.State != "fresh" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// statusOf is what status says of one connector.
+func statusOf(t *testing.T, file, connector string) connectorStatus {
+	t.Helper()
+	_, stdout, _ := itsmauth(t.Context(), "--config", file, "--output", "json", "status")
 	var list []connectorStatus
 	if err := json.Unmarshal([]byte(stdout), &list); err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(list, func(s connectorStatus) bool { return s.Connector == "support" })
-	if list[i].State != "fresh" {
-		t.Errorf("%+v", list[i])
+	i := slices.IndexFunc(list, func(s connectorStatus) bool { return s.Connector == connector })
+	return list[i]
+}
+
+// A signal, or two that come together, wait for an exchange and say so. Another ends the process.
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		again bool
+		state string // of the store, afterwards
+	}{"one": {false, "fresh"}, "another": {true, "none"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			p, err := start(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.close()
+			file := withStore(t, dir)
+			asked, answered := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			p["support"].Break(func(http.ResponseWriter, *http.Request) bool {
+				once.Do(func() { close(asked) })
+				<-answered
+				return false
+			})
+			cmd := exec.Command("itsmauth", "--config", file, "token", "support")
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-asked
+			cmd.Process.Signal(syscall.SIGTERM)
+			cmd.Process.Signal(syscall.SIGTERM)
+			lines := bufio.NewReader(stderr)
+			if line, err := lines.ReadString('\n'); !strings.HasPrefix(line, "itsmauth: finishing an exchange that has begun; ") {
+				t.Errorf("%v: %q", err, line)
+			}
+			if test.again {
+				cmd.Process.Signal(syscall.SIGTERM)
+				cmd.Wait()
+			}
+			close(answered)
+			lines.ReadString(0)
+			cmd.Wait()
+			if exited := cmd.ProcessState.ExitCode() == 1; exited == test.again {
+				t.Errorf("%v", cmd.ProcessState)
+			}
+			if state := statusOf(t, file, "support").State; string(state) != test.state {
+				t.Errorf("the store has %q", state)
+			}
+		})
+	}
+}
+
+// waiting is an input that nobody types anything into.
+type waiting chan struct{}
+
+func (w waiting) Read([]byte) (int, error) {
+	close(w)
+	select {}
+}
+
+func TestInterruptedInput(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	file := withStore(t, dir)
+	ctx, interrupt := context.WithCancel(t.Context())
+	stdin := make(waiting)
+	go func() { <-stdin; interrupt() }()
+	var stdout, stderr bytes.Buffer
+	if code := run(ctx, []string{"--config", file, "call", "support", "/api", "-d", "@-"}, stdin, &stdout, &stderr); code != 1 || stderr.String() != "itsmauth: support: context canceled\n" {
+		t.Errorf("exit %d, %s", code, &stderr)
+	}
+}
+
+// A configuration may come through a pipe that nobody has opened yet.
+func TestInterruptedConfiguration(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "fifo")
+	if out, err := exec.Command("mkfifo", file).CombinedOutput(); err != nil {
+		t.Skipf("%v: %s", err, out)
+	}
+	ctx, interrupt := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer interrupt()
+	if code, _, stderr := itsmauth(ctx, "--config", file, "token", "support"); code != 1 || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("exit %d, %s", code, stderr)
 	}
 }
 

@@ -31,7 +31,7 @@ func (a *app) serve() *cobra.Command {
 It prints the page's URL, with a key that works once. While it runs, consents
 that nobody uses are kept alive.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.connectors(func(conns *config.Connectors) error {
+			return a.connectors(cmd.Context(), func(conns *config.Connectors) error {
 				if err := lasting(conns); err != nil {
 					return err
 				}

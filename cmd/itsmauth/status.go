@@ -38,7 +38,7 @@ which host it was obtained. Nothing is sent to the products. The state is one of
 none, fresh, stale (good, and renewed at its next use), expired (renewed at its
 next use) and consent_required (run itsmauth login NAME).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.connectors(func(conns *config.Connectors) error {
+			return a.connectors(cmd.Context(), func(conns *config.Connectors) error {
 				eyes := isTerminal(a.stdout)
 				list := []connectorStatus{}
 				rows := [][]cell{header("NAME", "PROVIDER", "STATE", "EXPIRES", "CONSENT", "OBTAINED", "STORE")}

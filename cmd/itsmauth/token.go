@@ -23,7 +23,7 @@ is good, so a hundred calls are not a hundred exchanges.`,
 		Example: `  curl -H "$(itsmauth token --header support)" https://support.example.com/api/...`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.names,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.connector(args[0], func(_ *config.Connectors, conn *config.Connector) error {
+			return a.connector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
 				tok, err := conn.Authenticator().Token(cmd.Context())
 				if err != nil {
 					return err
