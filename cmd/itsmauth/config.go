@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9/logging"
@@ -29,10 +31,7 @@ func (a *app) path() string {
 // load makes the connectors; opts come after the CLI's own. Its error is a usage error, or the end of ctx.
 func (a *app) load(ctx context.Context, opts ...config.Option) (*config.Connectors, error) {
 	logging.Disable() // go-redis tells stderr what its connections to Sentinels do
-	own := []config.Option{config.WithDefaultStore("file", openFiles), config.WithStore("redis", redisstore.Open)}
-	if a.verbose {
-		own = append(own, config.WithLogger(a.logger()))
-	}
+	own := []config.Option{config.WithDefaultStore("file", openFiles), config.WithStore("redis", redisstore.Open), config.WithLogger(a.logger())}
 	conns, err := await(ctx, func() (*config.Connectors, error) { return config.Load(a.path(), append(own, opts...)...) })
 	if err != nil && ctx.Err() != nil {
 		return nil, err
@@ -47,7 +46,34 @@ func (a *app) load(ctx context.Context, opts ...config.Option) (*config.Connecto
 }
 
 func (a *app) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if a.verbose {
+		return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return slog.New(storeTrouble{slog.DiscardHandler, a.stderr})
+}
+
+// storeTrouble lets through that the store failed, where the command went on all the same: unsaid, it
+// would make an exchange each time.
+type storeTrouble struct {
+	slog.Handler
+	w io.Writer
+}
+
+func (storeTrouble) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+
+func (h storeTrouble) Handle(_ context.Context, r slog.Record) error {
+	said := map[string]any{}
+	r.Attrs(func(a slog.Attr) bool {
+		said[a.Key] = a.Value.Any()
+		return true
+	})
+	err, _ := said["error"].(error)
+	if r.Message == "exchange failed" || !errors.Is(err, auth.ErrStore) && !errors.Is(err, auth.ErrConflict) {
+		return nil // the command's own error says it, or it is no trouble of the store's
+	}
+	text := fmt.Sprintf("itsmauth: %s: %s: %s", said["connector"], r.Message, strings.TrimPrefix(err.Error(), auth.ErrStore.Error()+": "))
+	_, err = fmt.Fprintln(h.w, strings.Join(strings.Fields(text), " "))
+	return err
 }
 
 // openFiles opens the store of a file that names none.
