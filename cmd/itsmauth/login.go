@@ -50,11 +50,19 @@ func lasting(conns *config.Connectors) error {
 }
 
 func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool, timeout time.Duration) error {
+	if _, err := session(conn).Status(ctx); err != nil {
+		return err // before the person gives a consent that could not be kept
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	o := &consent.LoginOptions{Timeout: timeout}
 	var done func()
 	o.Show = func(url string) {
 		if noBrowser {
-			fmt.Fprintln(a.stdout, url)
+			if _, err := fmt.Fprintln(a.stdout, url); err != nil {
+				cancel(err) // nobody will come
+				return
+			}
 		} else {
 			fmt.Fprintf(a.stderr, "Allow access in your browser. If it does not open by itself, go to\n\n  %s\n\n", url)
 		}

@@ -394,6 +394,27 @@ func TestBrokenPipe(t *testing.T) {
 	}
 }
 
+// A login whose address nobody sees is over.
+func TestLoginWithoutReader(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	var stderr bytes.Buffer
+	code := run(t.Context(), []string{"--config", withStore(t, dir), "login", "remedy", "--no-browser", "--timeout", "5s"}, nil, full{}, &stderr)
+	if code != 1 || stderr.String() != "itsmauth: remedy: login: no space left on device\n" {
+		t.Errorf("exit %d, %s", code, &stderr)
+	}
+}
+
+// full takes nothing more.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	code, stdout, stderr := itsmauth(t.Context(), "demo")
