@@ -100,17 +100,8 @@ func (a *app) online(ctx context.Context) error {
 	if len(errs) == 0 {
 		return err
 	}
-	return illness{errors.Join(append(errs, err)...), fmt.Sprintf("%d of %d checks failed", len(errs), total)}
+	return reworded{errors.Join(append(errs, err)...), fmt.Sprintf("%d of %d checks failed", len(errs), total)}
 }
-
-// illness is in short what was shown at length.
-type illness struct {
-	error
-	short string
-}
-
-func (e illness) Error() string { return e.short }
-func (e illness) Unwrap() error { return e.error }
 
 // progress says what is being waited for, on a terminal and until there is a finding.
 func (p *patient) progress(what string) {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
 )
@@ -126,10 +128,16 @@ func (a *app) logout() *cobra.Command {
 		Args:  cobra.ExactArgs(1), ValidArgsFunction: a.names,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.connector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
-				if err := session(conn).Revoke(cmd.Context()); err != nil {
+				err := session(conn).Revoke(cmd.Context())
+				switch {
+				case err == nil:
+				case cmd.Context().Err() != nil || errors.Is(err, auth.ErrStore):
 					return err
+				default:
+					says, _, _ := strings.Cut(err.Error(), "; ") // to try again, which cannot be done
+					return reworded{err, says + "; the tokens are forgotten here, but may live on: revoke them in the product"}
 				}
-				_, err := fmt.Fprintf(a.stdout, "%s is logged out\n", conn.Name)
+				_, err = fmt.Fprintf(a.stdout, "%s is logged out\n", conn.Name)
 				return err
 			})
 		},

@@ -132,6 +132,15 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usage(err error) error { return usageError{err} }
 
+// A reworded error says the same to a person in other words.
+type reworded struct {
+	error
+	says string
+}
+
+func (e reworded) Error() string { return e.says }
+func (e reworded) Unwrap() error { return e.error }
+
 func exitCode(err error) int {
 	switch {
 	case err == nil:

@@ -90,6 +90,7 @@ func (p products) close() {
 //	lines N                         stderr of the last run has N lines
 //	exchanges CONNECTOR N           what the emulator counted
 //	revoke CONNECTOR                kill all access tokens
+//	down CONNECTOR                  the product answers 503 from now on
 //	edit FROM TO OLD NEW            copy a file with its lines changed by a regular expression
 //	damage DIR                      write something else into every record
 //	person allow|deny CODE ARG...   run, with the URL on the first line of its stdout opened
@@ -142,6 +143,12 @@ func TestScripts(t *testing.T) {
 			},
 			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Value("products").(products)[args[0]].revokeAll()
+			},
+			"down": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Value("products").(products)[args[0]].Break(func(w http.ResponseWriter, _ *http.Request) bool {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return true
+				})
 			},
 			"edit": func(ts *testscript.TestScript, _ bool, args []string) {
 				text := regexp.MustCompile("(?m)"+args[2]).ReplaceAllLiteralString(ts.ReadFile(args[0]), strings.ReplaceAll(args[3], `\n`, "\n"))
