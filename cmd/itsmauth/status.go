@@ -15,7 +15,7 @@ import (
 type connectorStatus struct {
 	Connector     string     `json:"connector"`
 	Provider      string     `json:"provider"`
-	State         auth.State `json:"state,omitempty"` // not there if the store failed
+	State         auth.State `json:"state"`
 	Expiry        *time.Time `json:"expiry"`
 	ConsentExpiry *time.Time `json:"consent_expiry"`
 	Obtained      *time.Time `json:"obtained,omitempty"`
@@ -46,7 +46,7 @@ next use) and consent_required (run itsmauth login NAME).`,
 				for _, conn := range all(conns) {
 					st, err := session(conn).Status(cmd.Context())
 					entry := connectorStatus{
-						Connector: conn.Name, Provider: conn.Provider, State: st.State,
+						Connector: conn.Name, Provider: conn.Provider, State: cmp.Or(st.State, auth.StateNone),
 						Expiry: exact(st.Expiry), ConsentExpiry: exact(st.ConsentExpiry),
 						Obtained: exact(st.Obtained), Host: st.Host, Store: conns.Store(),
 					}
