@@ -105,8 +105,8 @@ func (a *app) online(ctx context.Context) error {
 
 // progress says what is being waited for, on a terminal and until there is a finding.
 func (p *patient) progress(what string) {
-	if isTerminal(p.app.stdout) && p.app.output != "json" {
-		fmt.Fprintf(p.app.stdout, "\r\x1b[K  %s", painter(p.app.stdout)(dim, "… "+what))
+	if redraws(p.app.stdout) && p.app.output != "json" {
+		redraw(p.app.stdout, "  "+painter(p.app.stdout)(dim, "… "+what))
 	}
 }
 
@@ -127,7 +127,10 @@ func (p *patient) found(check, status, message, fix string) {
 	}
 	s, paint := signs[status], painter(out)
 	lines := wrap(message, width-18)
-	fmt.Fprintf(out, "\r\x1b[K  %s %-13s %s\n", paint(s.style, s.symbol), check, strings.Join(lines, "\n"+strings.Repeat(" ", 18)))
+	if redraws(out) {
+		redraw(out, "")
+	}
+	fmt.Fprintf(out, "  %s %-13s %s\n", paint(s.style, s.symbol), check, strings.Join(lines, "\n"+strings.Repeat(" ", 18)))
 	if fix != "" {
 		fmt.Fprintf(out, "%18s%s\n", "", paint(s.style, "→ "+strings.Join(wrap(fix, width-20), "\n"+strings.Repeat(" ", 20))))
 	}

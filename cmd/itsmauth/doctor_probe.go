@@ -85,10 +85,10 @@ func (p *patient) ask(ctx context.Context, path string, tok *oauth2.Token) (*htt
 
 // probe calls the API, and does not call it refused before it has refused a new token.
 func (p *patient) probe(ctx context.Context, path string, tok *oauth2.Token) {
-	p.progress("calling " + path)
+	shown, _, _ := strings.Cut(path, "?")
+	p.progress("calling " + shown)
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	shown, _, _ := strings.Cut(path, "?")
 	resp, body, err := p.ask(limited, path, tok)
 	if err != nil {
 		p.failed("probe", "GET "+shown+": "+plainError(err), "check probe and base_url", err)

@@ -94,7 +94,7 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 
 // waiting says on stderr how long there is; on a terminal it counts down until done is called.
 func (a *app) waiting(timeout time.Duration) (done func()) {
-	if !isTerminal(a.stderr) {
+	if !redraws(a.stderr) {
 		fmt.Fprintf(a.stderr, "waiting up to %s for the browser to come back\n", timeout)
 		return func() {}
 	}
@@ -106,11 +106,11 @@ func (a *app) waiting(timeout time.Duration) (done func()) {
 		defer tick.Stop()
 		for {
 			left := max(0, time.Until(ends)).Round(time.Second)
-			fmt.Fprintf(a.stderr, "\r\x1b[KWaiting for the browser to come back: %s left, Ctrl-C gives up", left)
+			redraw(a.stderr, fmt.Sprintf("Waiting: %s left, Ctrl-C gives up", left))
 			select {
 			case <-tick.C:
 			case <-stop:
-				fmt.Fprint(a.stderr, "\r\x1b[K")
+				redraw(a.stderr, "")
 				return
 			}
 		}

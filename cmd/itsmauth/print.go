@@ -28,6 +28,14 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && nerr == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
 }
 
+// redraws reports whether w is a terminal on which a line can be written over.
+func redraws(w io.Writer) bool { return isTerminal(w) && os.Getenv("TERM") != "dumb" }
+
+// redraw writes text over w's current line. It is cut lest it wrap, which nothing can write over.
+func redraw(w io.Writer, text string) {
+	fmt.Fprintf(w, "\r\x1b[K\x1b[?7l%s\x1b[?7h", text)
+}
+
 // A style is an SGR parameter (ECMA-48 section 8.3.117).
 type style string
 
@@ -43,7 +51,7 @@ const (
 // painter gives text its style on a terminal that wants colour, and leaves it alone elsewhere.
 // See https://no-color.org.
 func painter(w io.Writer) func(style, string) string {
-	colour := isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	colour := redraws(w) && os.Getenv("NO_COLOR") == ""
 	return func(s style, text string) string {
 		if !colour || s == plain || text == "" {
 			return text
