@@ -85,7 +85,7 @@ func (a *app) online(ctx context.Context) error {
 		d := &diagnosis{conn.Name, conn.Provider, conn.BaseURL.String(), []finding{}}
 		list = append(list, d)
 		if isTerminal(a.stdout) && a.output != "json" {
-			fmt.Fprintf(a.stdout, "%s %s %s\n", painter(a.stdout)(bold, conn.Name), d.Provider, d.BaseURL)
+			a.printf("%s %s %s\n", painter(a.stdout)(bold, conn.Name), d.Provider, d.BaseURL)
 		}
 		p := &patient{Connector: conn, diagnosis: d, app: a, wire: wires[conn.Name], exchanges: &exchanges, before: exchanges.Load(), errs: &errs}
 		p.examine(ctx)
@@ -94,7 +94,7 @@ func (a *app) online(ctx context.Context) error {
 	if err := a.close(ctx, conns); err != nil {
 		errs = append(errs, err)
 	}
-	if a.output == "json" {
+	if err = a.unwritten; a.output == "json" {
 		err = a.json(list)
 	}
 	if len(errs) == 0 {
@@ -122,7 +122,7 @@ func (p *patient) found(check, status, message, fix string) {
 		return
 	}
 	if !isTerminal(out) {
-		fmt.Fprintf(out, "%s: %s: %s: %s\n", p.Name, check, status, strings.Join(strings.Fields(message+strings.Repeat("; "+fix, min(1, len(fix)))), " "))
+		p.app.printf("%s: %s: %s: %s\n", p.Name, check, status, strings.Join(strings.Fields(message+strings.Repeat("; "+fix, min(1, len(fix)))), " "))
 		return
 	}
 	s, paint := signs[status], painter(out)
@@ -130,9 +130,9 @@ func (p *patient) found(check, status, message, fix string) {
 	if redraws(out) {
 		redraw(out, "")
 	}
-	fmt.Fprintf(out, "  %s %-13s %s\n", paint(s.style, s.symbol), check, strings.Join(lines, "\n"+strings.Repeat(" ", 18)))
+	p.app.printf("  %s %-13s %s\n", paint(s.style, s.symbol), check, strings.Join(lines, "\n"+strings.Repeat(" ", 18)))
 	if fix != "" {
-		fmt.Fprintf(out, "%18s%s\n", "", paint(s.style, "→ "+strings.Join(wrap(fix, width-20), "\n"+strings.Repeat(" ", 20))))
+		p.app.printf("%18s%s\n", "", paint(s.style, "→ "+strings.Join(wrap(fix, width-20), "\n"+strings.Repeat(" ", 20))))
 	}
 }
 

@@ -67,20 +67,36 @@ func (p *patient) send(ctx context.Context, url string, tok *oauth2.Token) (*htt
 	return p.wire.RoundTrip(req)
 }
 
-// ask is send for the first 64 KiB of the answer too.
+// ask is send for the first 64 KiB of the answer too, wherever redirects within the origin lead.
 func (p *patient) ask(ctx context.Context, path string, tok *oauth2.Token) (*http.Response, []byte, error) {
 	req, err := p.NewRequest(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return nil, nil, err
+	for hops := 0; err == nil; hops++ {
+		var resp *http.Response
+		if resp, err = p.send(ctx, req.URL.String(), tok); err != nil {
+			break
+		}
+		if next := p.redirected(req, resp); next != nil && hops < 10 {
+			resp.Body.Close()
+			req = next
+			continue
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		return resp, body, err
 	}
-	resp, err := p.send(ctx, req.URL.String(), tok)
-	if err != nil {
-		return nil, nil, err
+	return nil, nil, err
+}
+
+// redirected is what resp sends req on to, or nil if that is nowhere or another origin's.
+func (p *patient) redirected(req *http.Request, resp *http.Response) *http.Request {
+	location := resp.Header.Get("Location")
+	to, err := req.URL.Parse(location)
+	if resp.StatusCode/100 != 3 || location == "" || err != nil {
+		return nil
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, body, err
+	next, _ := p.NewRequest(req.Context(), http.MethodGet, to.String(), nil)
+	return next
 }
 
 // probe calls the API, and does not call it refused before it has refused a new token.
@@ -124,7 +140,7 @@ func (p *patient) probe(ctx context.Context, path string, tok *oauth2.Token) {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
 		fix = "the token is good: give the account the permission, or set probe to a path that it may read"
 	case code >= 300 && code < 400:
-		fix = "it redirects elsewhere: write the URL that it names in base_url"
+		fix = "it redirects elsewhere or in circles: write the URL that it names in base_url"
 	case code >= 400 && code < 500:
 		fix = "check the path in base_url, or set probe to one that exists"
 	case code >= 500:

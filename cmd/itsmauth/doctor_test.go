@@ -244,9 +244,19 @@ func TestDoctor(t *testing.T) {
 		"path unknown": func(t *testing.T) sick {
 			return sick{yaml: lines(appliance(t).URL, "    probe: /api/nowhere?a=hunter2\n"), code: 1, want: []string{"probe: failed: GET /api/nowhere answered 404 Not Found; check the path"}}
 		},
-		"forbidden":   status(403, "give the account the permission"),
-		"throttled":   status(429, "the account's rate limit is used up: send less, or wait 7"),
-		"redirected":  status(302, "write the URL that it names in base_url"),
+		"forbidden":  status(403, "give the account the permission"),
+		"throttled":  status(429, "the account's rate limit is used up: send less, or wait 7"),
+		"redirected": status(302, "write the URL that it names in base_url"),
+		"redirected within the origin": func(t *testing.T) sick {
+			s := appliance(t)
+			mux := http.NewServeMux()
+			mux.Handle("/", s)
+			mux.Handle("/old", http.RedirectHandler("/api/command?action=get_api_info", http.StatusFound))
+			return sick{yaml: lines(plainServer(t, mux), "    probe: /old\n"), want: []string{"probe: ok: GET /old answered 200 OK", "rate limit: ok"}}
+		},
+		"redirected in circles": func(t *testing.T) sick {
+			return sick{yaml: lines(plainServer(t, answer(appliance(t), "/api/", 307, "Location", "/api/"))), code: 1, want: []string{"probe: failed: GET /api/command answered 307", "it redirects elsewhere or in circles"}}
+		},
 		"out of work": status(503, "the product itself fails"),
 		"limit nearly used up": func(t *testing.T) sick {
 			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
@@ -392,6 +402,15 @@ func TestDoctorSharesTheToken(t *testing.T) {
 		if code != 0 || s.Stats().Exchanges != want.exchanges || !strings.Contains(stdout, want.says) || !strings.Contains(stdout, "probe: ok") {
 			t.Errorf("look %d: exit %d, %d exchanges\n%s%s", i, code, s.Stats().Exchanges, stdout, stderr)
 		}
+	}
+}
+
+func TestDoctorUnread(t *testing.T) {
+	t.Parallel()
+	file := healthFile(t, lines(appliance(t).URL))
+	var stderr bytes.Buffer
+	if code := run(t.Context(), []string{"--config", file, "check", "--online"}, nil, full{}, &stderr); code != 1 || stderr.String() != "itsmauth: no space left on device\n" {
+		t.Errorf("exit %d, %s", code, &stderr)
 	}
 }
 

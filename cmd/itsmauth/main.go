@@ -59,6 +59,8 @@ type app struct {
 	file    string
 	output  string
 	verbose bool
+
+	unwritten error // of printf
 }
 
 func (a *app) execute(ctx context.Context, args []string) error {

@@ -18,6 +18,13 @@ func (a *app) json(v any) error {
 	return e.Encode(v)
 }
 
+// printf writes to stdout what comes in many pieces. The first error is in unwritten, for the end.
+func (a *app) printf(format string, args ...any) {
+	if a.unwritten == nil {
+		_, a.unwritten = fmt.Fprintf(a.stdout, format, args...)
+	}
+}
+
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
