@@ -30,7 +30,7 @@ and at most one exchange made.`,
 				Problems   config.Problems `json:"problems"`
 			}{Problems: config.Problems{}}
 
-			conns, err := a.load(cmd.Context(), inMemory()...)
+			conns, err := a.look(cmd.Context())
 			if err == nil {
 				report.OK, report.Connectors = true, len(conns.Names())
 				err = conns.Close()

@@ -30,14 +30,45 @@ func (a *app) path() string {
 
 // load makes the connectors; opts come after the CLI's own. Its error is a usage error, or the end of ctx.
 func (a *app) load(ctx context.Context, opts ...config.Option) (*config.Connectors, error) {
+	return a.loadOver(ctx, filestore.Open, opts...)
+}
+
+// look is load for what needs no tokens: it makes no directory, but looks at one that there is.
+func (a *app) look(ctx context.Context) (*config.Connectors, error) {
+	return a.loadOver(ctx, func(c filestore.Config) (auth.Store, error) {
+		if _, err := os.Stat(c.Path); err != nil {
+			return new(auth.Memory), nil
+		}
+		return filestore.Open(c)
+	})
+}
+
+// loadOver is load with what opens a store of files.
+func (a *app) loadOver(ctx context.Context, files func(filestore.Config) (auth.Store, error), opts ...config.Option) (*config.Connectors, error) {
 	logging.Disable() // go-redis tells stderr what its connections to Sentinels do
-	own := []config.Option{config.WithDefaultStore("file", openFiles), config.WithStore("redis", redisstore.Open), config.WithLogger(a.logger())}
+	var unopened error
+	byDefault := func() (auth.Store, error) {
+		store, err := files(filestore.Config{Path: defaultPath()})
+		if k := (*auth.KeyError)(nil); errors.As(err, &k) { // whose key is nowhere in the file
+			unopened = fmt.Errorf("%w; set $XDG_STATE_HOME, or token_store in %s", k.Err, a.path())
+			return new(auth.Memory), nil
+		}
+		return store, err
+	}
+	own := []config.Option{
+		config.WithDefaultStore("file", byDefault), config.WithStore("file", files), config.WithStore("redis", redisstore.Open),
+		config.WithLogger(a.logger()),
+	}
 	conns, err := await(ctx, func() (*config.Connectors, error) { return config.Load(a.path(), append(own, opts...)...) })
 	if err != nil && ctx.Err() != nil {
 		return nil, err
 	}
 	if errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(config.Problems)) {
 		err = fmt.Errorf("there is no %s; name a file with --config or $ITSMAUTH_CONFIG", a.path())
+	}
+	if err == nil && unopened != nil {
+		conns.Close() // nothing was used, so there is nothing to lose
+		err = unopened
 	}
 	if err != nil {
 		return nil, usage(err)
@@ -76,13 +107,13 @@ func (h storeTrouble) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// openFiles opens the store of a file that names none.
-func openFiles() (auth.Store, error) {
+// defaultPath is where tokens are kept if the file does not say, or "" if this machine does not either.
+func defaultPath() string {
 	dir, err := stateDir()
 	if err != nil {
-		return nil, err
+		return ""
 	}
-	return filestore.Open(filestore.Config{Path: filepath.Join(dir, "itsmauth")})
+	return filepath.Join(dir, "itsmauth")
 }
 
 // stateDir is where programs keep what is theirs alone (XDG Base Directory Specification).
@@ -95,20 +126,6 @@ func stateDir() (string, error) {
 	}
 	home, err := os.UserHomeDir()
 	return filepath.Join(home, ".local", "state"), err
-}
-
-// inMemory is for what needs no tokens: it makes no directory, but looks at one that there is.
-func inMemory() []config.Option {
-	memory := func() (auth.Store, error) { return new(auth.Memory), nil }
-	return []config.Option{
-		config.WithDefaultStore("memory", memory),
-		config.WithStore("file", func(c filestore.Config) (auth.Store, error) {
-			if _, err := os.Stat(c.Path); err != nil {
-				return memory()
-			}
-			return filestore.Open(c)
-		}),
-	}
 }
 
 // connectors runs f with all connectors. It does not return before what they are saving is saved.
@@ -187,7 +204,7 @@ func (a *app) names(cmd *cobra.Command, args []string, _ string) ([]string, cobr
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	conns, err := a.load(cmd.Context(), inMemory()...)
+	conns, err := a.look(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -120,7 +120,7 @@ func (a *app) begin(ask func(flag, about, otherwise string) (string, error), kno
 		text, trial = text+line+scalar(value)+"\n", trial+line+scalar(tried)+"\n"
 	}
 	text += "    # A harmless path of the API, for itsmauth check --online.\n    # probe: /api/...\n"
-	if conns, err := config.Parse(a.path(), []byte(trial), inMemory()...); err == nil {
+	if conns, err := config.Parse(a.path(), []byte(trial)); err == nil {
 		conns.Close()
 	} else if problems := (config.Problems{}); errors.As(err, &problems) {
 		var errs []error
