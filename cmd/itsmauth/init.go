@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
@@ -29,6 +30,15 @@ var beginnings = map[string][]string{
 	"webcommander": {"shop", "base_url", "client_id", "client_secret!", "redirect_uri=https://api.webcommander.com/oauth-callback", "username", "password!"},
 }
 
+// examples stand for what nobody said and nobody can be asked, by flag.
+var examples = map[string]string{
+	"provider": "beyondtrust", "base-url": "https://support.example.com", "client-id": "your-client-id",
+	"token-url": "https://login.example.com/oauth2/token", "sso-url": "https://sso.example.com/rsso", "username": "your-username",
+}
+
+// initFlags are the flags that are a connector's.
+var initFlags = []string{"base-url", "token-url", "sso-url", "client-id", "redirect-uri", "username"}
+
 func (a *app) initialize() *cobra.Command {
 	known := strings.Join(slices.Sorted(maps.Keys(beginnings)), ", ")
 	force := false
@@ -36,15 +46,15 @@ func (a *app) initialize() *cobra.Command {
 		Use:   "init",
 		Short: "Write a configuration to begin with",
 		Long: `Write a configuration of one connector, with comments, to the file that
---config names. On a terminal, what no flag says is asked for. Secrets are not:
-the file refers to environment variables.`,
+--config names. What no flag says is asked for on a terminal, and elsewhere an
+example to edit. Secrets are not: the file refers to environment variables.`,
 		Example: `  itsmauth init
   itsmauth init --provider beyondtrust --base-url https://support.example.com --client-id sync`,
 	}
 	flags := cmd.Flags()
 	flags.String("provider", "", known)
 	flags.String("name", "", "the connector's `name` (default one that suits the product)")
-	for _, name := range []string{"base-url", "token-url", "sso-url", "client-id", "redirect-uri", "username"} {
+	for _, name := range initFlags {
 		flags.String(name, "", "the connector's "+strings.ReplaceAll(name, "-", "_"))
 	}
 	flags.BoolVar(&force, "force", false, "replace the file if there is one")
@@ -53,19 +63,27 @@ the file refers to environment variables.`,
 			return usage(fmt.Errorf("%s is there already; --force replaces it, --config names another", a.path()))
 		}
 		lines := bufio.NewReader(a.stdin)
-		return a.begin(func(flag, about, otherwise string) (string, error) {
-			value, _ := flags.GetString(flag)
-			in, ok := a.stdin.(io.Writer)
-			for err := error(nil); value == "" && err == nil && ok && isTerminal(in); value = cmp.Or(value, otherwise) {
+		in, ok := a.stdin.(io.Writer)
+		asks := ok && isTerminal(in)
+		return a.begin(func(flag, about, otherwise string) (value string, example bool, err error) {
+			value, _ = flags.GetString(flag)
+			for ; value == "" && err == nil && asks; value = cmp.Or(value, otherwise) {
 				value, err = a.ask(cmd.Context(), lines, flag, about, otherwise)
 			}
-			if value = cmp.Or(value, otherwise); cmd.Context().Err() != nil {
-				return "", errors.New("interrupted; nothing was written")
-			} else if value == "" {
-				return "", usage(fmt.Errorf("--%s is missing: %s", flag, about))
+			value = cmp.Or(value, otherwise)
+			if example = value == "" && !asks; example {
+				value = examples[flag]
 			}
-			return value, nil
-		}, known)
+			switch {
+			case cmd.Context().Err() != nil:
+				return "", false, errors.New("interrupted; nothing was written")
+			case value == "":
+				return "", false, usage(fmt.Errorf("--%s is missing: %s", flag, about))
+			case strings.ContainsFunc(value, unicode.IsControl):
+				return "", false, usage(fmt.Errorf("--%s must be text on one line", flag))
+			}
+			return value, example, nil
+		}, flags.Changed, known)
 	}
 	return cmd
 }
@@ -85,8 +103,8 @@ func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwi
 	return strings.TrimSpace(answer), err
 }
 
-func (a *app) begin(ask func(flag, about, otherwise string) (string, error), known string) error {
-	provider, err := ask("provider", "The product: "+known+".", "")
+func (a *app) begin(ask func(flag, about, otherwise string) (value string, example bool, err error), given func(flag string) bool, known string) error {
+	provider, example, err := ask("provider", "The product: "+known+".", "")
 	if err != nil {
 		return err
 	}
@@ -94,7 +112,16 @@ func (a *app) begin(ask func(flag, about, otherwise string) (string, error), kno
 	if keys == nil {
 		return usage(fmt.Errorf("--provider must be one of %s", known))
 	}
-	name, err := ask("name", "What to call the connector.", keys[0])
+	for _, flag := range initFlags {
+		if given(flag) && !slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, strings.ReplaceAll(flag, "-", "_")) }) {
+			return usage(fmt.Errorf("--%s is not for provider %s", flag, provider))
+		}
+	}
+	var edit []string
+	if example {
+		edit = append(edit, "provider")
+	}
+	name, _, err := ask("name", "What to call the connector.", keys[0])
 	if err != nil {
 		return err
 	}
@@ -111,10 +138,10 @@ func (a *app) begin(ask func(flag, about, otherwise string) (string, error), kno
 		if secret {
 			variable := "ITSM_" + strings.Trim(regexp.MustCompile(`[^A-Z0-9]+`).ReplaceAllString(strings.ToUpper(name+"_"+key), "_"), "_")
 			value, exports = "${env:"+variable+"}", exports+"  export "+variable+"=...\n"
-		} else if value, err = ask(strings.ReplaceAll(key, "_", "-"), about(key), otherwise); err != nil {
+		} else if value, example, err = ask(strings.ReplaceAll(key, "_", "-"), about(key), otherwise); err != nil {
 			return err
-		} else {
-			tried = value
+		} else if tried = value; example {
+			edit = append(edit, key)
 		}
 		line := "    # " + strings.Join(wrap(about(key), width-6), "\n    # ") + "\n    " + key + ": "
 		text, trial = text+line+scalar(value)+"\n", trial+line+scalar(tried)+"\n"
@@ -125,7 +152,11 @@ func (a *app) begin(ask func(flag, about, otherwise string) (string, error), kno
 	} else if problems := (config.Problems{}); errors.As(err, &problems) {
 		var errs []error
 		for _, p := range problems {
-			errs = append(errs, fmt.Errorf("--%s %s", strings.ReplaceAll(p.Path[strings.LastIndex(p.Path, ".")+1:], "_", "-"), p.Message))
+			flag := strings.ReplaceAll(p.Path[strings.LastIndex(p.Path, ".")+1:], "_", "-")
+			if !slices.Contains(initFlags, flag) {
+				flag = "name" // in which anything may be
+			}
+			errs = append(errs, fmt.Errorf("--%s %s", flag, p.Message))
 		}
 		return usage(errors.Join(errs...))
 	}
@@ -139,7 +170,11 @@ func (a *app) begin(ask func(flag, about, otherwise string) (string, error), kno
 	if a.file != "" {
 		next = "--config " + a.file + " " + next
 	}
-	_, err = fmt.Fprintf(a.stdout, "wrote %s; next:\n%s  itsmauth %s\n", a.path(), exports, next)
+	todo := ""
+	if edit != nil {
+		todo = "; edit " + strings.Join(edit, ", ") + ", which are examples"
+	}
+	_, err = fmt.Fprintf(a.stdout, "wrote %s%s; next:\n%s  itsmauth %s\n", a.path(), todo, exports, next)
 	return err
 }
 

@@ -57,6 +57,21 @@ func TestInit(t *testing.T) {
 			if again, err := os.ReadFile(file); err != nil || !bytes.Equal(again, text) {
 				t.Error("the file was changed all the same")
 			}
+			if code, _, stderr := initialize("--force", "--client-id", "a\nb: c"); code != 2 || stderr != "itsmauth: --client-id must be text on one line\n" {
+				t.Errorf("two lines: exit %d, %s", code, stderr)
+			}
+			if code, _, stderr := initialize("--force", "--name", " "); code != 2 || stderr != "itsmauth: --name a connector needs a name on one line\n" {
+				t.Errorf("no name: exit %d, %s", code, stderr)
+			}
+			for _, flag := range []string{"token-url", "sso-url", "redirect-uri", "username"} {
+				about := strings.Join(beginnings[provider], " ")
+				if strings.Contains(about, strings.ReplaceAll(flag, "-", "_")) {
+					continue
+				}
+				if code, _, stderr := initialize("--force", "--"+flag, "https://x.example"); code != 2 || stderr != "itsmauth: --"+flag+" is not for provider "+provider+"\n" {
+					t.Errorf("a flag of another: exit %d, %s", code, stderr)
+				}
+			}
 			if code, _, stderr := initialize("--force", "--account", "x"); code != 2 {
 				t.Errorf("an unknown flag: exit %d, %s", code, stderr)
 			}
@@ -64,15 +79,26 @@ func TestInit(t *testing.T) {
 	}
 }
 
-func TestInitAsks(t *testing.T) {
+// Where nobody can be asked, there are examples, and nothing is wrong with them but the unset variables.
+func TestInitWritesExamples(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "itsmauth.yaml")
-	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"--config", file, "init"}, strings.NewReader(""), &stdout, &stderr)
-	if code != 2 || !strings.Contains(stderr.String(), "--provider is missing") {
-		t.Errorf("exit %d, %s", code, stderr.String())
-	}
-	if _, err := os.Stat(file); err == nil {
-		t.Error("there is a file")
+	for flags, says := range map[string]string{
+		"":                       "edit provider, base_url, client_id, which are examples; next:\n  export ITSM_SUPPORT_CLIENT_SECRET=...\n",
+		"--provider beyondtrust": "edit base_url, client_id, which are examples; next:\n",
+		"--provider oauth2":      "edit base_url, token_url, client_id, which are examples; next:\n",
+		"--provider remedy":      "edit base_url, sso_url, client_id, which are examples; next:\n",
+		"--provider webcommander --base-url https://shop.example": "edit client_id, username, which are examples; next:\n",
+	} {
+		file := filepath.Join(t.TempDir(), "itsmauth.yaml")
+		code, stdout, stderr := itsmauth(t.Context(), append([]string{"--config", file, "init"}, strings.Fields(flags)...)...)
+		if code != 0 || !strings.HasPrefix(stdout, "wrote "+file+"; "+says) || stderr != "" {
+			t.Errorf("%s: exit %d, %s%s", flags, code, stdout, stderr)
+		}
+		_, _, stderr = itsmauth(t.Context(), "--config", file, "check")
+		for line := range strings.Lines(stderr) {
+			if !regexp.MustCompile(`environment variable ITSM_[A-Z_]+ is not set\n$`).MatchString(line) {
+				t.Errorf("%s: %s", flags, line)
+			}
+		}
 	}
 }
