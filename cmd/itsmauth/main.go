@@ -76,6 +76,7 @@ log in first, 4 the product refused the credentials.`,
   itsmauth check                        is ./itsmauth.yaml right?
   itsmauth token support                a valid token and nothing else
   itsmauth call support /api/command?action=get_api_info`,
+		Version:       thisBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -86,6 +87,7 @@ log in first, 4 the product refused the credentials.`,
 			return nil
 		},
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)

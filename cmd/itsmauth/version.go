@@ -9,36 +9,47 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// A build is what this program was made of.
+type build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision"`
+	Modified bool   `json:"modified"`
+	Go       string `json:"go"`
+}
+
+func thisBuild() build {
+	b := build{Version: "(devel)", Go: runtime.Version()}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		b.Version = cmp.Or(info.Main.Version, b.Version)
+		for _, s := range info.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				b.Revision = s.Value
+			case "vcs.modified":
+				b.Modified = s.Value == "true"
+			}
+		}
+	}
+	return b
+}
+
+func (b build) String() string {
+	revision := cmp.Or(b.Revision, "unknown")
+	if b.Modified {
+		revision += ", modified"
+	}
+	return fmt.Sprintf("itsmauth %s (revision %s) %s", b.Version, revision, b.Go)
+}
+
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		RunE: func(*cobra.Command, []string) error {
-			v := struct {
-				Version  string `json:"version"`
-				Revision string `json:"revision"`
-				Modified bool   `json:"modified"`
-				Go       string `json:"go"`
-			}{Version: "(devel)", Go: runtime.Version()}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v.Version = cmp.Or(info.Main.Version, v.Version)
-				for _, s := range info.Settings {
-					switch s.Key {
-					case "vcs.revision":
-						v.Revision = s.Value
-					case "vcs.modified":
-						v.Modified = s.Value == "true"
-					}
-				}
-			}
 			if a.output == "json" {
-				return a.json(v)
+				return a.json(thisBuild())
 			}
-			revision := cmp.Or(v.Revision, "unknown")
-			if v.Modified {
-				revision += ", modified"
-			}
-			_, err := fmt.Fprintf(a.stdout, "itsmauth %s (revision %s) %s\n", v.Version, revision, v.Go)
+			_, err := fmt.Fprintln(a.stdout, thisBuild())
 			return err
 		},
 	}
