@@ -94,7 +94,7 @@ log in first, 4 the product refused the credentials.`,
 	root.SetErr(a.stderr)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.file, "config", "", "`FILE` to read (default $ITSMAUTH_CONFIG or ./itsmauth.yaml)")
-	flags.StringVar(&a.output, "output", "text", "`FORMAT`: text or json")
+	flags.StringVar(&a.output, "output", "text", "`FORMAT`: text or json; of check, token, status, providers and version")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log attempts and exchanges to stderr")
 	root.AddCommand(
 		a.check(), a.token(), a.call(), a.login(), a.logout(), a.status(), a.serve(),
