@@ -137,8 +137,10 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, resp.Status)
 	// Where a refused token could not be replaced, the answer is the product's, and the reason is the session's.
 	st, _ := session(conn).Status(req.Context())
-	if st.State != auth.StateStale && (errors.Is(st.Failure, auth.ErrCredentials) || errors.Is(st.Failure, auth.ErrConsentRequired)) {
-		return fmt.Errorf("%w, and there is no other token: %w", err, st.Failure)
+	for _, why := range []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrStore} {
+		if st.State != auth.StateStale && errors.Is(st.Failure, why) {
+			return fmt.Errorf("%w, and there is no other token: %w", err, st.Failure)
+		}
 	}
 	return err
 }
