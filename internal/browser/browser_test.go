@@ -4,6 +4,9 @@ package browser
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +21,25 @@ import (
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/chromedp"
 )
+
+// freeRedirectURI is one on a port that nobody listens on, below those that systems hand out by
+// themselves, lest another connection get it meanwhile.
+func freeRedirectURI(t *testing.T) string {
+	t.Helper()
+	var err error
+	for range 10 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))); err == nil {
+			defer l.Close()
+			return "http://" + l.Addr().String() + "/callback"
+		}
+	}
+	t.Fatal(err)
+	return ""
+}
+
+// taken is what a program says that did not get its port, for which it is given another.
+const taken = "address already in use"
 
 // A browser is a Chromium, without a window.
 type browser struct{ ctx context.Context }
@@ -49,7 +71,7 @@ func newBrowser(t *testing.T) browser {
 	if os.Getuid() == 0 {
 		opts = append(opts, chromedp.NoSandbox)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
 	t.Cleanup(cancel)
@@ -113,11 +135,11 @@ func (p tab) do(steps ...chromedp.Action[chromedp.Void]) {
 
 func read[T any](p tab, a chromedp.Action[T]) T {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
 	v, err := chromedp.Run(ctx, a)
 	if err != nil {
-		ctx, cancel := context.WithTimeout(p.ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
 		defer cancel()
 		shown, _ := chromedp.Run(ctx, chromedp.Evaluate[string]("location.href + '\\n' + document.body.innerText"))
 		p.t.Fatalf("%v, at %s", err, shown)

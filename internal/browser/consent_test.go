@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -262,24 +261,26 @@ type login struct {
 
 func newLogin(t *testing.T) *login {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 10 {
+		l := &login{product: newProduct(t, freeRedirectURI(t)), done: make(chan error, 1)}
+		shown := make(chan string)
+		go func() {
+			l.done <- consent.Login(t.Context(), l.connector, &consent.LoginOptions{
+				Open: func(url string) error { shown <- url; return nil },
+			})
+		}()
+		select {
+		case l.at = <-shown:
+			return l
+		case err = <-l.done:
+		}
+		if !strings.Contains(err.Error(), taken) {
+			break
+		}
 	}
-	free.Close()
-	l := &login{product: newProduct(t, "http://"+free.Addr().String()+"/callback"), done: make(chan error, 1)}
-	shown := make(chan string)
-	go func() {
-		l.done <- consent.Login(t.Context(), l.connector, &consent.LoginOptions{
-			Open: func(url string) error { shown <- url; return nil },
-		})
-	}()
-	select {
-	case l.at = <-shown:
-	case err := <-l.done:
-		t.Fatal(err)
-	}
-	return l
+	t.Fatal(err)
+	return nil
 }
 
 func (l *login) ends(t *testing.T) {

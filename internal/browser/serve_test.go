@@ -2,8 +2,8 @@ package browser
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,35 +15,44 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// cli is the itsmauth command, with a Remedy connector called tickets and its tokens in files.
+// cli is the itsmauth command, with a Remedy connector called tickets and its tokens in files. It runs
+// a subcommand that first prints an address.
 type cli struct {
-	t        *testing.T
-	sso      *remedytest.Server
-	path     string
-	config   string
-	redirect string
+	t         *testing.T
+	sso       *remedytest.Server
+	path      string
+	config    string
+	redirect  string
+	address   string
+	end       func() error // waits for the subcommand; serve has to be interrupted
+	interrupt func()
 }
 
-func newCLI(t *testing.T) *cli {
+// newCLI starts path, with another port where it does not get its own.
+func newCLI(t *testing.T, path string, args ...string) *cli {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	var said string
+	for range 10 {
+		c := configured(t, path)
+		if said, err = c.start(args...); err == nil {
+			return c
+		}
+		if !strings.Contains(said, taken) {
+			break
+		}
 	}
-	free.Close()
+	t.Fatal(err, said)
+	return nil
+}
+
+func configured(t *testing.T, path string) *cli {
+	t.Helper()
 	dir := t.TempDir()
-	c := &cli{
-		t: t, path: filepath.Join(dir, "itsmauth"), config: filepath.Join(dir, "itsmauth.yaml"),
-		redirect: "http://" + free.Addr().String() + "/callback",
-	}
-	build := exec.Command("go", "build", "-o", c.path, "./cmd/itsmauth")
-	build.Dir = "../.." // its module
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	c := &cli{t: t, path: path, config: filepath.Join(dir, "itsmauth.yaml"), redirect: freeRedirectURI(t)}
 	c.sso = remedytest.NewServer(&remedytest.Options{RedirectURIs: []string{c.redirect}})
 	t.Cleanup(c.sso.Close)
-	err = os.WriteFile(c.config, fmt.Appendf(nil, `version: 1
+	err := os.WriteFile(c.config, fmt.Appendf(nil, `version: 1
 token_store: {type: file, path: '%s'}
 connectors:
   tickets:
@@ -60,23 +69,27 @@ connectors:
 	return c
 }
 
-// start runs a command that first prints an address. end waits for it; serve has to be interrupted.
-func (c *cli) start(args ...string) (address string, end func() error, interrupt func()) {
+// start runs the subcommand. If it prints no address, said is what it says instead.
+func (c *cli) start(args ...string) (said string, err error) {
 	c.t.Helper()
 	cmd := exec.Command(c.path, append([]string{"--config", c.config}, args...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { cmd.Process.Kill() })
-	address, err = bufio.NewReader(out).ReadString('\n')
+	address, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		c.t.Fatal(err)
+		cmd.Wait()
+		return stderr.String(), err
 	}
-	return strings.TrimSpace(address), cmd.Wait, func() { cmd.Process.Signal(os.Interrupt) }
+	c.address, c.end, c.interrupt = strings.TrimSpace(address), cmd.Wait, func() { cmd.Process.Signal(os.Interrupt) }
+	return "", nil
 }
 
 // token runs itsmauth token.
@@ -89,18 +102,23 @@ func (c *cli) token() (string, error) {
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
+	path := filepath.Join(t.TempDir(), "itsmauth")
+	build := exec.Command("go", "build", "-o", path, "./cmd/itsmauth")
+	build.Dir = "../.." // its module
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 
 	t.Run("serve", func(t *testing.T) {
 		t.Parallel()
-		c := newCLI(t)
-		address, end, interrupt := c.start("serve")
+		c := newCLI(t, path, "serve")
 		me, other := b.person(t), b.person(t)
-		me.do(chromedp.Navigate(address))
+		me.do(chromedp.Navigate(c.address))
 		me.sees("Connections")
 		if at := read(me, chromedp.Location()); strings.Contains(at, "key=") {
 			t.Errorf("the key stays in the address: %s", at)
 		}
-		other.do(chromedp.Navigate(address)) // the key works once
+		other.do(chromedp.Navigate(c.address)) // the key works once
 		if shown := read(other, chromedp.Evaluate[string]("document.body.innerText")); strings.Contains(shown, "tickets") {
 			t.Errorf("another browser sees %s", shown)
 		}
@@ -125,8 +143,8 @@ func TestCommands(t *testing.T) {
 		also.do(click("#allow"))
 		also.sees("tickets is connected")
 
-		interrupt()
-		if err := end(); err != nil {
+		c.interrupt()
+		if err := c.end(); err != nil {
 			t.Error(err)
 		}
 		if out, err := c.token(); err != nil {
@@ -136,12 +154,11 @@ func TestCommands(t *testing.T) {
 
 	t.Run("login", func(t *testing.T) {
 		t.Parallel()
-		c := newCLI(t)
-		address, end, _ := c.start("login", "tickets", "--no-browser")
+		c := newCLI(t, path, "login", "tickets", "--no-browser")
 		me := b.person(t)
-		me.do(chromedp.Navigate(address), waitFor("#allow"), click("#allow"))
+		me.do(chromedp.Navigate(c.address), waitFor("#allow"), click("#allow"))
 		me.sees("tickets is connected")
-		if err := end(); err != nil {
+		if err := c.end(); err != nil {
 			t.Error(err)
 		}
 		if out, err := c.token(); err != nil {
