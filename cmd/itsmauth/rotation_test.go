@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -131,6 +132,38 @@ func (c *consented) expire() {
 	c.edit(func(r map[string]any) { r["obtained"] = time.Now().Add(-2 * time.Hour) })
 }
 
+// marked is when the exchange began whose mark is in the stored record, which must be whole.
+func (c *consented) marked() time.Time {
+	c.Helper()
+	r, err := c.store.Load(c.Context(), c.key)
+	if err != nil {
+		c.Fatalf("the record is not whole: %v", err)
+	}
+	var record struct {
+		Pending struct{ Since time.Time }
+	}
+	if err := json.Unmarshal(r.Data, &record); err != nil {
+		c.Fatalf("the record is not whole: %v", err)
+	}
+	return record.Pending.Since
+}
+
+// whole is how long a process takes, as a rule, to renew an expired token.
+func (c *consented) whole() time.Duration {
+	c.Helper()
+	var took [3]time.Duration
+	for i := range took {
+		c.expire()
+		start := time.Now()
+		if out, err := c.command("token", "remedy").CombinedOutput(); err != nil {
+			c.Fatalf("%v: %s", err, out)
+		}
+		took[i] = time.Since(start)
+	}
+	slices.Sort(took[:])
+	return took[1]
+}
+
 func TestRotations(t *testing.T) {
 	t.Parallel()
 	c := newConsented(t, 0)
@@ -172,19 +205,17 @@ func TestKilledExchanges(t *testing.T) {
 	t.Parallel()
 	const kills = 200
 	c := newConsented(t, 0)
-	c.sso.Delay(5 * time.Millisecond)
-
-	start := time.Now()
-	c.expire()
-	if out, err := c.command("token", "remedy").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	whole := time.Since(start) // how long a process takes that nobody kills
+	c.sso.Delay(20 * time.Millisecond)
 
 	var untouched, finished, interrupted, lost int
-	for range kills {
+	var whole time.Duration // how long a process takes that nobody kills
+	// On a busy machine that changes, and all kills may miss: then there are more.
+	for i := 0; i < kills || i < 3*kills && interrupted+lost == 0; i++ {
+		if i%50 == 0 {
+			whole = c.whole()
+		}
 		c.expire()
-		before := c.sso.Stats().Rotations
+		before := c.sso.Stats()
 		cmd := c.command("token", "remedy")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -193,21 +224,10 @@ func TestKilledExchanges(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 
-		var marked time.Time
-		r, err := c.store.Load(t.Context(), c.key)
-		if err != nil {
-			t.Fatalf("the record is not whole: %v", err)
-		}
-		var record struct {
-			Pending *struct{ Since time.Time }
-		}
-		if err := json.Unmarshal(r.Data, &record); err != nil {
-			t.Fatalf("the record is not whole: %v", err)
-		}
+		marked := c.marked()
 		switch {
-		case record.Pending != nil:
-			marked = record.Pending.Since
-		case c.sso.Stats().Rotations > before:
+		case !marked.IsZero():
+		case c.sso.Stats().Rotations > before.Rotations:
 			finished++
 			continue
 		default:
@@ -218,13 +238,21 @@ func TestKilledExchanges(t *testing.T) {
 		// The next process would wait until the exchange must be over: let it be.
 		marked = marked.Add(-time.Minute)
 		c.edit(func(r map[string]any) { r["pending"].(map[string]any)["since"] = marked })
-		time.Sleep(50 * time.Millisecond) // until the product has done what it was still asked for
-		rotated := c.sso.Stats().Rotations > before
 		out, err := c.command("token", "remedy").CombinedOutput()
-		if !rotated {
+		// The one refresh token was spent by whoever came first: the killed process, if the next one was
+		// refused for it.
+		after := c.sso.Stats()
+		rotations, reuses := after.Rotations-before.Rotations, after.Reuses-before.Reuses
+		if rotations != 1 || reuses > 1 {
+			t.Errorf("the killed process and the next one: %d rotations, %d reuses", rotations, reuses)
+		}
+		if reuses == 0 || err == nil {
 			interrupted++
-			if err != nil {
-				t.Errorf("nothing was spent, and still: %v: %s", err, out)
+			if err != nil || !c.marked().IsZero() {
+				t.Errorf("nothing was spent, and still: %v, marked %s: %s", err, c.marked(), out)
+			}
+			if reuses > 0 { // the killed one's request was late, and has ended the next one's token
+				c.login()
 			}
 			continue
 		}
