@@ -133,7 +133,7 @@ func TestDoctor(t *testing.T) {
 			return sick{yaml: lines("https://itsm.invalid"), code: 1, want: []string{"dns: failed: itsm.invalid has no address: ", "; check the name in base_url", "token: skipped"}}
 		},
 		"port closed": func(t *testing.T) sick {
-			return sick{yaml: lines("https://" + closed(t)), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "refused; check host and port in base_url"}}
+			return sick{yaml: lines("https://" + nobody), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "refused; check host and port in base_url"}}
 		},
 		"certificate expired": func(t *testing.T) sick {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", -72*time.Hour))
@@ -175,7 +175,7 @@ func TestDoctor(t *testing.T) {
 		},
 		"proxy down": func(t *testing.T) sick {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: http://"+closed(t)+"}\n"), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "check host and port in transport.proxy_url"}}
+			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: http://"+nobody+"}\n"), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "check host and port in transport.proxy_url"}}
 		},
 		"proxy wants a password": func(t *testing.T) sick {
 			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
@@ -312,8 +312,29 @@ func TestDoctorBehindNginx(t *testing.T) {
 	} {
 		s := webcommandertest.NewServer(nil)
 		defer s.Close()
-		at, dir := closed(t), t.TempDir()
-		conf := "daemon off; master_process off; pid nginx.pid; error_log error.log; events {}\nhttp { access_log off; server { listen " + at + "; " + tc.setting + " location / { proxy_pass " + s.URL + "; } }\n"
+		file := healthFile(t, storeLines(nginxBefore(t, nginx, tc.setting, s.URL)))
+		for range 2 { // with a new token, then with the stored one
+			code, stdout, _ := examine(t, file)
+			if code != tc.code || !strings.Contains(stdout, tc.want) {
+				t.Errorf("%q: exit %d\n%s", tc.setting, code, stdout)
+			}
+		}
+	}
+}
+
+// nginxBefore starts nginx in front of backend. Where it does not get its port, it is started again
+// with another.
+func nginxBefore(t *testing.T, nginx, setting, backend string) (base string) {
+	t.Helper()
+	dir := t.TempDir()
+	for range 10 {
+		uri, err := freeRedirectURI()
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = strings.TrimSuffix(uri, "/callback")
+		at := strings.TrimPrefix(base, "http://")
+		conf := "daemon off; master_process off; pid nginx.pid; error_log error.log; events {}\nhttp { access_log off; server { listen " + at + "; " + setting + " location / { proxy_pass " + backend + "; } }\n"
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 			conf += kind + "_temp_path " + kind + ";\n"
 		}
@@ -324,25 +345,30 @@ func TestDoctorBehindNginx(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		ended := make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			<-ended
+		})
+		for has := true; has; {
+			pid, _ := os.ReadFile(filepath.Join(dir, "nginx.pid")) // written when it has its port
 			if c, err := net.Dial("tcp", at); err == nil {
 				c.Close()
-				break
-			} else if time.Since(begin) > 10*time.Second {
-				log, _ := os.ReadFile(filepath.Join(dir, "error.log"))
-				t.Fatalf("nginx does not listen: %s", log)
+				if len(pid) > 0 {
+					return base
+				}
+			}
+			select {
+			case <-ended:
+				has = false
+			case <-time.After(10 * time.Millisecond):
 			}
 		}
-		file := healthFile(t, storeLines("http://"+at))
-		for range 2 { // with a new token, then with the stored one
-			code, stdout, _ := examine(t, file)
-			if code != tc.code || !strings.Contains(stdout, tc.want) {
-				t.Errorf("%q: exit %d\n%s", tc.setting, code, stdout)
-			}
-		}
-		cmd.Process.Kill()
-		cmd.Wait()
 	}
+	log, _ := os.ReadFile(filepath.Join(dir, "error.log"))
+	t.Fatalf("nginx does not listen: %s", log)
+	return ""
 }
 
 func storeLines(base string) string {
@@ -357,15 +383,8 @@ func status(code int, want string) func(*testing.T) sick {
 	}
 }
 
-// closed is an address at which nobody listens.
-func closed(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// nobody is where nobody listens, and where no other test of this machine begins to.
+const nobody = "127.0.0.1:1"
 
 func healthFile(t *testing.T, connector string) string {
 	t.Helper()
@@ -416,7 +435,7 @@ func TestDoctorUnread(t *testing.T) {
 
 func TestDoctorJSON(t *testing.T) {
 	t.Parallel()
-	file := healthFile(t, lines("https://"+closed(t)))
+	file := healthFile(t, lines("https://"+nobody))
 	code, stdout, _ := examine(t, file, "--output", "json")
 	var got []diagnosis
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 1 {
