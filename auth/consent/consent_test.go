@@ -3,7 +3,9 @@ package consent_test
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -75,15 +77,20 @@ func (s *stub) CodeFlow() *auth.CodeFlow {
 	return &f
 }
 
-// freeURI is a redirect URI whose port nobody has.
+// freeURI is a redirect URI whose port nobody has, below those that systems hand out by themselves, lest
+// another connection get it meanwhile.
 func freeURI(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 10 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))); err == nil {
+			defer l.Close()
+			return "http://" + l.Addr().String() + "/callback"
+		}
 	}
-	defer l.Close()
-	return "http://" + l.Addr().String() + "/callback"
+	t.Fatal(err)
+	return ""
 }
 
 // get is what a browser without cookies sees.
