@@ -71,7 +71,6 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 			o.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: s.addr})
 		}
 	}
-	away := closedPort(t)
 	return []fault{
 		{name: "connection refused", meet: func(_ *faultServer, base *string, _ *transport.Options) { *base = "http://" + away }},
 		{name: "no such host (DNS)", meet: func(_ *faultServer, base *string, _ *transport.Options) {
@@ -246,15 +245,8 @@ func refusing(_ *faultServer, c *peer) {
 	io.Copy(io.Discard, c.tcp)
 }
 
-func closedPort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	return l.Addr().String()
-}
+// away is where nobody listens, and where no other test of this machine begins to.
+const away = "127.0.0.1:1"
 
 const (
 	faultAttempt = 700 * time.Millisecond
@@ -264,14 +256,25 @@ const (
 
 // measured is what one request met with.
 type measured struct {
+	spoiled     error // the good call before failed: nothing was measured
 	sent, acted int64
 	gets, lasts string
 	headers     time.Duration // until Do returned
 	whole       time.Duration // until the body ended
 }
 
-// measure makes one request of a kind.
+// measure makes one request of a kind. Where a busy machine lets even a good call fail it begins anew.
 func measure(t *testing.T, ca *testpki.CA, f fault, method, key string, o transport.Options) (m measured) {
+	for range 5 {
+		if m = measureOnce(t, ca, f, method, key, o); m.spoiled == nil {
+			return m
+		}
+	}
+	t.Errorf("the call before: %v", m.spoiled)
+	return m
+}
+
+func measureOnce(t *testing.T, ca *testpki.CA, f fault, method, key string, o transport.Options) (m measured) {
 	var config *tls.Config
 	scheme := "http"
 	if f.https != nil {
@@ -302,7 +305,7 @@ func measure(t *testing.T, ca *testpki.CA, f fault, method, key string, o transp
 	if f.warm {
 		resp, err := c.Get(base)
 		if err != nil {
-			t.Errorf("the call before: %v", err)
+			m.spoiled = err
 			return m
 		}
 		io.Copy(io.Discard, resp.Body)
@@ -453,7 +456,7 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range rows {
-		for again := 0; again < 2 && !*update && !bytes.Contains(doc, []byte(render(rows[i:i+1], table[i:i+1])[len(render(nil, nil)):])); again++ {
+		for again := 0; again < 4 && !*update && !bytes.Contains(doc, []byte(render(rows[i:i+1], table[i:i+1])[len(render(nil, nil)):])); again++ {
 			t.Logf("again: %s", rows[i].name)
 			measureRow(t, i)
 		}
@@ -472,8 +475,13 @@ func TestNoFaultOutlastsTimeout(t *testing.T) {
 				return // the upload's own silence ends it, see TestFaults
 			}
 			const timeout, attempt = 300 * time.Millisecond, time.Second
-			m := measure(t, ca, f, "PUT", "", transport.Options{Timeout: timeout, AttemptTimeout: attempt})
-			if m.headers > timeout+slack/3 || m.whole > timeout+attempt+slack {
+			var m measured
+			late := true
+			for again := 0; again < 3 && late; again++ { // a busy machine may be the one that is late
+				m = measure(t, ca, f, "PUT", "", transport.Options{Timeout: timeout, AttemptTimeout: attempt})
+				late = m.headers > timeout+slack/3 || m.whole > timeout+attempt+slack
+			}
+			if late {
 				t.Errorf("headers after %s, body after %s: %s", m.headers, m.whole, m.gets)
 			}
 		})

@@ -162,7 +162,7 @@ func TestBodyIsClosedOnceWhenCutOff(t *testing.T) {
 	srv := paths(t)
 	closedOnce := func(t *testing.T, closed *atomic.Int64) {
 		t.Helper()
-		for range 3000 { // net/http may close it a little later
+		for range 10_000 { // net/http may close it a little later
 			if closed.Load() > 0 {
 				break
 			}
@@ -335,7 +335,7 @@ func TestUpgrade(t *testing.T) {
 		c.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		io.Copy(c.Conn, c.r)
 	})
-	c := client(t, new(product), "http://"+s.addr, transport.Options{Limiter: transport.NewLimiter(nil, 1), Timeout: 3 * time.Second})
+	c := client(t, new(product), "http://"+s.addr, transport.Options{Limiter: transport.NewLimiter(nil, 1), Timeout: 20 * time.Second})
 	for range 2 { // the second would find no place
 		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.addr, nil)
 		req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
@@ -429,18 +429,23 @@ func TestCancellationIsPrompt(t *testing.T) {
 				if test.prepare != nil {
 					test.prepare(c)
 				}
-				// A deadline that is far away as the call begins: waits that cannot fit are not begun.
-				ctx := &late{Context: t.Context(), done: make(chan struct{}), err: how}
-				const after = 300 * time.Millisecond
-				start := time.Now()
-				time.AfterFunc(after, ctx.end)
-				req, _ := http.NewRequestWithContext(ctx, "GET", test.at, nil)
-				resp, err := c.Do(req)
-				if err == nil {
-					_, err = io.ReadAll(resp.Body)
-					resp.Body.Close()
+				const after, prompt = 300 * time.Millisecond, 2 * time.Second
+				took := after + 2*prompt
+				for again := 0; again < 3 && took > after+prompt; again++ { // a busy machine may be the one that is late
+					// A deadline that is far away as the call begins: waits that cannot fit are not begun.
+					ctx := &late{Context: t.Context(), done: make(chan struct{}), err: how}
+					start := time.Now()
+					time.AfterFunc(after, ctx.end)
+					req, _ := http.NewRequestWithContext(ctx, "GET", test.at, nil)
+					var resp *http.Response
+					resp, err = c.Do(req)
+					if err == nil {
+						_, err = io.ReadAll(resp.Body)
+						resp.Body.Close()
+					}
+					took = time.Since(start)
 				}
-				if took := time.Since(start); took < after || took > after+2*time.Second {
+				if took < after || took > after+prompt {
 					t.Errorf("after %s", took)
 				}
 				var n net.Error
@@ -652,65 +657,82 @@ func TestResponseStreams(t *testing.T) {
 // length without a network.
 func TestLongTransfers(t *testing.T) {
 	t.Parallel()
-	const timeout, attempt, pause, pieces = 300 * time.Millisecond, time.Second, 100 * time.Millisecond, 30
-	o := transport.Options{Timeout: timeout, AttemptTimeout: attempt}
 	for _, silent := range []bool{false, true} {
 		t.Run(fmt.Sprint("download, silent: ", silent), func(t *testing.T) {
 			t.Parallel()
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.(http.Flusher).Flush()
-				for range pieces {
-					wait(r.Context(), pause)
-					io.WriteString(w, "x")
-					w.(http.Flusher).Flush()
-					if silent {
-						<-r.Context().Done()
-						return
-					}
-				}
-			}))
-			defer srv.Close()
-			c := client(t, new(product), srv.URL, o)
-			start := time.Now()
-			resp, err := c.Get(srv.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			b, err := io.ReadAll(resp.Body)
-			transferred(t, silent, len(b), pieces, err, time.Since(start), pause, attempt)
+			unhurried(t, func(scale time.Duration) error { return download(t, silent, scale) })
 		})
 		t.Run(fmt.Sprint("upload, silent: ", silent), func(t *testing.T) {
 			t.Parallel()
-			var got atomic.Int64
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				n, _ := io.Copy(io.Discard, r.Body)
-				got.Store(n)
-			}))
-			defer srv.Close()
-			c := client(t, new(product), srv.URL, o)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			d := &drip{ctx: ctx, every: pause, left: pieces}
-			if silent {
-				d.every = time.Hour
-			}
-			start := time.Now()
-			resp, err := c.Post(srv.URL, "text/plain", io.NopCloser(io.MultiReader(strings.NewReader("x"), d)))
-			took := time.Since(start)
-			if err == nil {
-				resp.Body.Close()
-			}
-			transferred(t, silent, int(got.Load())-1, pieces, err, took, pause, attempt)
+			unhurried(t, func(scale time.Duration) error { return upload(t, silent, scale) })
 		})
 	}
+}
+
+// The times of a long transfer.
+const (
+	pieces  = 30
+	pause   = 100 * time.Millisecond // before each of them
+	attempt = time.Second
+	timeout = 300 * time.Millisecond
+)
+
+func download(t *testing.T, silent bool, scale time.Duration) error {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.(http.Flusher).Flush()
+		for range pieces {
+			wait(r.Context(), scale*pause)
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			if silent {
+				<-r.Context().Done()
+				return
+			}
+		}
+	}))
+	defer srv.Close()
+	c := client(t, new(product), srv.URL, transport.Options{Timeout: scale * timeout, AttemptTimeout: scale * attempt})
+	start := time.Now()
+	resp, err := c.Get(srv.URL)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return transferred(silent, len(b), err, time.Since(start), scale)
+}
+
+func upload(t *testing.T, silent bool, scale time.Duration) error {
+	var got atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		got.Store(n)
+	}))
+	defer srv.Close()
+	c := client(t, new(product), srv.URL, transport.Options{Timeout: scale * timeout, AttemptTimeout: scale * attempt})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d := &drip{ctx: ctx, every: scale * pause, left: pieces}
+	if silent {
+		d.every = time.Hour
+	}
+	start := time.Now()
+	resp, err := c.Post(srv.URL, "text/plain", io.NopCloser(io.MultiReader(strings.NewReader("x"), d)))
+	took := time.Since(start)
+	if err == nil {
+		resp.Body.Close()
+	}
+	return transferred(silent, int(got.Load())-1, err, took, scale)
 }
 
 // Silences do not add up: the handshake and the headers may each take most of attempt_timeout, on a
 // new connection and on one that is there.
 func TestSilencesDoNotAddUp(t *testing.T) {
 	t.Parallel()
-	const limit, silence = time.Second, 600 * time.Millisecond
+	unhurried(t, func(scale time.Duration) error { return silences(t, scale*time.Second, scale*600*time.Millisecond) })
+}
+
+func silences(t *testing.T, limit, silence time.Duration) error {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { wait(r.Context(), silence) }))
 	srv.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		wait(t.Context(), silence)
@@ -726,16 +748,21 @@ func TestSilencesDoNotAddUp(t *testing.T) {
 	for range 2 {
 		resp, err := c.Get(srv.URL)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 	}
+	return nil
 }
 
 // An upload that goes on while its answer has begun keeps the answer alive.
 func TestUploadWhileTheAnswerWaits(t *testing.T) {
 	t.Parallel()
+	unhurried(t, func(scale time.Duration) error { return uploadWhileTheAnswerWaits(t, scale) })
+}
+
+func uploadWhileTheAnswerWaits(t *testing.T, scale time.Duration) error {
 	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
 		r, err := http.ReadRequest(c.r)
 		if err != nil {
@@ -746,16 +773,17 @@ func TestUploadWhileTheAnswerWaits(t *testing.T) {
 		c.say(ok[len(ok)-4:])
 		c.half()
 	})
-	c := client(t, new(product), "http://"+s.addr, transport.Options{AttemptTimeout: time.Second})
-	slow := &drip{ctx: t.Context(), every: 100 * time.Millisecond, left: 20}
+	c := client(t, new(product), "http://"+s.addr, transport.Options{AttemptTimeout: scale * time.Second})
+	slow := &drip{ctx: t.Context(), every: scale * 100 * time.Millisecond, left: 20}
 	resp, err := c.Post("http://"+s.addr, "text/plain", io.MultiReader(io.LimitReader(zeros{}, 64<<10), slow))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer resp.Body.Close()
 	if b, err := io.ReadAll(resp.Body); string(b) != "done" {
-		t.Errorf("%q %v", b, err)
+		return fmt.Errorf("%q %w", b, err)
 	}
+	return nil
 }
 
 // What a Wrap answers may have no body at all.
@@ -826,17 +854,17 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-func transferred(t *testing.T, silent bool, n, pieces int, err error, took, pause, attempt time.Duration) {
-	t.Helper()
+func transferred(silent bool, n int, err error, took, scale time.Duration) error {
 	if silent {
-		if !errors.Is(err, context.DeadlineExceeded) || took < attempt || took > attempt+2*time.Second {
-			t.Errorf("%v after %s", err, took)
+		if !errors.Is(err, context.DeadlineExceeded) || took < scale*attempt || took > scale*attempt+2*time.Second {
+			return fmt.Errorf("%v after %s", err, took)
 		}
-		return
+		return nil
 	}
-	if err != nil || n != pieces || took < time.Duration(pieces)*pause {
-		t.Errorf("%d of %d pieces after %s: %v", n, pieces, took, err)
+	if err != nil || n != pieces || took < pieces*scale*pause {
+		return fmt.Errorf("%d of %d pieces after %s: %v", n, pieces, took, err)
 	}
+	return nil
 }
 
 // net/http sends a request again whose kept-alive connection broke, or whose stream was refused: the

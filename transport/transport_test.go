@@ -70,6 +70,20 @@ func client(t testing.TB, p *product, base string, o transport.Options) *http.Cl
 	return c
 }
 
+// unhurried tries f, whose measure is real time, which a busy machine may spoil: then again with all
+// times four times as long, and once more.
+func unhurried(t *testing.T, f func(scale time.Duration) error) {
+	t.Helper()
+	var err error
+	for _, scale := range []time.Duration{1, 4, 16} {
+		if err = f(scale); err == nil {
+			return
+		}
+		t.Logf("with times × %d: %v", scale, err)
+	}
+	t.Error(err)
+}
+
 var quick = transport.Retry{MinBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond}
 
 func TestRetries(t *testing.T) {
@@ -152,15 +166,10 @@ func TestIdempotencyKeyInAnySpelling(t *testing.T) {
 
 func TestConnectionNeverMade(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
 	var log bytes.Buffer
-	c := client(t, new(product), "http://"+l.Addr().String(), transport.Options{Retry: quick,
+	c := client(t, new(product), "http://"+away, transport.Options{Retry: quick,
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
-	_, err = c.Post("http://"+l.Addr().String()+"/?secret=q", "text/plain", strings.NewReader("x"))
+	_, err := c.Post("http://"+away+"/?secret=q", "text/plain", strings.NewReader("x"))
 	if err == nil || strings.Count(log.String(), "msg=attempt") != 4 {
 		t.Errorf("%v\n%s", err, log.String())
 	}
@@ -240,6 +249,7 @@ func TestRefusalsEndWithTheProductsResponse(t *testing.T) {
 	defer srv.Close()
 	p := new(product)
 	c := client(t, p, srv.URL, transport.Options{})
+	start := time.Now()
 	for i := range 20 {
 		resp, err := c.Get(srv.URL)
 		if err != nil {
@@ -250,8 +260,11 @@ func TestRefusalsEndWithTheProductsResponse(t *testing.T) {
 		}
 		resp.Body.Close()
 	}
-	if p.made.Load() != 2 || seen.Load() != 21 {
-		t.Errorf("%d exchanges, %d requests", p.made.Load(), seen.Load())
+	// Another token is tried each second at most. Whoever tries one sends his request again with it.
+	took := time.Since(start)
+	made := int64(p.made.Load())
+	if made < 2 || made > 2+int64(took/time.Second) || seen.Load() != 19+made {
+		t.Errorf("%d exchanges, %d requests in %s", made, seen.Load(), took)
 	}
 }
 
@@ -560,7 +573,7 @@ func TestBodyIsClosedOnce(t *testing.T) {
 			}
 			c.CloseIdleConnections()
 			for i, b := range append(copies, b) {
-				for range 1000 { // net/http may close it a little later
+				for range 10_000 { // net/http may close it a little later
 					if b.closed.Load() > 0 {
 						break
 					}

@@ -43,7 +43,7 @@ func inbound(t *testing.T, c *http.Client, up string) string {
 	select {
 	case s := <-took:
 		return s
-	case <-time.After(3 * time.Second):
+	case <-time.After(30 * time.Second):
 		return "hangs"
 	}
 }
@@ -52,7 +52,7 @@ func TestInboundBodyStalls(t *testing.T) {
 	t.Parallel()
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
 	defer up.Close()
-	c := client(t, new(product), up.URL, transport.Options{AttemptTimeout: 300 * time.Millisecond, Timeout: time.Second})
+	c := client(t, new(product), up.URL, transport.Options{AttemptTimeout: 300 * time.Millisecond, Timeout: 20 * time.Second})
 	if s := inbound(t, c, up.URL); !strings.Contains(s, "did not flow") {
 		t.Error(s)
 	}
@@ -107,6 +107,10 @@ func TestRequestAfterFailure(t *testing.T) {
 
 func TestWaitForSlotIsNoSilence(t *testing.T) {
 	t.Parallel()
+	unhurried(t, func(scale time.Duration) error { return waitForSlot(t, scale) })
+}
+
+func waitForSlot(t *testing.T, scale time.Duration) error {
 	var n atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 { // answers before the body is there
@@ -117,8 +121,8 @@ func TestWaitForSlotIsNoSilence(t *testing.T) {
 		io.Copy(io.Discard, r.Body)
 	}))
 	defer srv.Close()
-	l := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Second}}, 0)
-	c := client(t, new(product), srv.URL, transport.Options{Limiter: l, AttemptTimeout: 300 * time.Millisecond, Timeout: 10 * time.Second})
+	l := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: scale * time.Second}}, 0)
+	c := client(t, new(product), srv.URL, transport.Options{Limiter: l, AttemptTimeout: scale * 300 * time.Millisecond, Timeout: scale * 10 * time.Second})
 	data := make([]byte, 1<<20)
 	pr, pw := io.Pipe()
 	defer pw.Close()
@@ -128,12 +132,13 @@ func TestWaitForSlotIsNoSilence(t *testing.T) {
 	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	resp, err := c.Do(req)
 	if err != nil {
-		t.Fatalf("%v; %d requests", err, n.Load())
+		return fmt.Errorf("%w; %d requests", err, n.Load())
 	}
 	resp.Body.Close()
 	if resp.StatusCode != 200 {
-		t.Error(resp.StatusCode)
+		return errors.New(resp.Status)
 	}
+	return nil
 }
 
 // A wrong Content-Length is the caller's mistake, and no answer of the product.
