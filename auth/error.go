@@ -75,12 +75,7 @@ func (e *Error) Error() string {
 		}
 	}
 	if e.Err != nil {
-		text := e.Err.Error()
-		if u := (*url.Error)(nil); errors.As(e.Err, &u) { // a provider's
-			at, _, _ := strings.Cut(u.URL, "?")
-			text = strings.ReplaceAll(text, strconv.Quote(u.URL), strconv.Quote(at))
-		}
-		b.WriteString(text)
+		b.WriteString(withoutQueries(e.Err.Error(), e.Err))
 	}
 	switch {
 	case e.Status != 0 && e.Code != "":
@@ -108,6 +103,23 @@ func (e *Error) Error() string {
 		}
 	}
 	return b.String()
+}
+
+// withoutQueries takes from err's text those of the URLs that net/http put there.
+func withoutQueries(text string, err error) string {
+	if u, ok := err.(*url.Error); ok {
+		at, _, _ := strings.Cut(u.URL, "?")
+		text = strings.ReplaceAll(text, strconv.Quote(u.URL), strconv.Quote(at))
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return withoutQueries(text, e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			text = withoutQueries(text, err)
+		}
+	}
+	return text
 }
 
 func (e *Error) Unwrap() error { return e.Err }

@@ -39,7 +39,8 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	// A look without the lock: after a restart, or when another process was first, that is all.
 	r, _, err := c.load(ctx)
 	f.seen = r.news()
-	if err == nil {
+	readable := err == nil
+	if readable {
 		c.reunite()
 	}
 	if f.kind == watching && (err != nil || !c.due(r)) {
@@ -70,7 +71,7 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	default:
 		c.opts.Logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
 		c.mu.Lock()
-		c.alone = true
+		c.alone = !readable
 		c.mu.Unlock()
 		return c.exchange(ctx, f, nil)
 	}
@@ -91,13 +92,13 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	return c.exchange(ctx, f, h)
 }
 
-// reunite forgets what refused tokens have forced while each process was on its own, and may have ended
-// the others' tokens: with the store back one exchange ends that.
+// reunite forgets the back-off that refused tokens have brought while each process was on its own, and may
+// have ended the others' tokens: with the store back one exchange ends that.
 func (c *core) reunite() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.alone {
-		c.alone, c.forced = false, forced{}
+		c.alone, c.forced = false, forced{whole: c.forced.whole}
 	}
 }
 
@@ -151,7 +152,13 @@ func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
 func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
 	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
-	defer context.AfterFunc(c.closing, func() { time.AfterFunc(closeGrace, cancel) })() // who holds it may be long
+	defer context.AfterFunc(c.closing, func() { // who holds it may be long
+		select {
+		case <-time.After(closeGrace):
+			cancel()
+		case <-lctx.Done():
+		}
+	})()
 	unlock, err := c.opts.Store.Lock(lctx, c.key)
 	if err != nil {
 		return nil, storeError(err)
@@ -292,7 +299,7 @@ func (c *core) previous(h *held) (tokenRecord, error) {
 		if err != nil {
 			return prev, &Error{Op: "exchange", Err: fmt.Errorf("reading refresh_token: %w", err)}
 		}
-		if print := digest(seed); seed != "" && print != prev.Seed {
+		if print := digest(seed); seed != "" && print != prev.Seed && print != c.refused {
 			return tokenRecord{Generation: beginning(prev.Generation), RefreshToken: seed, Seed: print, Refreshed: time.Now().Round(0)}, nil
 		}
 	}
@@ -398,6 +405,9 @@ func explain(ctx context.Context, err error, spends bool) *Error {
 // next start.
 func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Error) error {
 	prev.Refused = &refused{Since: time.Now().Round(0), Interrupted: prev.Interrupted}
+	if digest(prev.RefreshToken) == prev.Seed {
+		c.refused = prev.Seed
+	}
 	if err := c.save(ctx, h, prev); err != nil {
 		c.opts.Logger.Warn("could not save that consent is required", "connector", c.opts.Connector, "error", err)
 	}
@@ -410,9 +420,8 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Er
 // lock held, until Close.
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
 	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
-	published, again := false, true
+	published, closing, again := false, false, true
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, saveEvery) {
-		closing := c.closing.Err() != nil
 		err := c.save(ctx, h, r)
 		if errors.Is(err, ErrConflict) {
 			var stored tokenRecord
@@ -457,7 +466,12 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		published, again = true, true
 		select {
 		case <-time.After(wait):
-		case <-c.closing.Done(): // once more
+		case <-c.closing.Done(): // once more, when a store that was silent may be asked again
+			closing = true
+			select {
+			case <-time.After(closeGrace / 2):
+			case <-ctx.Done():
+			}
 		}
 	}
 }

@@ -70,7 +70,7 @@ func (c *core) failed(f *flight) (log func()) {
 		after = max(after, refusedFor)
 	}
 	message, wait := "exchange failed", time.Duration(0)
-	if c.current.Load().valid() {
+	if c.current.Load().valid() || f.kind != foreground && errors.Is(f.err, ErrStore) {
 		m.quiet++
 		wait = max(less(backoff(m.quiet, time.Second, time.Minute)), after)
 		m.until = now.Add(after)

@@ -24,8 +24,9 @@ import (
 // A provider may well wrap what net/http says, which is with the whole URL.
 func TestErrorShowsNoQuery(t *testing.T) {
 	t.Parallel()
+	first := &url.Error{Op: "Get", URL: "https://sso.example.com/login?key=s3cr3t", Err: io.EOF}
 	cause := &url.Error{Op: "Post", URL: `https://sso.example.com/token?code=s3cr3t&x="é`, Err: io.ErrUnexpectedEOF}
-	err := &auth.Error{Op: "exchange", Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, cause)}
+	err := &auth.Error{Op: "exchange", Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, errors.Join(first, cause))}
 	if s := err.Error(); strings.Contains(s, "s3cr3t") || !strings.Contains(s, `Post "https://sso.example.com/token": unexpected EOF`) {
 		t.Error(s)
 	}

@@ -22,6 +22,7 @@ type flight struct {
 	// What came of it, to be read once answered is closed.
 	snap    *snapshot
 	adopted bool // from the store
+	renew   bool // it is stale already
 	err     error
 	saving  error // how the save failed, once stuck is closed
 }
@@ -80,10 +81,8 @@ func (c *core) run(f *flight) {
 		f.err = err
 		log = c.failed(f)
 		close(f.answered)
-	case f.adopted:
-		if time.Now().UnixNano() >= f.snap.stale {
-			c.start(background) // before the answer, which may be all that a command line asks for
-		}
+	case f.renew:
+		c.start(background) // before the answer, which may be all that a command line asks for
 		close(f.answered)
 	}
 	close(f.done)
@@ -105,7 +104,8 @@ func (c *core) publish(f *flight, snap *snapshot) {
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
 	// would be asked ever faster.
 	c.next.Store(time.Now().Add(min(time.Second, snap.record.Lifetime/5)).UnixNano())
-	if f.snap = snap; !f.adopted {
+	f.renew = f.adopted && time.Now().UnixNano() >= snap.stale
+	if f.snap = snap; !f.renew {
 		close(f.answered)
 	}
 }

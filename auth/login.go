@@ -110,7 +110,7 @@ func (s *Session) locked(ctx context.Context, f func(context.Context, *held) err
 	h, err := s.lock(ctx, last)
 	switch {
 	case err != nil && s.closing.Err() != nil:
-		return ErrClosed
+		return &Error{Op: "store", Err: ErrClosed}
 	case err != nil:
 		return &Error{Op: "store", Err: err}
 	}

@@ -3,8 +3,10 @@ package auth
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -123,7 +125,7 @@ func peek(resp *http.Response) []byte {
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxPeek))
 	rest := io.Reader(resp.Body)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		rest = broken{err}
 	}
 	resp.Body = &peeked{io.MultiReader(bytes.NewReader(b), rest), resp.Body}

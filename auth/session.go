@@ -94,6 +94,7 @@ type core struct {
 	failure failure
 	forced  forced
 	alone   bool        // the last exchange was made without the store
+	refused string      // fingerprint of the refresh token of the settings, once that was; of the flights
 	watcher *time.Timer // or nil
 	lost    error       // a rotated refresh token that Close could not save
 }

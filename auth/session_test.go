@@ -218,6 +218,81 @@ func TestTokenIsWithoutRefreshToken(t *testing.T) {
 	}
 }
 
+// unlocked is a store that can be read, but has no lock to give: a replica, or one with a full disk.
+type unlocked struct{ auth.Memory }
+
+func (*unlocked) Lock(context.Context, string) (func(), error) { return nil, auth.ErrStore }
+
+// With such a store each process is on its own, and kills the others' tokens: forced exchanges have the
+// limits that they always have.
+func TestStoreWithoutLock(t *testing.T) {
+	t.Parallel()
+	for name, accepted := range map[string]bool{"accepted, then killed": true, "never accepted": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := &product{lifetime: time.Hour}
+				s := newSession(t, p, &auth.Options{Store: new(unlocked)})
+				for range 6000 {
+					tok, err := s.Token(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if accepted {
+						s.Rejected(response(200, ""), tok)
+					}
+					s.Rejected(response(401, "token"), tok)
+					time.Sleep(10 * time.Millisecond)
+				}
+				if n := p.calls.Load(); n > 16 {
+					t.Errorf("%d exchanges in a minute", n)
+				}
+			})
+		})
+	}
+}
+
+// slowUnlock is a store whose locks are slow to give back.
+type slowUnlock struct{ auth.Memory }
+
+func (s *slowUnlock) Lock(ctx context.Context, key string) (func(), error) {
+	unlock, err := s.Memory.Lock(ctx, key)
+	return func() { time.Sleep(time.Second); unlock() }, err
+}
+
+func TestAdoptedIsAnsweredBeforeUnlock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &auth.Options{Store: new(slowUnlock)}
+		p := &product{lifetime: time.Hour, delay: time.Second}
+		a, b := newSession(t, p, o), newSession(t, p, o)
+		go a.Token(t.Context())
+		synctest.Wait()
+		start := time.Now()
+		if get(t, b); time.Since(start) != 2*time.Second { // a's exchange and unlock
+			t.Errorf("after %s", time.Since(start))
+		}
+	})
+}
+
+// A background flight meets a store that is away, slowly, and the token expires meanwhile.
+func TestExpiredMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFallible()
+		s := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Store: asStore{f}})
+		get(t, s)
+		time.Sleep(time.Hour - time.Second)
+		f.away.Store(true)
+		f.slow = 5 * time.Second
+		get(t, s)
+		time.Sleep(2 * time.Second)
+		if got := get(t, s); got != "T2" {
+			t.Error(got)
+		}
+	})
+}
+
 // expendable is a product whose refresh token nobody misses.
 type expendable struct{ *product }
 
@@ -927,6 +1002,28 @@ func TestCloseTellsWhatIsLost(t *testing.T) {
 	})
 }
 
+// A save that fails while Close waits is made once more, when a store that was silent may answer again.
+func TestCloseSavesOnceMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var store brokenStore
+		p := &product{delay: time.Second, answer: func(int) *oauth2.Token {
+			store.save.Store(true)
+			time.AfterFunc(250*time.Millisecond, func() { store.save.Store(false) })
+			return &oauth2.Token{AccessToken: "A", RefreshToken: "R", ExpiresIn: 3600}
+		}}
+		s := auth.New(p, &auth.Options{Store: &store})
+		go s.Token(t.Context())
+		synctest.Wait()
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if r, _ := store.Load(t.Context(), s.Key()); !strings.Contains(string(r.Data), `"R"`) {
+			t.Error("not saved")
+		}
+	})
+}
+
 func TestCloseWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -1222,6 +1319,33 @@ type seeded struct {
 
 func (s seeded) Refresh() auth.Refresh {
 	return auth.Refresh{Token: auth.SecretFunc(func() (string, error) { return *s.seed.Load(), nil })}
+}
+
+// Two processes have different refresh tokens in their settings, and the product refuses both. Neither tries
+// again because of the other.
+func TestTwoRefusedSeeds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &auth.Options{Store: new(auth.Memory)}
+		p := &product{fail: func(int) error { return &auth.Error{Status: 400, Err: auth.ErrConsentRequired} }}
+		var sessions []*auth.Session
+		for _, seed := range []string{"a", "b"} {
+			s := seeded{p, new(atomic.Pointer[string])}
+			s.seed.Store(&seed)
+			sessions = append(sessions, newSession(t, s, o))
+		}
+		for range 600 {
+			for _, s := range sessions {
+				if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := p.calls.Load(); n != 2 {
+			t.Errorf("%d exchanges in a minute", n)
+		}
+	})
 }
 
 // A refused refresh token of the settings is replaced there, also if the process that it was refused

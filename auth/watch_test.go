@@ -18,9 +18,10 @@ import (
 type fallible struct {
 	atomic.Pointer[auth.Memory]
 	away     atomic.Bool
-	lapsed   atomic.Bool // locks hold nobody off
-	onLock   func()      // or nil
-	saveFail func() bool // nil, or tells whether a save that was done seems to have failed
+	lapsed   atomic.Bool   // locks hold nobody off
+	onLock   func()        // or nil
+	saveFail func() bool   // nil, or tells whether a save that was done seems to have failed
+	slow     time.Duration // to say that it is away
 }
 
 func newFallible() *fallible {
@@ -36,6 +37,7 @@ var errAway = errors.New("away")
 
 func (s asStore) Load(ctx context.Context, key string) (auth.Record, error) {
 	if s.f.away.Load() {
+		time.Sleep(s.f.slow)
 		return auth.Record{}, errAway
 	}
 	return s.f.Pointer.Load().Load(ctx, key)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -142,14 +143,11 @@ connectors:
 		body, err := io.ReadAll(resp.Body)
 		return string(body), err
 	}
-	for _, step := range []struct{ url, want string }{{one, "one to h.invalid"}, {two, "two to h.invalid"}, {"hunter2://" + secret, ""}, {"", ""}, {one, "one to h.invalid"}} {
+	for _, step := range []struct{ url, want string }{{one, "one to h.invalid"}, {two, "two to h.invalid"}, {"hunter2://" + secret, "two to h.invalid"}, {"", "two to h.invalid"}, {one, "one to h.invalid"}} {
 		write(step.url)
-		body, err := get()
-		if body != step.want || (err == nil) != (step.want != "") {
+		time.Sleep(1100 * time.Millisecond) // it is looked at once a second
+		if body, err := get(); body != step.want || err != nil {
 			t.Errorf("%s: %q, %v", step.url, body, err)
-		}
-		if err != nil && (!errors.Is(err, auth.ErrUnavailable) || !strings.Contains(err.Error(), "a: request: unavailable: transport.proxy_url: ") || strings.Contains(err.Error(), "hunter2")) {
-			t.Errorf("%s: %v", step.url, err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -92,21 +93,38 @@ func (d *decoder) options(p *plan, o *options) {
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {
 		d.refuseKeys(p.path+".transport.tls_config", err)
 	}
-	if secret := t.Proxy; !secret.IsZero() {
-		if _, err := proxyURL(secret); err != nil {
+	if !t.Proxy.IsZero() {
+		u, err := proxyURL(t.Proxy)
+		if err != nil {
 			d.refuseKey(p.path+".transport.proxy_url", err.Error())
 		}
-		p.transport.Proxy = func(*http.Request) (*url.URL, error) {
-			u, err := proxyURL(secret)
-			if err != nil {
-				err = &auth.Error{Op: "request", Err: fmt.Errorf("%w: transport.proxy_url: %w", auth.ErrUnavailable, err)}
-			}
-			return u, err
-		}
+		proxy := &proxy{secret: t.Proxy, url: u, read: time.Now()}
+		p.transport.Proxy = proxy.of
 	}
 }
 
-// proxyURL reads proxy_url, as any secret at each use. Its errors show nothing of it.
+// proxy is proxy_url, which net/http asks for with each request. It is read again once a second; one that
+// cannot be read, or is none, leaves the one before in force.
+type proxy struct {
+	secret auth.Secret
+	mu     sync.Mutex
+	url    *url.URL
+	read   time.Time
+}
+
+func (p *proxy) of(*http.Request) (*url.URL, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.read) >= time.Second {
+		p.read = time.Now()
+		if u, err := proxyURL(p.secret); err == nil {
+			p.url = u
+		}
+	}
+	return p.url, nil
+}
+
+// proxyURL reads proxy_url. Its errors show nothing of it.
 func proxyURL(secret auth.Secret) (*url.URL, error) {
 	text, err := secret.Value()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,6 +217,9 @@ type answer struct {
 }
 
 func (a *answer) Read(b []byte) (int, error) {
+	if !a.c.handed && time.Now().UnixNano() >= a.c.deadline.Load() {
+		return 0, os.ErrDeadlineExceeded // the rest is for the caller, if for anybody
+	}
 	a.c.silent.Store(a.c.clock())
 	n, err := a.ReadCloser.Read(b)
 	a.c.silent.Store(0)

@@ -48,8 +48,9 @@ type call struct {
 	answered atomic.Bool            // the attempt's headers are there
 	dialed   atomic.Pointer[dialed] // the connection that the attempt had made, or nil
 
-	slot *slot
-	down download
+	slot   *slot
+	handed bool // the answer is the caller's: timeout is over
+	down   download
 }
 
 func (c *call) do() (*http.Response, error) {
@@ -68,7 +69,7 @@ func (c *call) do() (*http.Response, error) {
 		c.end()
 		return nil, err
 	}
-	resp.Request = c.req
+	resp.Request, c.handed = c.req, true
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		c.timer.Stop()
 		resp.Body = &upgraded{conn, c} // a connection now, and the caller's
@@ -190,7 +191,7 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	switch {
 	case err == nil:
 		slot.answered()
-	case neverConnected(err):
+	case neverConnected(err), unsendable(err):
 		slot.cancel()
 	default:
 		slot.failed()

@@ -120,5 +120,8 @@ func hopeless(err error) bool {
 	)
 	return errors.As(err, &dns) && dns.IsNotFound ||
 		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
-		errors.Is(err, errProxyAuth) || strings.HasPrefix(err.Error(), "net/http: invalid ") // header, trailer or method
+		errors.Is(err, errProxyAuth) || unsendable(err)
 }
+
+// unsendable reports whether net/http refused to write the request: its method, a header or a trailer.
+func unsendable(err error) bool { return strings.HasPrefix(err.Error(), "net/http: invalid ") }

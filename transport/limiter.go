@@ -366,6 +366,9 @@ func (s *slot) again(ctx context.Context, deadline time.Time) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if s.stamp == never { // a Wrap sends it several times at once
+		s.leaves(l.advance())
+	}
 	s.stamp, s.id, s.lapse = other.stamp, other.id, nil
 	s.date(l.advance())
 	return nil

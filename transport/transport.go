@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -156,17 +157,18 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 	if t.auth == nil {
 		return &t.origins[0], t.secure(req.URL)
 	}
-	o := t.origin(req.URL)
+	o, stays := t.origin(req.URL), !leaves(req)
 	for r := req.Response; r != nil && r.Request != nil; r = r.Request.Response {
 		if t.origin(r.Request.URL) == nil {
 			o = nil // a chain of redirects that has left does not come back
 		}
+		stays = stays || !leaves(r.Request)
 	}
 	switch {
 	case o == nil && (req.Response == nil || req.Response.Request == nil):
 		return nil, t.fail("request", fmt.Errorf("%w to %s: it is not an origin of this connector", auth.ErrInsecure, endpoint.Origin(req.URL)))
-	case o == nil && !(leaves(req) && leaves(req.Response.Request)):
-		return nil, t.fail("request", fmt.Errorf("%w: a redirect of a %s to another origin", auth.ErrInsecure, req.Response.Request.Method))
+	case o == nil && stays:
+		return nil, t.fail("request", fmt.Errorf("%w: a redirect to another origin, of more than a GET or HEAD", auth.ErrInsecure))
 	case req.URL.Opaque != "": // may name another host than Host, to a proxy or the server
 		return nil, t.fail("request", fmt.Errorf("%w: the URL is opaque", auth.ErrInsecure))
 	case o != nil && req.Host != "" && req.Host != req.URL.Host && endpoint.Origin(&url.URL{Scheme: req.URL.Scheme, Host: req.Host}) != o.canonical:
@@ -186,7 +188,7 @@ func (t *roundTripper) checkRedirect(req *http.Request, via []*http.Request) err
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
-	if t.origin(req.URL) == nil && !leaves(via[len(via)-1]) {
+	if t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !leaves(r) }) {
 		return http.ErrUseLastResponse
 	}
 	return nil

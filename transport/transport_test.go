@@ -406,6 +406,8 @@ func TestRedirects(t *testing.T) {
 						http.Redirect(w, r, foreign.URL+"/back", status)
 					case "/here":
 						http.Redirect(w, r, "/there", status)
+					case "/here-and-away":
+						http.Redirect(w, r, "/away", status)
 					}
 				}))
 				defer srv.Close()
@@ -425,6 +427,11 @@ func TestRedirects(t *testing.T) {
 					resp.Body.Close()
 					return resp
 				}
+				do("/here-and-away")
+				if followed := stray.Swap(nil) != nil; followed != safe {
+					t.Errorf("by way of here, followed is %t", followed)
+				}
+				home = nil
 				resp := do("/away")
 				if safe {
 					r := stray.Load()
@@ -748,9 +755,13 @@ func TestTimeouts(t *testing.T) {
 					resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("token"), &drip{ctx: r.Context(), every: 20 * time.Second, left: 30}))
 					return resp, nil
 				})
+				start := time.Now()
 				resp, err := c.Get("https://api.example.com/")
 				if err != nil {
 					t.Fatal(err)
+				}
+				if took := time.Since(start); took > 80*time.Second { // timeout, and a piece that is on its way
+					t.Errorf("the caller has the answer after %s", took)
 				}
 				if b, err := io.ReadAll(resp.Body); len(b) != 35 || err != nil {
 					t.Errorf("%d bytes, %v", len(b), err)

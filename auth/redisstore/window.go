@@ -56,8 +56,8 @@ func (w *window) Release(id string, sent bool) {
 // A slot counts in each window until it is older than the window is long.
 
 // take has KEYS window, peers; ARGV id, peer, peer's life, hold, longest window, and requests and
-// length of each window. It answers with the wait and the number of peers. A slot that is ahead of
-// any hold is of a clock that was ahead, of another master.
+// length of each window. It answers with the wait and the number of peers. A slot that is further
+// ahead than its hold is of a clock that was ahead, of another master.
 //
 // The slot that must go first may still be in flight. It will not have been received before now, so
 // that its window's length is the least there is to wait.
@@ -70,7 +70,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - life)
 redis.call('PEXPIRE', KEYS[2], math.ceil(life / 1000))
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - longest - 1)
 for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + hold + 1, '+inf')) do
-	redis.call('ZADD', KEYS[1], now, ahead)
+	redis.call('ZADD', KEYS[1], now + hold, ahead)
 end
 local wait = 0
 if not redis.call('ZSCORE', KEYS[1], id) then

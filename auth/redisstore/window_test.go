@@ -78,6 +78,23 @@ func TestWindowOfAnotherClock(t *testing.T) {
 	}
 }
 
+// Nor does a process that gives its attempts less time end the holds of others.
+func TestWindowOfLongerHold(t *testing.T) {
+	t.Parallel()
+	s := opened(t, redistest.Start(t).URL())
+	limits := []auth.Limit{{Requests: 1, Per: 100 * time.Millisecond}}
+	long, short := s.Window("k", limits, 2*time.Minute), s.Window("k", limits, time.Minute)
+	if wait, _, err := long.Take(t.Context(), "in flight"); wait != 0 || err != nil {
+		t.Fatal(wait, err)
+	}
+	for range 5 {
+		if wait, _, err := short.Take(t.Context(), "next"); wait == 0 || err != nil {
+			t.Fatalf("there was no room: %v, %v", wait, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // What processes are told they may send never exceeds the window, whoever asks and when.
 func TestWindowUnderLoad(t *testing.T) {
 	t.Parallel()

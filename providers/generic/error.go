@@ -91,8 +91,8 @@ func (r *request) refusal() error {
 	}
 	switch r.status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		// BeyondTrust does not say how it answers over the limit.
-		if r.exhausted && !slices.Contains(publicCodes, r.code) {
+		// BeyondTrust does not say how it answers over the limit; this one says nothing else.
+		if r.exhausted && r.code == "" {
 			return auth.ErrRateLimited
 		}
 		return auth.ErrCredentials

@@ -64,7 +64,7 @@ func (p *Provider) refresh(ctx context.Context, r *request, spend string) (*oaut
 // the product has against it, but for the client itself and what passes by waiting. Products refuse
 // a refresh token in many words and by any status.
 func (p *Provider) mends(r *request, err error) bool {
-	return !p.c.interactive() && r.refused && r.status/100 != 3 && r.code != "invalid_client" &&
+	return !p.c.interactive() && r.refused && r.status/100 != 3 && r.status != http.StatusProxyAuthRequired && r.code != "invalid_client" &&
 		!errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrRateLimited)
 }
 

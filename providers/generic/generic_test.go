@@ -346,7 +346,7 @@ func TestRefusals(t *testing.T) {
 		"limit that passed": {status: 429, header: []string{"Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"}, want: []error{auth.ErrRateLimited}},
 		"limit unreadable":  {status: 429, header: []string{"Retry-After", "soon"}, want: []error{auth.ErrRateLimited}},
 		"limit, a refusal":  {status: 403, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrRateLimited}},
-		"limit, some code":  {status: 401, body: fail("quota"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrRateLimited}, code: "quota"},
+		"limit, some code":  {status: 401, body: fail("quota"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrCredentials}, code: "quota"},
 		"limit, but secret": {status: 401, body: fail("invalid_client"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrCredentials}, code: "invalid_client"},
 		"limit with room":   {status: 403, header: []string{"X-RateLimit-Remaining", "1"}, want: []error{auth.ErrCredentials}},
 		"limit, no path":    {status: 404, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrProtocol}},
@@ -686,6 +686,17 @@ func TestRejects(t *testing.T) {
 		if got := must(t, c).Rejects(&http.Response{StatusCode: 401, Header: http.Header{"Content-Encoding": {encoding}}}, nil); got != want {
 			t.Errorf("%q: %v", encoding, got)
 		}
+	}
+}
+
+// Most responses are asked for nothing but their status.
+func TestRejectsAllocatesNothing(t *testing.T) {
+	base, _ := url.Parse("https://x")
+	c := basic(base)
+	c.NotRejectedWhen = []Condition{{Status: 401, Pointer: "/errors/*/field"}}
+	p, resp := must(t, c), &http.Response{StatusCode: 200, Header: http.Header{}}
+	if n := testing.AllocsPerRun(100, func() { p.Rejects(resp, nil) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

@@ -16,6 +16,9 @@ import (
 // the request again, and it may be a write.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
 	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body) }
+	if !slices.ContainsFunc(p.c.RejectedWhen, holds) {
+		return false
+	}
 	excepts := holds
 	if unread(resp, body) {
 		excepts = func(c Condition) bool {
@@ -23,7 +26,7 @@ func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
 			return holds(c)
 		}
 	}
-	return slices.ContainsFunc(p.c.RejectedWhen, holds) && !slices.ContainsFunc(p.c.NotRejectedWhen, excepts)
+	return !slices.ContainsFunc(p.c.NotRejectedWhen, excepts)
 }
 
 // unread reports whether there is more to body than can be seen: its JSON breaks off, or it is
