@@ -218,6 +218,38 @@ func TestSecretChangesInTheBackground(t *testing.T) {
 	})
 }
 
+// A refusal is not forgotten over a token that was in the store already when it came.
+func TestRefusalOutlivesAdoption(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &auth.Options{Store: new(auth.Memory)}
+		p := &product{lifetime: time.Hour}
+		a, b := newSession(t, p, o), newSession(t, p, o)
+		get(t, a)
+		get(t, b)
+		time.Sleep(55*time.Minute + 30*time.Second)
+		p.lifetime = 5 * time.Minute
+		tok, err := b.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Invalidate(tok)
+		get(t, b) // T2, for which a does not look
+		p.setFail(func(int) error { return &auth.Error{Code: "invalid_client", Status: 401, Err: auth.ErrCredentials} })
+		time.Sleep(4*time.Minute + 20*time.Second)
+		get(t, a) // T1, and is refused another, as T2 is stale too
+		time.Sleep(15 * time.Second)
+		p.calls.Store(0)
+		if got := get(t, a); got != "T2" { // T1 has expired
+			t.Error(got)
+		}
+		synctest.Wait()
+		if n := p.calls.Load(); n != 0 {
+			t.Errorf("%d exchanges 15 s after credentials were refused", n)
+		}
+	})
+}
+
 // Two processes with a refresh token to spend mark the record in turn. That must not make either forget
 // that the product refused.
 func TestFailureHoldsAmongProcesses(t *testing.T) {

@@ -89,7 +89,7 @@ func (c *core) run(f *flight) {
 	c.watch()
 }
 
-// publish makes snap the current token, forgets failures, and answers the flight, unless that ends with it.
+// publish makes snap the current token, forgets failures before it, and answers the flight, unless that ends with it.
 func (c *core) publish(f *flight, snap *snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,12 +98,18 @@ func (c *core) publish(f *flight, snap *snapshot) {
 		c.forced.fail()
 		snap.forced = false // and is counted
 	}
-	c.failure = failure{}
+	if !f.adopted || snap.record.news() != c.failure.seen { // else it is known, and failed since
+		c.failure = failure{}
+	}
 	c.last = snap
 	c.current.Store(snap)
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
 	// would be asked ever faster.
-	c.next.Store(time.Now().Add(min(time.Second, snap.record.Lifetime/5)).UnixNano())
+	next := time.Now().Add(min(time.Second, snap.record.Lifetime/5))
+	if c.failure.next.After(next) {
+		next = c.failure.next
+	}
+	c.next.Store(next.UnixNano())
 	f.renew = f.adopted && time.Now().UnixNano() >= snap.stale
 	if f.snap = snap; !f.renew {
 		close(f.answered)
