@@ -10,7 +10,7 @@ import (
 )
 
 // A Store keeps one [Record] for each credential, for this process or for many. Its errors wrap
-// [ErrStore], or [ErrConflict] where said. None takes longer than a second, but for Lock. It is safe for
+// [ErrStore], or [ErrConflict] where said. None should take longer than a second, but for Lock. It is safe for
 // concurrent use. A Store that is also an
 // [io.Closer] is closed by whoever opened it.
 type Store interface {
