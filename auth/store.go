@@ -10,9 +10,9 @@ import (
 )
 
 // A Store keeps one [Record] for each credential, for this process or for many. Its errors wrap
-// [ErrStore], or [ErrConflict] where said. None should take longer than a second, but for Lock. It is safe for
-// concurrent use. A Store that is also an
-// [io.Closer] is closed by whoever opened it.
+// [ErrStore], or [ErrConflict] where said. A method may take as long as its ctx lasts: a [Session]
+// ends that when the store has been silent for too long. A Store is safe for concurrent use. One
+// that is also an [io.Closer] is closed by the code that opened it.
 type Store interface {
 	// Load returns the record at key. An absent one has Version 0 and no error.
 	Load(ctx context.Context, key string) (Record, error)
@@ -25,6 +25,17 @@ type Store interface {
 	// Lock waits until nobody else holds key's lock, or ctx ends. unlock may be called more than
 	// once.
 	Lock(ctx context.Context, key string) (unlock func(), err error)
+}
+
+// A TryLocker is a [Store] that can look at a record and try its lock in one operation. Then any
+// number of processes can wait for the lock and see at once what its holder has saved. It is
+// optional and found by type assertion; [Encrypt] forwards it.
+type TryLocker interface {
+	// TryLock compares the Version of the record at key with known. If they differ, it returns the
+	// record and does not touch the lock. If they are equal, it takes the lock unless a living
+	// process holds it; r then has the Version alone, and unlock is nil if the lock was not taken.
+	// TryLock does not wait for the lock. unlock may be called more than once.
+	TryLock(ctx context.Context, key string, known uint64) (r Record, unlock func(), err error)
 }
 
 // A Record is what a [Store] keeps.
