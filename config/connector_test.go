@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -95,7 +95,7 @@ func TestDoShowsNoQuery(t *testing.T) {
 	}
 }
 
-// A proxy's URL is a secret: another one is in use from the next request on.
+// proxy_url is a secret: it is read again once a second, and one that is none leaves the last in force.
 func TestProxyURLChanges(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "proxy")
@@ -105,13 +105,41 @@ func TestProxyURLChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	proxy := func(name string) string {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, name, " to ", r.Host) }))
-		t.Cleanup(s.Close)
-		return s.URL
-	}
-	one, two := proxy("one"), proxy("two")
+	const one, two = "http://one:3128", "http://two:3128"
 	write(one)
+	synctest.Test(t, func(t *testing.T) {
+		conns, err := parse1(t, `    transport: {proxy_url: "${file:`+file+`}"}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conns.Close()
+		a, err := conns.Get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxy := func(want string) {
+			t.Helper()
+			if u, err := a.Proxy(a.BaseURL); err != nil || u.String() != want {
+				t.Errorf("%v, %v; want %s", u, err, want)
+			}
+		}
+		last := one
+		for _, step := range []struct{ url, want string }{{two, two}, {"hunter2://" + secret, two}, {"", two}, {one, one}} {
+			write(step.url)
+			time.Sleep(time.Second - 1)
+			proxy(last)
+			time.Sleep(1)
+			proxy(step.want)
+			last = step.want
+		}
+	})
+}
+
+// The proxy in force when a request leaves is the one that it takes.
+func TestRequestTakesTheProxy(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "to "+r.Host) }))
+	defer s.Close()
 	conns, err := Parse("t.yaml", []byte(`
 version: 1
 connectors:
@@ -120,7 +148,7 @@ connectors:
     base_url: http://h.invalid
     client_id: a
     client_secret: x
-    transport: {allow_http: true, retry: {max_attempts: 1}, proxy_url: "${file:`+file+`}"}
+    transport: {allow_http: true, proxy_url: "`+s.URL+`"}
 `), testOptions()...)
 	if err != nil {
 		t.Fatal(err)
@@ -130,25 +158,13 @@ connectors:
 	if err != nil {
 		t.Fatal(err)
 	}
-	get := func() (string, error) {
-		req, err := a.NewRequest(t.Context(), "GET", "/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := a.Do(req)
-		if err != nil {
-			return "", err
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		return string(body), err
+	resp, err := a.Client().Get("http://h.invalid/")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, step := range []struct{ url, want string }{{one, "one to h.invalid"}, {two, "two to h.invalid"}, {"hunter2://" + secret, "two to h.invalid"}, {"", "two to h.invalid"}, {one, "one to h.invalid"}} {
-		write(step.url)
-		time.Sleep(1100 * time.Millisecond) // it is looked at once a second
-		if body, err := get(); body != step.want || err != nil {
-			t.Errorf("%s: %q, %v", step.url, body, err)
-		}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); string(body) != "to h.invalid" || err != nil {
+		t.Errorf("%q, %v", body, err)
 	}
 }
 

@@ -1,0 +1,7 @@
+//go:build soak
+
+package config
+
+import "testing"
+
+func TestSoakSchemaAgrees(t *testing.T) { schemaAgrees(t, 3, 11) }
