@@ -86,13 +86,34 @@ func (e *encrypted) Format(f fmt.State, _ rune) { io.WriteString(f, "auth.Encryp
 
 func (e *encrypted) Load(ctx context.Context, key string) (Record, error) {
 	r, err := e.Store.Load(ctx, key)
-	if err != nil || r.Version == 0 {
+	if err != nil {
 		return r, err
+	}
+	return e.decrypted(key, r)
+}
+
+func (e *encrypted) decrypted(key string, r Record) (_ Record, err error) {
+	if r.Version == 0 {
+		return r, nil
 	}
 	if r.Data, err = e.open(r.Data, additional(key, r.Version)); err != nil {
 		return Record{}, fmt.Errorf("%w: record %q %w", ErrStore, key, err)
 	}
 	return r, nil
+}
+
+// TryLock implements [TryLocker], or returns [errors.ErrUnsupported] if the store has none.
+func (e *encrypted) TryLock(ctx context.Context, key string, known uint64) (Record, func(), error) {
+	l, ok := e.Store.(TryLocker)
+	if !ok {
+		return Record{}, nil, errors.ErrUnsupported
+	}
+	r, unlock, err := l.TryLock(ctx, key, known)
+	if err != nil || r.Version == known {
+		return r, unlock, err
+	}
+	r, err = e.decrypted(key, r)
+	return r, nil, err
 }
 
 func (e *encrypted) Save(ctx context.Context, key string, r Record) error {

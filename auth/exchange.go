@@ -5,20 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"time"
 
 	"golang.org/x/oauth2"
 
+	"github.com/itsmauth/itsmauth/internal/adopted"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 const (
-	// storeTimeout bounds one read or write of the store.
-	storeTimeout = 10 * time.Second
 	// lockTimeout bounds the wait for the store's lock: longer than its holder can need.
-	lockTimeout = 2*exchangeTimeout + storeTimeout
+	lockTimeout = 70 * time.Second
+	// A store's lock is tried after 10 ms, then less often, and after a second five times a second.
+	lockPauseLeast = 10 * time.Millisecond
+	lockPauseMost  = 200 * time.Millisecond
 	// saveEvery is the longest pause between two tries to save a rotated refresh token, and markWait, the
 	// least wait for somebody else's mark, is longer: where it was the store that was away, the one whose
 	// mark it is saves first.
@@ -33,16 +36,35 @@ type held struct {
 	unlock  func()
 }
 
-// obtain is the exchange protocol: look, lock, load, adopt, mark, exchange, save, publish, unlock.
+// obtain is one exchange. While the store is silent and a refresh token is at stake, it keeps asking.
 // It publishes what it gets; its error counts only if it published nothing.
 func (c *core) obtain(ctx context.Context, f *flight) error {
-	// A look without the lock: after a restart, or when another process was first, that is all.
-	r, _, err := c.load(ctx)
-	f.seen = r.news()
-	readable := err == nil
-	if readable {
-		c.reunite()
+	if f.kind == offering {
+		return c.offer(ctx, f)
 	}
+	late := time.NewTimer(exchangeTimeout)
+	defer late.Stop()
+	for {
+		err := c.protocol(ctx, f)
+		back := c.store.silence()
+		if err == nil || f.snap != nil || !errors.Is(err, ErrStore) || back == nil || f.kind != foreground {
+			return err
+		}
+		select {
+		case <-back:
+		case <-late.C:
+			return err
+		case <-c.closing.Done():
+			return &Error{Op: "token", Err: ErrClosed}
+		}
+	}
+}
+
+// protocol is one exchange: look, lock, adopt, mark, exchange, save, publish, unlock.
+func (c *core) protocol(ctx context.Context, f *flight) error {
+	// A look without the lock: after a restart, or when another process was first, that is all.
+	r, version, err := c.look(ctx)
+	f.seen = r.news()
 	if f.kind == watching && (err != nil || !c.due(r)) {
 		f.held = errNotDue
 	}
@@ -56,23 +78,19 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		return f.held
 	}
 
-	h, err := c.lock(ctx, f.last)
-	if err != nil { // whoever holds it may have saved meanwhile
-		if r, _, lerr := c.load(ctx); lerr == nil && c.adopt(f, r) {
-			return nil
-		}
-	}
+	h, err := c.lock(ctx, f.last, held{tokenRecord: r, version: version}, func(r tokenRecord) bool { return c.adopt(f, r) })
 	switch {
+	case err == nil && h == nil:
+		return nil // adopted
 	case err == nil:
 	case c.closing.Err() != nil:
 		return &Error{Op: "token", Err: ErrClosed}
 	case c.atStake(f.last), f.kind != foreground: // nobody waits: by the expiry the store may be back
 		return &Error{Op: "store", Err: err}
 	default:
-		c.opts.Logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
-		c.mu.Lock()
-		c.alone = !readable
-		c.mu.Unlock()
+		if c.unsaved() {
+			c.opts.Logger.Warn("token store failed; exchanging without it", "connector", c.opts.Connector, "error", err)
+		}
 		return c.exchange(ctx, f, nil)
 	}
 	defer h.unlock()
@@ -92,14 +110,46 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	return c.exchange(ctx, f, h)
 }
 
-// reunite forgets the back-off that refused tokens have brought while each process was on its own, and may
-// have ended the others' tokens: with the store back one exchange ends that.
-func (c *core) reunite() {
+// look loads the record. While the store could not be read, each process was on its own and they may
+// have ended each other's tokens; one exchange mends that, so the back-off of refused tokens ends.
+func (c *core) look(ctx context.Context) (tokenRecord, uint64, error) {
+	r, version, err := c.load(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.alone {
-		c.alone, c.forced = false, forced{whole: c.forced.whole}
+	if err == nil && c.unread {
+		c.forced = forced{whole: c.forced.whole}
 	}
+	c.unread = err != nil
+	return r, version, err
+}
+
+// offer saves the current token, which was obtained without the store, unless the store has a newer
+// one, which is adopted. It is called again until the store has the token that this process has.
+func (c *core) offer(ctx context.Context, f *flight) error {
+	settled := func(r tokenRecord) bool {
+		if r.Generation < f.last.record.Generation {
+			return false
+		}
+		if !c.adopt(f, r) { // ours, or of no use
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.alone = false
+		}
+		return true
+	}
+	r, version, err := c.look(ctx)
+	if err != nil || settled(r) {
+		return errNotDue
+	}
+	h, err := c.lock(ctx, nil, held{tokenRecord: r, version: version}, settled)
+	if err != nil || h == nil {
+		return errNotDue
+	}
+	defer h.unlock()
+	if c.current.Load() == f.last { // else it was refused meanwhile
+		_ = c.save(ctx, h, f.last.record) // the next look tells
+	}
+	return errNotDue
 }
 
 // released reports whether what is in the store, or a changed secret, ends the memory of a failure.
@@ -110,7 +160,7 @@ func (c *core) released(f *flight, err error) bool {
 	c.mu.Lock()
 	known := c.failure.seen
 	c.mu.Unlock()
-	return f.seen != known || errors.Is(f.held, ErrStore) || c.secretsChanged()
+	return f.seen != known || c.secretsChanged()
 }
 
 // atStake reports whether an exchange beside the store could cost somebody a login.
@@ -138,18 +188,18 @@ func (c *core) loggedOut(last *snapshot, r tokenRecord) bool {
 }
 
 func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	rec, err := c.opts.Store.Load(ctx, c.key)
+	rec, err := c.store.Load(ctx, c.key)
 	if err != nil {
-		return tokenRecord{}, 0, storeError(err)
+		return tokenRecord{}, 0, err
 	}
 	t, err := decodeRecord(rec)
 	return t, rec.Version, err
 }
 
-// lock takes the store's lock. If the store lost last, it is written back before anything else.
-func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
+// lock takes the store's lock, h being the record as last seen. It gives nil, without the lock, once
+// enough is true of a record that another process saved. If the store lost last, it is written back
+// before anything else.
+func (c *core) lock(ctx context.Context, last *snapshot, h held, enough func(tokenRecord) bool) (*held, error) {
 	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.closing, func() { // who holds it may be long
@@ -159,37 +209,114 @@ func (c *core) lock(ctx context.Context, last *snapshot) (*held, error) {
 		case <-lctx.Done():
 		}
 	})()
-	unlock, err := c.opts.Store.Lock(lctx, c.key)
-	if err != nil {
-		return nil, storeError(err)
+	wait := c.waitForLock
+	if c.store.locker != nil {
+		wait = c.tryLock
 	}
-	h := &held{unlock: unlock}
-	h.tokenRecord, h.version, err = c.load(ctx)
-	if err == nil && c.ahead(last, h.tokenRecord) {
-		if err = c.save(ctx, h, last.record); err == nil {
-			c.opts.Logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
-		}
-	}
-	if err != nil {
-		unlock()
+	if err := wait(lctx, &h, enough); err != nil {
 		return nil, err
 	}
-	return h, nil
+	if h.unlock == nil {
+		return nil, nil
+	}
+	if c.ahead(last, h.tokenRecord) {
+		if err := c.save(ctx, &h, last.record); err != nil {
+			h.unlock()
+			return nil, err
+		}
+		c.opts.Logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
+	}
+	return &h, nil
+}
+
+// tryLock tries until it has the lock, or a record that is enough.
+func (c *core) tryLock(ctx context.Context, h *held, enough func(tokenRecord) bool) error {
+	pause := lockPauseLeast
+	for began := time.Now(); ; {
+		r, unlock, err := c.store.tryLock(ctx, c.key, h.version)
+		if err != nil || unlock != nil {
+			h.unlock = unlock
+			return err
+		}
+		if r.Version != h.version {
+			h.version = r.Version
+			if h.tokenRecord, err = decodeRecord(r); err != nil || enough(h.tokenRecord) {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-time.After(pause + rand.N(pause)):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: waiting for the lock: %w", ErrStore, contextError(ctx))
+		}
+		if pause = min(pause*3/2, lockPauseMost/2); time.Since(began) > time.Second {
+			pause = lockPauseMost
+		}
+	}
+}
+
+// waitForLock waits in the store's own way, and meanwhile looks at the record once a second, to see
+// what others save and that the store answers.
+func (c *core) waitForLock(ctx context.Context, h *held, enough func(tokenRecord) bool) error {
+	if err := c.store.gate(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		unlock func()
+		err    error
+	}
+	locked, left := make(chan outcome), make(chan struct{})
+	defer close(left)
+	c.store.spawn(func() {
+		unlock, err := c.store.Store.Lock(ctx, c.key)
+		select {
+		case locked <- outcome{unlock, err}:
+		case <-left:
+			if err == nil {
+				unlock()
+			}
+		}
+	})
+	look := time.NewTicker(askEvery)
+	defer look.Stop()
+	for {
+		var o outcome
+		select {
+		case o = <-locked:
+			if o.err != nil {
+				return storeError(o.err)
+			}
+		case <-look.C:
+		}
+		known, err := h.version, error(nil)
+		h.tokenRecord, h.version, err = c.load(ctx)
+		switch {
+		case o.unlock != nil && err != nil:
+			o.unlock()
+			return err
+		case o.unlock != nil:
+			h.unlock = o.unlock
+			return nil
+		case err != nil || h.version != known && enough(h.tokenRecord):
+			return err
+		}
+	}
 }
 
 // save stores t over h's record.
 func (c *core) save(ctx context.Context, h *held, t tokenRecord) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	if err := c.opts.Store.Save(ctx, c.key, c.encode(t, h.version)); err != nil {
-		return storeError(err)
+	if err := c.store.Save(ctx, c.key, c.encode(t, h.version)); err != nil {
+		return err
 	}
 	h.tokenRecord, h.version = t, h.version+1
 	return nil
 }
 
 func storeError(err error) error {
-	if errors.Is(err, ErrStore) {
+	if err == nil || errors.Is(err, ErrStore) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrStore, err)
@@ -204,6 +331,7 @@ func (c *core) adopt(f *flight, r tokenRecord) bool {
 		return false
 	}
 	snap := c.snapshot(r)
+	snap.public = adopted.Mark(snap.public)
 	if !snap.valid() || f.kind != foreground && time.Now().UnixNano() >= snap.stale {
 		return false
 	}
@@ -420,15 +548,25 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Er
 // lock held, until Close.
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
 	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
-	published, closing, again := false, false, true
+	if !rotated {
+		c.publish(f, c.snapshot(r)) // nothing is lost if it is not saved, so nobody waits for the store
+	}
+	published, closing, again := !rotated, false, true
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, saveEvery) {
-		err := c.save(ctx, h, r)
+		var err error
+		if closing {
+			err = storeError(c.store.saveNow(ctx, c.key, c.encode(r, h.version)))
+		} else {
+			err = c.save(ctx, h, r)
+		}
 		if errors.Is(err, ErrConflict) {
 			var stored tokenRecord
 			if stored, h.version, err = c.load(ctx); err == nil {
-				newer := stored.Generation >= r.Generation // somebody else's, or ours, which only seemed to fail
+				newer := stored.Generation >= r.Generation
 				switch {
-				case newer && published:
+				case stored.Generation == r.Generation && stored.AccessToken == r.AccessToken:
+					// Ours, which only seemed to fail.
+				case newer && published && rotated:
 					return nil // it is adopted when it is looked at next
 				case newer && stored.loggedOut():
 					c.loggedOut(f.last, stored)
@@ -449,10 +587,15 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		}
 		switch {
 		case err == nil:
+			c.saved()
 			return nil
 		case !rotated:
-			c.opts.Logger.Warn("token not saved; other processes will obtain their own", "connector", c.opts.Connector, "error", err)
+			if c.unsaved() {
+				c.opts.Logger.Warn("token not saved; other processes obtain their own until it is", "connector", c.opts.Connector, "error", err)
+			}
 			return nil
+		case closing && f.login:
+			return &Error{Op: "login", Err: fmt.Errorf("%w; %w", err, errLoginLost)}
 		case closing:
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -466,6 +609,7 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		published, again = true, true
 		select {
 		case <-time.After(wait):
+		case <-c.store.silence():
 		case <-c.closing.Done(): // once more, when a store that was silent may be asked again
 			closing = true
 			select {

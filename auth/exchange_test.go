@@ -56,7 +56,7 @@ type slowUnlock struct{ auth.Memory }
 
 func (s *slowUnlock) Lock(ctx context.Context, key string) (func(), error) {
 	unlock, err := s.Memory.Lock(ctx, key)
-	return func() { time.Sleep(time.Second); unlock() }, err
+	return func() { time.Sleep(5 * time.Second); unlock() }, err
 }
 
 func TestAdoptedIsAnsweredBeforeUnlock(t *testing.T) {
@@ -68,7 +68,7 @@ func TestAdoptedIsAnsweredBeforeUnlock(t *testing.T) {
 		go a.Token(t.Context())
 		synctest.Wait()
 		start := time.Now()
-		if get(t, b); time.Since(start) != 2*time.Second { // a's exchange and unlock
+		if get(t, b); time.Since(start) > 2*time.Second { // a's exchange, and b's look once a second
 			t.Errorf("after %s", time.Since(start))
 		}
 	})
@@ -295,6 +295,7 @@ func TestRecordsEnd(t *testing.T) {
 			} else if err := s.Redeem(t.Context(), "code", ""); err != nil {
 				t.Fatal(err)
 			}
+			synctest.Wait()
 			r, err := store.Load(t.Context(), s.Key())
 			if err != nil || r.Version == 0 || r.Expires.IsZero() != (test.ends == 0) || test.ends != 0 && time.Until(r.Expires) != test.ends {
 				t.Errorf("%s: %v, %v; want an end in %s", name, r, err, test.ends)

@@ -57,6 +57,8 @@ func (c *core) failed(f *flight) (log func()) {
 	}
 	now := time.Now()
 	m := &c.failure
+	store := errors.Is(f.err, ErrStore) // which is asked each time
+	known := store && errors.Is(m.err, ErrStore)
 	m.err, m.seen = f.err, f.seen
 	var e *Error
 	var after time.Duration
@@ -87,8 +89,11 @@ func (c *core) failed(f *flight) (log func()) {
 	}
 	c.next.Store(next.UnixNano())
 	attrs := []any{"connector", c.opts.Connector, "error", f.err}
-	if after != forever {
+	if after != forever && !store {
 		attrs = append(attrs, "next_try", wait)
+	}
+	if known {
+		return func() {}
 	}
 	return func() { c.opts.Logger.Warn(message, attrs...) }
 }

@@ -1,15 +1,16 @@
 package auth
 
 import (
-	"context"
 	"errors"
 	"math"
+	"sync"
 	"time"
 )
 
 // flight is the one exchange of a session: whoever needs its outcome waits for it.
 type flight struct {
 	kind     flightKind
+	login    bool      // a person has just given consent
 	held     error     // a remembered failure: look at the store, but do not exchange
 	last     *snapshot // what is to be replaced
 	forced   bool      // because last, which there is, was refused
@@ -18,6 +19,7 @@ type flight struct {
 	answered chan struct{}
 	done     chan struct{} // its save is finished as well
 	stuck    chan struct{} // its save failed, and is repeated
+	once     sync.Once     // of answer
 
 	// What came of it, to be read once answered is closed.
 	snap    *snapshot
@@ -34,7 +36,11 @@ const (
 	background                   // the current token is stale
 	watching                     // a refresh token is at stake
 	looking                      // the token is refused; another exchange would do no good, but somebody else's may
+	offering                     // the current token was obtained without the store, which works again
 )
+
+// answer lets those go who wait for f's outcome.
+func (f *flight) answer() { f.once.Do(func() { close(f.answered) }) }
 
 func newFlight() *flight {
 	return &flight{answered: make(chan struct{}), done: make(chan struct{}), stuck: make(chan struct{})}
@@ -58,9 +64,10 @@ func (c *core) start(kind flightKind) {
 	f.kind, f.last = kind, c.last
 	f.forced = c.last != nil && c.last.record.AccessToken != "" && c.current.Load() == nil
 	switch now := time.Now(); {
-	case kind == foreground && now.Before(c.failure.until), kind == background && now.Before(c.failure.next):
+	case kind == foreground && now.Before(c.failure.until) && !errors.Is(c.failure.err, ErrStore), // the store is asked each time
+		kind == background && now.Before(c.failure.next):
 		f.held = c.failure.err
-	case kind == looking, kind == watching && now.Before(c.failure.next):
+	case kind == looking, kind == offering, kind == watching && now.Before(c.failure.next):
 		f.held = errNotDue
 	}
 	c.flight = f
@@ -80,11 +87,10 @@ func (c *core) run(f *flight) {
 	case f.snap == nil:
 		f.err = err
 		log = c.failed(f)
-		close(f.answered)
 	case f.renew:
 		c.start(background) // before the answer, which may be all that a command line asks for
-		close(f.answered)
 	}
+	f.answer()
 	close(f.done)
 	c.watch()
 }
@@ -101,6 +107,9 @@ func (c *core) publish(f *flight, snap *snapshot) {
 	if !f.adopted || snap.record.news() != c.failure.seen { // else it is known, and failed since
 		c.failure = failure{}
 	}
+	if f.adopted {
+		c.alone = false
+	}
 	c.last = snap
 	c.current.Store(snap)
 	// Not sooner, whatever the lifetime: an endpoint that hands out the same token until its end
@@ -112,7 +121,44 @@ func (c *core) publish(f *flight, snap *snapshot) {
 	c.next.Store(next.UnixNano())
 	f.renew = f.adopted && time.Now().UnixNano() >= snap.stale
 	if f.snap = snap; !f.renew {
-		close(f.answered)
+		f.answer()
+	}
+}
+
+// unsaved notes that the current token is not in the store, and reports whether that is news.
+func (c *core) unsaved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news := !c.alone
+	c.alone = true
+	return news
+}
+
+// saved notes that the store has the current token.
+func (c *core) saved() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.alone = false
+}
+
+// storeBack is called when a store that failed works again: what only failed for the store is tried
+// at once, and a token that was obtained without it is offered to it.
+func (c *core) storeBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.failure.err, ErrStore) {
+		c.failure = failure{}
+		if c.flight == nil {
+			c.next.Store(0)
+		}
+	}
+	c.startOffering()
+}
+
+// startOffering offers the current token to the store, if it was obtained without it. c.mu is held.
+func (c *core) startOffering() {
+	if c.alone && c.current.Load().valid() {
+		c.start(offering)
 	}
 }
 
@@ -123,8 +169,20 @@ const watchEvery = 10 * time.Second
 
 var errNotDue = errors.New("not due")
 
-// watch sets the timer for the next look, if a refresh token is at stake. c.mu is held.
+// watch sets the timers for the next look: to offer a token, and if a refresh token is at stake. c.mu
+// is held.
 func (c *core) watch() {
+	if c.closing.Err() == nil && c.alone && c.store.unusable() == nil { // else storeBack is called
+		if c.offerer == nil {
+			c.offerer = time.AfterFunc(askEvery, func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.startOffering()
+			})
+		} else {
+			c.offerer.Reset(less(askEvery))
+		}
+	}
 	if c.closing.Err() != nil || !c.atStake(c.last) {
 		return
 	}
@@ -152,9 +210,4 @@ func (c *core) startWatching() {
 func (c *core) due(r tokenRecord) bool {
 	life := c.consentLife(r)
 	return life > 0 && time.Since(r.Refreshed) >= life/2 && time.Since(r.Obtained) >= life/10
-}
-
-// bounded gives ctx a limit for one operation of the store.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, storeTimeout)
 }

@@ -28,6 +28,7 @@ type Options struct {
 	// Account is a label that separates identities: two consents of one client, for example.
 	Account string
 	// Store keeps the token beyond this process. nil keeps it in memory.
+	// Sessions of one process that share a store should be given one [Monitor] of it.
 	Store Store
 	// Secrets are the settings' secrets. When the product refuses the credentials, Session waits
 	// for one of them to change.
@@ -73,6 +74,8 @@ func (s *Session) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Session(%s)
 type core struct {
 	provider Provider
 	opts     Options // with their defaults
+	store    *monitor
+	ownStore bool // store was made here, and ends with Close
 	refresh  Refresh
 	key      string
 	epoch    time.Time // of the monotonic clock
@@ -93,9 +96,11 @@ type core struct {
 	flight  *flight   // the one exchange, or nil
 	failure failure
 	forced  forced
-	alone   bool        // the last exchange was made without the store
+	unread  bool        // the store could not be read when it was last looked at
+	alone   bool        // the current token is not in the store, which failed
 	refused string      // fingerprint of the refresh token of the settings, once that was; of the flights
 	watcher *time.Timer // or nil
+	offerer *time.Timer // or nil
 	lost    error       // a rotated refresh token that Close could not save
 }
 
@@ -121,6 +126,10 @@ func New(p Provider, opts *Options) *Session {
 		c.refresh = r.Refresh()
 	}
 	c.key = identity(p, &c.opts)
+	if c.store = monitorOf(c.opts.Store); c.store == nil {
+		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger}), true
+	}
+	c.store.subscribe(c)
 	c.closing, c.shut = context.WithCancel(context.Background())
 	c.life, c.kill = context.WithCancel(context.Background())
 	c.mu.Lock()
@@ -200,7 +209,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		}
 		if ctx.Err() != nil {
 			s.mu.Unlock()
-			return nil, &Error{Op: "token", Err: ended(ctx)}
+			return nil, s.left(ctx)
 		}
 		s.start(foreground)
 		f := s.flight
@@ -212,7 +221,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		select {
 		case <-f.answered:
 		case <-ctx.Done():
-			return nil, &Error{Op: "token", Err: ended(ctx)}
+			return nil, s.left(ctx)
 		}
 		if f.err != nil {
 			if f.kind != foreground {
@@ -229,9 +238,21 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		case <-f.stuck:
 			return nil, f.saving
 		case <-ctx.Done():
-			return nil, &Error{Op: "token", Err: ended(ctx)}
+			return nil, s.left(ctx)
 		}
 	}
+}
+
+// left is the error of a caller whose ctx ended: it waited for the store, if a refresh token cannot
+// be spent without it.
+func (c *core) left(ctx context.Context) error {
+	c.mu.Lock()
+	last := c.last
+	c.mu.Unlock()
+	if err := c.store.unusable(); err != nil && c.atStake(last) {
+		return &Error{Op: "store", Err: fmt.Errorf("%w: %w", err, contextError(ctx))}
+	}
+	return &Error{Op: "token", Err: contextError(ctx)}
 }
 
 // Header implements [Authenticator].
@@ -251,8 +272,10 @@ func (s *Session) Close(ctx context.Context) error {
 		if s.running == 0 {
 			close(s.idle)
 		}
-		if s.watcher != nil {
-			s.watcher.Stop()
+		for _, t := range []*time.Timer{s.watcher, s.offerer} {
+			if t != nil {
+				t.Stop()
+			}
 		}
 	}
 	busy := s.running > 0
@@ -262,7 +285,7 @@ func (s *Session) Close(ctx context.Context) error {
 		select {
 		case <-s.idle:
 		case <-ctx.Done():
-			err = &Error{Op: "close", Err: ended(ctx)}
+			err = &Error{Op: "close", Err: contextError(ctx)}
 			s.kill()
 			select {
 			case <-s.idle:
@@ -271,6 +294,10 @@ func (s *Session) Close(ctx context.Context) error {
 		}
 	}
 	s.kill()
+	s.store.unsubscribe(s.core)
+	if s.ownStore {
+		s.store.end()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lost != nil {
@@ -297,8 +324,8 @@ func (c *core) over() {
 	}
 }
 
-// ended is why ctx has: its own error, and the cause, if that is another.
-func ended(ctx context.Context) error {
+// contextError is ctx.Err(), wrapped with the cause if that is another.
+func contextError(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
 		return fmt.Errorf("%w: %w", ctx.Err(), cause)
 	}

@@ -1,3 +1,5 @@
+//go:build soak
+
 package auth_test
 
 import (
@@ -17,10 +19,12 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
+func TestSoakModel(t *testing.T) { runModel(t, 50) }
+
 // Many callers on tokens that hardly live, from an endpoint that is well, fails, stalls and returns
 // garbage by turns: they hear what it last did wrong and nothing else, and only while there is no
 // token. It is not parallel, since it counts goroutines and memory.
-func TestSoak(t *testing.T) {
+func TestSoakErraticEndpoint(t *testing.T) {
 	const callers, rounds = 256, 5
 	before := runtime.NumGoroutine()
 	synctest.Test(t, func(t *testing.T) {

@@ -94,5 +94,8 @@ func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 // CheckStore writes a trial record to the store and removes it. Its error, an [*Error] around
 // [ErrStore], says why a login could not be kept.
 func (s *Session) CheckStore(ctx context.Context) error {
+	if err := s.store.check(ctx); err != nil {
+		return s.named(&Error{Op: "store", Err: err})
+	}
 	return nil
 }

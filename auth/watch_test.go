@@ -279,13 +279,13 @@ func TestLateSave(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(90 * time.Minute)
-			saves := 0
+			var saves atomic.Int64
 			f.saveFail = func() bool {
-				saves++
-				if saves == 2 { // after the mark
+				second := saves.Add(1) == 2 // after the mark
+				if second {
 					f.away.Store(true)
 				}
-				return saves == 2
+				return second
 			}
 			if got := get(t, slow); got != "T1" {
 				t.Error(got)

@@ -40,7 +40,7 @@ type file struct {
 type Connectors struct {
 	file      string
 	byName    map[string]*Connector
-	store     auth.Store // without its encryption
+	store     auth.Store
 	storeType string
 	sessions  []*auth.Session
 	clients   []*http.Client
@@ -81,29 +81,30 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 	if !ok {
 		return nil
 	}
-	typ, open, keys := d.store(f.TokenStore, o)
+	store := d.store(f.TokenStore, o)
 	plans := d.plans(f, o)
-	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: typ}
+	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: store.typ}
 	c.close = sync.OnceValue(c.shutdown)
-	if open != nil {
-		var err error
-		if c.store, err = open(); err == nil && c.store == nil {
+	if store.open != nil {
+		opened, err := store.open()
+		if err == nil && opened == nil {
 			err = errors.New("opening it gave no store")
 		}
 		if err != nil {
 			d.refuseKeys("token_store", err)
+		} else {
+			if store.keys != nil {
+				opened = auth.Encrypt(opened, store.keys...)
+			}
+			c.store = auth.Monitor(opened, &auth.MonitorOptions{Timeout: store.timeout, Logger: o.logger})
 		}
 	}
 	if len(d.problems) > 0 {
 		c.Close()
 		return nil
 	}
-	store := c.store
-	if keys != nil {
-		store = auth.Encrypt(store, keys...)
-	}
 	for _, p := range plans {
-		if err := c.add(p, store, o); err != nil {
+		if err := c.add(p, o); err != nil {
 			d.refuseKeys(p.path, err)
 			c.Close() // nothing was used, so there is nothing to lose
 			return nil

@@ -117,8 +117,8 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// add makes the connector of a plan, and its identity's session over store if it is the first.
-func (c *Connectors) add(p *plan, store auth.Store, o *options) error {
+// add makes the connector of a plan, and its identity's session if it is the first.
+func (c *Connectors) add(p *plan, o *options) error {
 	if p.first == p {
 		limits := p.Transport.RateLimits
 		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
@@ -127,7 +127,7 @@ func (c *Connectors) add(p *plan, store auth.Store, o *options) error {
 		}
 		exchanger := transport.NewExchanger(&p.transport)
 		so := p.sessionOptions()
-		so.Store, so.Client, so.Logger = store, exchanger, o.logger
+		so.Store, so.Client, so.Logger = c.store, exchanger, o.logger
 		p.session = auth.New(p.provider, so)
 		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
 	} else {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -23,17 +24,26 @@ type storeConfig struct {
 	Encryption string `yaml:"encryption" enum:"aes-256-gcm,none"`
 	// EncryptionKeys are base64 of 32 bytes each. The first encrypts, all decrypt.
 	EncryptionKeys []auth.Secret `yaml:"encryption_keys"`
+	// Timeout is how long a caller without a token waits for a store that does not answer. The default is 5s.
+	Timeout time.Duration `yaml:"timeout"`
 }
 
-// store decodes token_store and gives the name of its type, what opens it, and the keys that encrypt
-// what it holds.
-func (d *decoder) store(at place, o *options) (typ string, open func() (auth.Store, error), keys []auth.Key) {
+// A storePlan is the token store that a file names.
+type storePlan struct {
+	typ     string
+	open    func() (auth.Store, error)
+	keys    []auth.Key // encrypt what it holds
+	timeout time.Duration
+}
+
+// store decodes token_store.
+func (d *decoder) store(at place, o *options) (p storePlan) {
 	if at.value == nil {
-		return o.defaultStore, o.openDefault, nil
+		return storePlan{typ: o.defaultStore, open: o.openDefault}
 	}
 	entries, ok := d.entries(at)
 	if !ok {
-		return "", nil, nil
+		return p
 	}
 	var c storeConfig
 	d.fill(valueOf(&c), at, entries)
@@ -41,7 +51,7 @@ func (d *decoder) store(at place, o *options) (typ string, open func() (auth.Sto
 		before := len(d.problems)
 		settings := d.own(at, entries, reflect.TypeFor[storeConfig](), s.settings)
 		if len(d.problems) == before { // or it might make a directory that nobody means
-			open = func() (auth.Store, error) { return s.open(settings.Interface()) }
+			p.open = func() (auth.Store, error) { return s.open(settings.Interface()) }
 		}
 	} else {
 		handed := slices.AppendSeq([]string{"redis"}, maps.Keys(o.stores))
@@ -51,7 +61,8 @@ func (d *decoder) store(at place, o *options) (typ string, open func() (auth.Sto
 		}
 		d.refuseKey("token_store.type", message)
 	}
-	return c.Type, open, d.encryption(at, &c)
+	p.typ, p.keys, p.timeout = c.Type, d.encryption(at, &c), c.Timeout
+	return p
 }
 
 func (d *decoder) encryption(at place, c *storeConfig) (keys []auth.Key) {

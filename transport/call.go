@@ -21,6 +21,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/adopted"
 )
 
 // call is one RoundTrip, with all its attempts, until the response's body is read.
@@ -31,6 +32,7 @@ type call struct {
 	payload  *payload
 	attempts int           // that went out and count against Retry.MaxAttempts
 	replayed bool          // after a refused token
+	adopted  bool          // that token came from the store, so there is one more replay
 	drawn    time.Duration // of the wait after the latest attempt, 0 if it is not yet
 
 	ctx   context.Context // of the attempt under way, or of the last
@@ -107,7 +109,11 @@ func (c *call) attempt() (*http.Response, error) {
 		c.replayed || !c.payload.replayable() {
 		return resp, err
 	}
-	c.replayed = true
+	// Where processes were without their store, their tokens may have ended each other's: one that
+	// another process obtained may be refused without ours being.
+	if c.replayed = c.adopted || !adopted.Is(tok); !c.replayed {
+		c.adopted = true
+	}
 	c.uploaded()
 	ctx, cancel := context.WithDeadline(c.ctx, time.Unix(0, c.deadline.Load()))
 	fresh, err := c.t.auth.Token(ctx)
@@ -371,7 +377,7 @@ func (c *call) end() {
 // explain prefers the reason why the call was ended to what it looks like from below.
 func (c *call) explain(err error) error {
 	var t timeoutError
-	if errors.As(context.Cause(c.ctx), &t) {
+	if errors.As(context.Cause(c.ctx), &t) && !errors.Is(err, auth.ErrStore) {
 		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: t}
 	}
 	if ctx := c.req.Context(); ctx.Err() != nil && !errors.Is(err, ctx.Err()) {

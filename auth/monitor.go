@@ -1,0 +1,395 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MonitorOptions shape [Monitor]. The zero value of each field is its default.
+type MonitorOptions struct {
+	// Timeout (5 s) is how long the store may give no answer to an operation. Time in which this
+	// process did not run does not count.
+	Timeout time.Duration
+	// Logger gets one line when the store fails and one when it works again. nil is silence.
+	Logger *slog.Logger
+}
+
+// Monitor makes of s the store of all sessions of this process, so that one of them waits when s
+// does not answer and not each of them. An operation that gets no answer for Timeout fails, and
+// so do all that follow, at once, until a write in the background, tried once a second, shows that s
+// is back. Then the sessions offer it the tokens that they obtained without it.
+//
+// The result is an [io.Closer], which closes s if that is one, and a [Windower] if s is one. A
+// [Session] that is given another Store makes a Monitor of its own.
+func Monitor(s Store, o *MonitorOptions) Store {
+	m := newMonitor(s, o)
+	if m.windower != nil {
+		return windowMonitor{m}
+	}
+	return m
+}
+
+// defaultStoreTimeout is token_store.timeout.
+const defaultStoreTimeout = 5 * time.Second
+
+// askEvery is how often a store that failed is asked in the background.
+const askEvery = time.Second
+
+// Silence is counted in ticks, each as no longer than tickMost: in what goes beyond, the process did
+// not run and could not have heard an answer.
+const (
+	tick     = 50 * time.Millisecond
+	tickMost = 2 * tick
+)
+
+// slowAfter is when a caller who leaves is told that it was the store that did not answer.
+const slowAfter = 10 * tick
+
+type monitor struct {
+	Store
+	bare     Store // without its encryption
+	locker   TryLocker
+	windower Windower
+	timeout  time.Duration
+	logger   *slog.Logger
+	windows  windowMemory
+	slow     atomic.Int32 // operations that have had no answer for slowAfter
+
+	life    context.Context // ends with Close
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	failure  error         // why the store cannot be used, or nil
+	silent   bool          // it does not answer, so no operation is begun
+	back     chan struct{} // closed when it can be used again
+	sessions map[*core]struct{}
+}
+
+// monitorOf is s as a monitor, or nil if it is none.
+func monitorOf(s Store) *monitor {
+	switch m := s.(type) {
+	case *monitor:
+		return m
+	case windowMonitor:
+		return m.monitor
+	}
+	return nil
+}
+
+func newMonitor(s Store, o *MonitorOptions) *monitor {
+	m := &monitor{Store: s, bare: s, timeout: defaultStoreTimeout, logger: slog.New(slog.DiscardHandler), sessions: map[*core]struct{}{}}
+	if o != nil && o.Timeout > 0 {
+		m.timeout = o.Timeout
+	}
+	if o != nil && o.Logger != nil {
+		m.logger = o.Logger
+	}
+	if e, ok := s.(*encrypted); ok {
+		m.bare = e.Store
+	}
+	if _, ok := m.bare.(TryLocker); ok {
+		m.locker = s.(TryLocker)
+	}
+	m.windower, _ = m.bare.(Windower)
+	m.life, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+// Format shows what is monitored, for every verb.
+func (m *monitor) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Monitor(%v)", m.bare) }
+
+// Close ends what asks in the background, and closes the store.
+func (m *monitor) Close() error {
+	m.end()
+	if c, ok := m.Store.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// end ends what asks in the background. Operations that still have no answer are left after a second.
+func (m *monitor) end() {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.stop()
+	ended := make(chan struct{})
+	go func() { m.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(closeGrace):
+	}
+}
+
+// spawn runs f in a goroutine that end waits for.
+func (m *monitor) spawn(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		go f()
+		return
+	}
+	m.running.Go(f)
+}
+
+func (m *monitor) Load(ctx context.Context, key string) (Record, error) {
+	return ask(ctx, m, func(ctx context.Context) (Record, error) { return m.Store.Load(ctx, key) }, nil)
+}
+
+func (m *monitor) Save(ctx context.Context, key string, r Record) error {
+	return m.change(ctx, func(ctx context.Context) error { return m.Store.Save(ctx, key, r) })
+}
+
+func (m *monitor) Delete(ctx context.Context, key string, version uint64) error {
+	return m.change(ctx, func(ctx context.Context) error { return m.Store.Delete(ctx, key, version) })
+}
+
+func (m *monitor) change(ctx context.Context, f func(context.Context) error) error {
+	_, err := ask(ctx, m, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) }, nil)
+	return err
+}
+
+// saveNow is Save also where the store was silent: the last try of a process that ends.
+func (m *monitor) saveNow(ctx context.Context, key string, r Record) error {
+	return m.runError(ctx, func(ctx context.Context) error { return m.Store.Save(ctx, key, r) })
+}
+
+func (m *monitor) runError(ctx context.Context, f func(context.Context) error) error {
+	_, err := run(ctx, m, m.timeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) }, nil, nil)
+	return err
+}
+
+// trial is what TryLock returns.
+type trial struct {
+	Record
+	unlock func()
+}
+
+// tryLock is [TryLocker.TryLock] of the store.
+func (m *monitor) tryLock(ctx context.Context, key string, known uint64) (Record, func(), error) {
+	t, err := ask(ctx, m, func(ctx context.Context) (t trial, err error) {
+		t.Record, t.unlock, err = m.locker.TryLock(ctx, key, known)
+		return t, err
+	}, func(t trial) {
+		if t.unlock != nil {
+			t.unlock()
+		}
+	})
+	return t.Record, t.unlock, err
+}
+
+// errSilent is in the error of an operation that got no answer.
+var errSilent = errors.New("no answer")
+
+// ask runs one operation, unless the store is known to be silent, and notes what its failure says of
+// the store. late is given the result of an operation that is answered after its caller has left.
+func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, error), late func(T)) (T, error) {
+	if err := m.gate(); err != nil {
+		return *new(T), err
+	}
+	v, err := run(ctx, m, m.timeout, op, late, &m.slow)
+	if err == nil {
+		return v, nil
+	}
+	if !errors.Is(err, ErrConflict) {
+		err = storeError(err)
+		m.judge(ctx, err)
+	}
+	return v, err
+}
+
+// run calls op and waits for its answer until ctx ends, or until there was none for limit in which
+// this process could run. slow, if not nil, counts it once there was none for slowAfter.
+func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(context.Context) (T, error), late func(T), slow *atomic.Int32) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	answers, left := make(chan answer), make(chan struct{})
+	opCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m.spawn(func() {
+		v, err := op(opCtx)
+		select {
+		case answers <- answer{v, err}:
+		case <-left:
+			if err == nil && late != nil {
+				late(v)
+			}
+		}
+	})
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	last, silence := time.Now(), time.Duration(0)
+	for ctx.Err() == nil && silence < limit {
+		select {
+		case a := <-answers:
+			return a.v, a.err
+		case now := <-ticker.C:
+			now = time.Now() // a tick may have waited for us
+			silence += min(now.Sub(last), tickMost)
+			last = now
+			if slow != nil && silence >= slowAfter {
+				slow.Add(1)
+				defer slow.Add(-1)
+				slow = nil
+			}
+		case <-ctx.Done():
+		}
+	}
+	cancel()
+	why := ErrStore.Error()
+	select {
+	case a := <-answers: // it may know better what there was to wait for
+		if a.err == nil || ctx.Err() != nil || errors.Is(a.err, ErrConflict) {
+			return a.v, a.err
+		}
+		why = a.err.Error()
+	case <-time.After(tick):
+		close(left)
+	}
+	if ctx.Err() != nil {
+		return *new(T), fmt.Errorf("%w: %w: %w", ErrStore, errSilent, contextError(ctx))
+	}
+	why = strings.TrimPrefix(strings.TrimPrefix(why, ErrStore.Error()), ": ")
+	if why == "" || strings.Contains(why, context.Canceled.Error()) {
+		return *new(T), fmt.Errorf("%w: %w within %s", ErrStore, errSilent, limit)
+	}
+	return *new(T), &silenceError{fmt.Sprintf("%s: %s; waited %s", ErrStore, why, limit)}
+}
+
+// silenceError says in the store's own words what was waited for.
+type silenceError struct{ text string }
+
+func (e *silenceError) Error() string   { return e.text }
+func (e *silenceError) Unwrap() []error { return []error{ErrStore, errSilent} }
+
+// gate is the error of each operation while the store is silent.
+func (m *monitor) gate() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.silent {
+		return m.failure
+	}
+	return nil
+}
+
+// unusable is why the store cannot be used, or nil.
+func (m *monitor) unusable() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failure == nil && m.slow.Load() > 0 {
+		return fmt.Errorf("%w: %w yet", ErrStore, errSilent)
+	}
+	return m.failure
+}
+
+// silence gives what is closed when a silent store can be used again, or nil if it is not silent.
+func (m *monitor) silence() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.silent {
+		return m.back
+	}
+	return nil
+}
+
+// judge finds out what a failed operation says of the store. A failure that comes with an answer may
+// be of that record alone, which a write elsewhere shows.
+func (m *monitor) judge(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	var dial *net.OpError
+	silent := errors.Is(err, errSilent) || errors.As(err, &dial) && dial.Op == "dial"
+	if !silent && m.check(ctx) == nil {
+		return
+	}
+	if m.fail(err, silent) {
+		m.logger.Warn("the token store fails; it is asked again every second", "error", err)
+	}
+}
+
+// fail notes that the store cannot be used, and reports whether that is news.
+func (m *monitor) fail(err error, silent bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	news := m.failure == nil
+	if m.closed || !news && !silent {
+		return false
+	}
+	m.failure, m.silent = err, m.silent || silent
+	if news {
+		m.back = make(chan struct{})
+		m.running.Go(m.await)
+	}
+	return news
+}
+
+// await asks until the store can be written, and tells the sessions.
+func (m *monitor) await() {
+	for again := true; again; again = m.check(m.life) != nil {
+		select {
+		case <-time.After(less(askEvery)):
+		case <-m.life.Done():
+			return
+		}
+	}
+	m.mu.Lock()
+	m.failure, m.silent = nil, false
+	close(m.back)
+	sessions := slices.Collect(maps.Keys(m.sessions))
+	m.mu.Unlock()
+	m.logger.Info("the token store works again")
+	for _, c := range sessions {
+		c.storeBack()
+	}
+}
+
+// trialKey names the record that check writes, and trialData is what is in it.
+const trialKey = "trial"
+
+var trialData = []byte("itsmauth: a trial write")
+
+// check writes a record and removes it. That another process does so at the same time is no failure.
+func (m *monitor) check(ctx context.Context) error {
+	r, err := run(ctx, m, m.timeout, func(ctx context.Context) (Record, error) { return m.bare.Load(ctx, trialKey) }, nil, nil)
+	if err != nil || r.Version != 0 && !bytes.Equal(r.Data, trialData) {
+		return err
+	}
+	written := Record{Version: r.Version, Expires: time.Now().Add(time.Minute), Data: trialData}
+	for _, f := range []func(context.Context) error{
+		func(ctx context.Context) error { return m.bare.Save(ctx, trialKey, written) },
+		func(ctx context.Context) error { return m.bare.Delete(ctx, trialKey, written.Version+1) },
+	} {
+		if err := m.runError(ctx, f); err != nil && !errors.Is(err, ErrConflict) {
+			return storeError(err)
+		}
+	}
+	return nil
+}
+
+func (m *monitor) subscribe(c *core) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sessions[c] = struct{}{}
+}
+
+func (m *monitor) unsubscribe(c *core) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.sessions, c)
+}
