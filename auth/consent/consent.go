@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,7 @@ type flow struct {
 	authURL         string // where the person allows access
 	state, verifier string
 	used            atomic.Bool
+	timeout         time.Duration // of what waits for the person or the product
 
 	// Of a handler's flow:
 	browser string // the secret of the one that began it
@@ -69,20 +71,53 @@ func (c Connector) begin() (*flow, error) {
 	return f, nil
 }
 
+// checkStore returns why a login could not be saved now. A record that cannot be read cannot be
+// replaced either.
+func (c Connector) checkStore(ctx context.Context) error {
+	if _, err := c.Session.Status(ctx); err != nil {
+		return err
+	}
+	return c.Session.CheckStore(ctx)
+}
+
 // has reports whether the state that came back is the flow's.
 func (f *flow) has(q url.Values) bool {
 	return len(q["state"]) == 1 && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(f.state)) == 1
 }
 
-// finish redeems the code that came back, shows how it went, and returns an [*auth.Error] or nil.
+// finish redeems the code that came back, shows how it went, and returns why it failed.
 func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
 	code, err := f.connector.code(q)
 	if err == nil {
-		err = f.connector.Session.Redeem(ctx, code, f.verifier)
+		err = f.inTime(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
 	}
 	f.show(w, outcome(f.connector.Name, err))
 	return err
 }
+
+// inTime returns err, or a timeout in plain words if err is there because ctx has reached its deadline.
+func (f *flow) inTime(ctx context.Context, err error, waitingFor string) error {
+	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() == nil || errors.Is(err, auth.ErrStore) {
+		return err
+	}
+	return timedOut{f.timeout, waitingFor}
+}
+
+// timedOut is a [context.DeadlineExceeded] that says what took too long.
+type timedOut struct {
+	after      time.Duration
+	waitingFor string
+}
+
+func (e timedOut) Error() string {
+	after := e.after.String()
+	if strings.HasSuffix(after, "m0s") {
+		after = strings.TrimSuffix(after, "0s")
+	}
+	return fmt.Sprintf("timed out after %s waiting for %s", after, e.waitingFor)
+}
+
+func (timedOut) Unwrap() error { return context.DeadlineExceeded }
 
 // show adds to p the way back to where the flow began.
 func (f *flow) show(w http.ResponseWriter, p page) {

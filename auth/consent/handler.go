@@ -43,7 +43,8 @@ type HandlerOptions struct {
 // name of the redirect URI.
 //
 // A flow is bound to the browser that began it by a cookie, ends after 10 minutes and can be
-// completed once. Flows are kept in memory, the latest 1,000: of several processes behind one
+// completed once. Before the browser is sent to the product, the token store is checked; if it cannot
+// be written, a page says so. Flows are kept in memory, the latest 1,000: of several processes behind one
 // address, the one that began a flow has to end it. The cookie is Secure where the request came
 // over TLS or all redirect URIs are https.
 func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
@@ -95,6 +96,8 @@ func (h *handler) Format(f fmt.State, _ rune) { io.WriteString(f, "consent.Handl
 const (
 	flowLifetime = 10 * time.Minute
 	maxFlows     = 1000
+	// redeemTimeout is how long a browser waits for its page, 10 s more if the tokens are being saved.
+	redeemTimeout = 30 * time.Second
 )
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -174,8 +177,12 @@ func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 		h.list(w, r, http.StatusNotFound, "There is no such connector to connect.")
 		return
 	}
-	f.browser, f.began = browser, time.Now()
+	f.browser, f.began, f.timeout = browser, time.Now(), redeemTimeout
 	f.list = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
+	if err := f.connector.checkStore(r.Context()); err != nil {
+		f.show(w, outcome(name, err))
+		return
+	}
 	h.keep(f)
 	w.Header().Set("Refresh", "0; url="+f.authURL)
 	leaving(name, f.authURL).write(w)
@@ -195,7 +202,10 @@ func (h *handler) callback(w http.ResponseWriter, r *http.Request) {
 	case f.used.Swap(true):
 		f.show(w, used(f.connector.Name))
 	default:
-		f.finish(r.Context(), w, q)
+		// A browser that leaves does not end the login.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), f.timeout)
+		defer cancel()
+		_ = f.finish(ctx, w, q) // the page says it
 	}
 }
 

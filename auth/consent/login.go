@@ -21,7 +21,7 @@ import (
 
 // LoginOptions shape [Login]. The zero value of each field is its default.
 type LoginOptions struct {
-	// Timeout (5 min) is how long the person may take.
+	// Timeout (5 min) is how long Login may take, the person's part included.
 	Timeout time.Duration
 	// Show is told the page to open, for those whose browser cannot be opened from here.
 	Show func(url string)
@@ -35,10 +35,18 @@ type LoginOptions struct {
 // http://127.0.0.1:8400/callback (RFC 8252 section 7.3); elsewhere a service answers, with
 // [NewHandler]. PKCE (RFC 7636) is used if the provider does.
 //
+// Before the browser opens, Login checks that the token store can be written. It ends at Timeout or
+// with ctx; only if the product has issued the tokens by then, it tries for up to 10 s more to save
+// them. The browser gets a page that says how the login went.
+//
 // Its error is an [*auth.Error]: around [auth.ErrConsentRequired] if the person refused,
-// [context.DeadlineExceeded] if nobody came in time, ctx's own, or that of [auth.Session.Redeem].
+// [auth.ErrStore] if the tokens cannot be saved, [context.DeadlineExceeded] if Timeout has passed,
+// ctx's own, or that of [auth.Session.Redeem].
 func Login(ctx context.Context, c Connector, o *LoginOptions) error {
-	err := login(ctx, c, o)
+	return named(c, login(ctx, c, o))
+}
+
+func named(c Connector, err error) error {
 	var e *auth.Error
 	if err != nil && !errors.As(err, &e) {
 		err = &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "login", Err: err}
@@ -61,9 +69,20 @@ func login(ctx context.Context, c Connector, o *LoginOptions) error {
 	if err != nil {
 		return err
 	}
+	return f.run(ctx, listeners, o)
+}
+
+// run serves the callback until the browser has come back or the time is up.
+func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOptions) error {
+	f.timeout = cmp.Or(o.Timeout, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
 	l := &loginHandler{flow: f, ctx: ctx, done: make(chan error, 1)}
 	stop := serve(listeners, l)
 	defer stop()
+	if err := f.connector.checkStore(ctx); err != nil {
+		return err
+	}
 
 	if o.Show != nil {
 		o.Show(f.authURL)
@@ -74,18 +93,14 @@ func login(ctx context.Context, c Connector, o *LoginOptions) error {
 	}
 	_ = open(f.authURL) // the person has been shown the address
 
-	timeout := cmp.Or(o.Timeout, 5*time.Minute)
-	late := time.AfterFunc(timeout, func() {
-		if !f.used.Swap(true) { // whoever comes now is too late; who came before is seen off
-			l.done <- fmt.Errorf("nobody came back from the browser within %s: %w", timeout, context.DeadlineExceeded)
-		}
-	})
-	defer late.Stop()
 	select {
 	case err := <-l.done:
 		return err
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		if f.used.Swap(true) { // the browser is back, and Redeem ends soon after ctx
+			return <-l.done
+		}
+		return f.inTime(ctx, context.Cause(ctx), "the browser sign-in")
 	}
 }
 
@@ -175,10 +190,10 @@ func serve(listeners []net.Listener, h http.Handler) (stop func()) {
 	}
 }
 
-// loginHandler waits for the one callback.
+// loginHandler serves the one callback.
 type loginHandler struct {
 	*flow
-	ctx  context.Context // of Login, since a browser that leaves does not end it
+	ctx  context.Context // of Login: a browser that leaves does not end the login
 	done chan error
 }
 
@@ -193,9 +208,13 @@ func (l *loginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		wrongMethod(w, "GET")
 	case !l.has(q):
 		foreign.write(w)
-	case l.used.Swap(true):
-		l.show(w, used(l.connector.Name))
+	case !l.used.Swap(true):
+		err := l.finish(l.ctx, w, q)
+		_ = http.NewResponseController(w).Flush() // before Login returns and the process may end
+		l.done <- err
+	case l.ctx.Err() != nil:
+		l.show(w, ended(l.connector.Name))
 	default:
-		l.done <- l.finish(l.ctx, w, q)
+		l.show(w, used(l.connector.Name))
 	}
 }

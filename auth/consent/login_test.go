@@ -213,7 +213,7 @@ func TestLoginCannotBegin(t *testing.T) {
 		err := consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(string) error {
 			t.Error("a browser was opened")
 			return nil
-		}, Timeout: time.Millisecond})
+		}})
 		var e *auth.Error
 		if !errors.As(err, &e) || e.Connector != "tickets" || !strings.HasPrefix(err.Error(), "tickets: login: "+want) {
 			t.Errorf("%s\n got: %v\nwant: %s", uri, err, want)
@@ -238,7 +238,7 @@ func TestLoginTakesAllOfLocalhost(t *testing.T) {
 	defer held.Close()
 	_, port, _ := net.SplitHostPort(held.Addr().String())
 	c := newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: "http://localhost:" + port + "/cb"}})
-	err = consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(string) error { return nil }, Timeout: time.Millisecond})
+	err = consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(string) error { return nil }})
 	if err == nil || !strings.Contains(err.Error(), "cannot listen on port "+port) {
 		t.Error(err)
 	}
@@ -249,7 +249,7 @@ func TestLoginLate(t *testing.T) {
 	noBrowser := func(string) error { return errors.New("no browser here") }
 	c := newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: freeURI(t)}})
 	err := consent.Login(t.Context(), c, &consent.LoginOptions{Open: noBrowser, Timeout: 10 * time.Millisecond})
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "nobody came back from the browser within 10ms") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "timed out after 10ms waiting for the browser sign-in") {
 		t.Error(err)
 	}
 
@@ -261,35 +261,4 @@ func TestLoginLate(t *testing.T) {
 	if !errors.Is(err, interrupted) || !errors.As(err, &e) {
 		t.Error(err)
 	}
-}
-
-// Whoever connected and said nothing does not hold Login up.
-func TestLoginDoesNotWaitForUnusedConnections(t *testing.T) {
-	t.Parallel()
-	var err error
-	var took time.Duration
-	for again := 0; again < 3 && (again == 0 || err == nil && took > time.Second); again++ { // a busy machine takes longer
-		took, err = loginBesideUnused(t)
-	}
-	if err != nil || took > time.Second {
-		t.Errorf("%v after %s", err, took)
-	}
-}
-
-func loginBesideUnused(t *testing.T) (took time.Duration, err error) {
-	uri := freeURI(t)
-	c := newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: uri}})
-	u, _ := url.Parse(uri)
-	begin := time.Now()
-	err = consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(at string) error {
-		conn, err := net.Dial("tcp", u.Host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		a, _ := url.Parse(at)
-		get(t, uri+"?code=c&state="+a.Query().Get("state"))
-		return nil
-	}})
-	return time.Since(begin), err
 }

@@ -3,6 +3,7 @@ package consent
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -112,6 +113,8 @@ func explain(err error) (what, do string) {
 			"Check the product’s URL, allow_http and tls_config."},
 		{auth.ErrProtocol, "The product’s answer was not one that was expected.",
 			"Check the product’s URL and the settings against its version."},
+		{context.DeadlineExceeded, "The product did not issue the tokens in time.",
+			"Wait a few minutes. If it lasts, check the URL, the network and the product."},
 	} {
 		if errors.Is(err, e.is) {
 			return e.what, e.do
@@ -124,6 +127,13 @@ func used(name string) page {
 	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in is over",
 		What: "The address with which the browser came back works once, and was used before. Nothing was changed this time.",
 		Do:   "If " + name + " is connected, all is well. Otherwise connect again."}
+}
+
+// ended is for a browser that comes back while the command that waited for it is ending.
+func ended(name string) page {
+	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in has ended",
+		What: "The command that waited for it was interrupted, or its time is up. " + name + " was not connected.",
+		Do:   "Run the command again."}
 }
 
 func expired(name string) page {

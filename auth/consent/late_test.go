@@ -1,0 +1,307 @@
+package consent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
+)
+
+// These use a network in memory, whose time is synctest's.
+
+// product is one whose token endpoint answers at once, unless redeem says otherwise.
+type product struct {
+	redeem func(ctx context.Context) error
+}
+
+func (*product) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
+	return nil, errors.New("there is no refresh here")
+}
+func (*product) Header(*oauth2.Token) http.Header    { return nil }
+func (*product) Rejects(*http.Response, []byte) bool { return false }
+func (p *product) CodeFlow() *auth.CodeFlow {
+	return &auth.CodeFlow{
+		RedirectURI: "http://127.0.0.1:8400/cb",
+		URL:         func(state, _ string) string { return "https://sso.example.com/authorize?state=" + state },
+		Redeem: func(ctx context.Context, _, _ string) (*oauth2.Token, error) {
+			if p.redeem != nil {
+				if err := p.redeem(ctx); err != nil {
+					return nil, err
+				}
+			}
+			return &oauth2.Token{AccessToken: "a", RefreshToken: "r", ExpiresIn: 3600}, nil
+		},
+	}
+}
+
+// moody is a store whose saves can be made to fail or to hang.
+type moody struct {
+	auth.Memory
+	save func(ctx context.Context) error
+}
+
+func (s *moody) Save(ctx context.Context, key string, r auth.Record) error {
+	if s.save != nil {
+		if err := s.save(ctx); err != nil {
+			return err
+		}
+	}
+	return s.Memory.Save(ctx, key, r)
+}
+
+func hang(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+func TestLoginEndsInTime(t *testing.T) {
+	t.Parallel()
+	const timeout = time.Minute
+	full := errors.New("no space left on device")
+	for name, tt := range map[string]struct {
+		sabotage func(*product, *moody, context.CancelFunc) // once the browser is open
+		away     bool                                       // the browser does not come back
+		is       error                                      // of Login
+		err      string
+		page     string
+		least    time.Duration
+		most     time.Duration
+	}{
+		"all is well": {
+			page: "tickets is connected",
+			most: time.Second, // whatever the silent connection does
+		},
+		"the store takes the tokens 5 s after the timeout": {
+			sabotage: func(_ *product, s *moody, _ context.CancelFunc) {
+				back := time.Now().Add(timeout + 5*time.Second)
+				s.save = func(context.Context) error {
+					if time.Now().Before(back) {
+						return full
+					}
+					return nil
+				}
+			},
+			page:  "tickets is connected",
+			least: timeout + 5*time.Second, most: timeout + 10*time.Second,
+		},
+		"the store stays full": {
+			sabotage: func(_ *product, s *moody, _ context.CancelFunc) { s.save = func(context.Context) error { return full } },
+			is:       auth.ErrStore, err: "log in again", page: "tickets could not be connected",
+			least: timeout + 10*time.Second, most: timeout + 11*time.Second,
+		},
+		"the store hangs": {
+			sabotage: func(_ *product, s *moody, _ context.CancelFunc) { s.save = hang },
+			is:       auth.ErrStore, err: "log in again", page: "tickets could not be connected",
+			least: timeout + 10*time.Second, most: timeout + 11*time.Second,
+		},
+		"the store hangs, and a signal": {
+			sabotage: func(_ *product, s *moody, interrupt context.CancelFunc) {
+				s.save = hang
+				time.AfterFunc(time.Second, interrupt)
+			},
+			is: auth.ErrStore, err: "log in again", page: "tickets could not be connected",
+			least: 11 * time.Second, most: 12 * time.Second,
+		},
+		"the product hangs": {
+			sabotage: func(p *product, _ *moody, _ context.CancelFunc) { time.Sleep(timeout - time.Second); p.redeem = hang },
+			is:       context.DeadlineExceeded, err: "tickets: login: timed out after 1m waiting for the product to issue tokens",
+			page:  "did not issue the tokens in time",
+			least: timeout, most: timeout + 11*time.Second,
+		},
+		"the product hangs, and a signal": {
+			sabotage: func(p *product, _ *moody, interrupt context.CancelFunc) {
+				p.redeem = hang
+				time.AfterFunc(time.Second, interrupt)
+			},
+			is: context.Canceled, page: "It was interrupted before it was done",
+			least: time.Second, most: 12 * time.Second,
+		},
+		"nobody comes back": {
+			away: true,
+			is:   context.DeadlineExceeded, err: "tickets: login: timed out after 1m waiting for the browser sign-in",
+			least: timeout, most: timeout,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, interrupt := context.WithCancel(t.Context())
+				defer interrupt()
+				p, store, network := &product{}, &moody{}, memnet.Listen()
+				c := Connector{Name: "tickets", Session: auth.New(p, &auth.Options{Connector: "tickets", Store: store})}
+				f, err := c.begin()
+				if err != nil {
+					t.Fatal(err)
+				}
+				browser := network.Client()
+				page := make(chan string, 1)
+				began := time.Now()
+				var silent net.Conn // browsers open some that they may want later
+				err = named(c, f.run(ctx, []net.Listener{network}, &LoginOptions{Timeout: timeout, Open: func(string) error {
+					if tt.sabotage != nil {
+						tt.sabotage(p, store, interrupt)
+					}
+					if tt.away {
+						page <- ""
+						return nil
+					}
+					if silent, err = browser.Transport.(*http.Transport).DialContext(ctx, "tcp", ""); err != nil {
+						t.Fatal(err)
+					}
+					go func() {
+						body := "no page"
+						if resp, err := browser.Get("http://127.0.0.1:8400/cb?code=c&state=" + f.state); err == nil {
+							b, _ := io.ReadAll(resp.Body)
+							resp.Body.Close()
+							body = string(b)
+						}
+						page <- body
+					}()
+					return nil
+				}}))
+				took := time.Since(began)
+				if silent != nil {
+					silent.Close()
+				}
+				if tt.is == nil && err != nil || !errors.Is(err, tt.is) || err != nil && !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error: %v", err)
+				}
+				if shown := <-page; !strings.Contains(shown, tt.page) {
+					t.Errorf("page: %s", shown)
+				}
+				if took < tt.least || took > tt.most {
+					t.Errorf("took %s", took)
+				}
+				browser.CloseIdleConnections()
+				ended, cancel := context.WithCancel(t.Context())
+				cancel() // what cannot be saved is not waited for
+				c.Session.Close(ended)
+			})
+		})
+	}
+}
+
+// A store that cannot be written, or whose record cannot be read, is found out before anybody is sent
+// to the product.
+func TestStoreIsCheckedFirst(t *testing.T) {
+	t.Parallel()
+	for name, save := range map[string]func(context.Context) error{
+		"full":  func(context.Context) error { return errors.New("no space left on device") },
+		"hangs": hang,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := Connector{Name: "tickets", Session: auth.New(&product{}, &auth.Options{Connector: "tickets", Store: &moody{save: save}})}
+				defer c.Session.Close(context.Background())
+				f, err := c.begin()
+				if err != nil {
+					t.Fatal(err)
+				}
+				const timeout = time.Minute
+				began := time.Now()
+				err = f.run(t.Context(), []net.Listener{memnet.Listen()}, &LoginOptions{
+					Timeout: timeout,
+					Show:    func(string) { t.Error("the address was shown") },
+					Open:    func(string) error { t.Error("a browser was opened"); return nil },
+				})
+				var e *auth.Error
+				if !errors.Is(err, auth.ErrStore) || !errors.As(err, &e) || time.Since(began) >= timeout {
+					t.Errorf("%v after %s", err, time.Since(began))
+				}
+
+				h := NewHandler([]Connector{c}, nil).(*handler)
+				w := press(h)
+				if w.Code != http.StatusBadGateway || w.Header().Get("Refresh") != "" || !strings.Contains(w.Body.String(), "The token store failed.") || len(h.flows) != 0 {
+					t.Errorf("%d %v\n%s", w.Code, w.Header(), w.Body)
+				}
+			})
+		})
+	}
+}
+
+// press is a browser that presses a button of the list.
+func press(h *handler) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("POST", "http://127.0.0.1/", strings.NewReader("connector=tickets&csrf="+h.csrf("me")))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return serveTo(h, r)
+}
+
+func serveTo(h *handler, r *http.Request) *httptest.ResponseRecorder {
+	r.AddCookie(&http.Cookie{Name: "itsmauth-browser", Value: "me"})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// The handler's page comes in time too, and a browser that leaves does not end the login.
+func TestHandlerEndsInTime(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		leaves   bool
+		sabotage func(*product, *moody)
+		page     string
+		most     time.Duration
+	}{
+		"the browser leaves": {
+			leaves: true,
+			sabotage: func(p *product, _ *moody) {
+				p.redeem = func(ctx context.Context) error { time.Sleep(15 * time.Second); return ctx.Err() }
+			},
+			page: "tickets is connected", most: 15 * time.Second,
+		},
+		"the store hangs":   {sabotage: func(_ *product, s *moody) { s.save = hang }, page: "log in again", most: 41 * time.Second},
+		"the product hangs": {sabotage: func(p *product, _ *moody) { p.redeem = hang }, page: "tickets could not be connected", most: 41 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p, store := &product{}, &moody{}
+				c := Connector{Name: "tickets", Session: auth.New(p, &auth.Options{Connector: "tickets", Store: store})}
+				h := NewHandler([]Connector{c}, nil).(*handler)
+				press(h)
+				tt.sabotage(p, store)
+				ctx, leave := context.WithCancel(t.Context())
+				defer leave()
+				if tt.leaves {
+					time.AfterFunc(time.Second, leave)
+				}
+				began := time.Now()
+				w := serveTo(h, httptest.NewRequestWithContext(ctx, "GET", "http://127.0.0.1:8400/cb?code=c&state="+h.flows[0].state, nil))
+				if took := time.Since(began); took > tt.most || !strings.Contains(w.Body.String(), tt.page) {
+					t.Errorf("after %s: %d %s", took, w.Code, w.Body)
+				}
+				ended, cancel := context.WithCancel(t.Context())
+				cancel() // what cannot be saved is not waited for
+				c.Session.Close(ended)
+			})
+		})
+	}
+}
+
+// Between the end of the time and the end of the listener somebody may still come back.
+func TestLoginHasEnded(t *testing.T) {
+	t.Parallel()
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	c := Connector{Name: "tickets", Session: auth.New(&product{}, nil)}
+	defer c.Session.Close(context.Background())
+	f, err := c.begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.used.Store(true)
+	w := httptest.NewRecorder()
+	(&loginHandler{flow: f, ctx: ctx}).ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1:8400/cb?code=c&state="+f.state, nil))
+	if w.Code != http.StatusGone || !strings.Contains(w.Body.String(), "This sign-in has ended") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
