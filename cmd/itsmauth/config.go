@@ -83,8 +83,9 @@ func (a *app) logger() *slog.Logger {
 	return slog.New(storeTrouble{slog.DiscardHandler, a.stderr})
 }
 
-// storeTrouble lets through that the store failed, where the command went on all the same: unsaid, it
-// would make an exchange each time.
+// storeTrouble prints that the token store failed where the command goes on without it, since each such
+// command requests a token of its own. What the record says of the store alone, without a connector, is
+// left out: the same trouble comes with the connector and what it means there.
 type storeTrouble struct {
 	slog.Handler
 	w io.Writer
@@ -99,7 +100,7 @@ func (h storeTrouble) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	err, _ := said["error"].(error)
-	if r.Message == "exchange failed" || !errors.Is(err, auth.ErrStore) && !errors.Is(err, auth.ErrConflict) {
+	if said["connector"] == nil || r.Message == "exchange failed" || !errors.Is(err, auth.ErrStore) && !errors.Is(err, auth.ErrConflict) {
 		return nil // the command's own error says it, or it is no trouble of the store's
 	}
 	text := fmt.Sprintf("itsmauth: %s: %s: %s", said["connector"], r.Message, strings.TrimPrefix(err.Error(), auth.ErrStore.Error()+": "))
@@ -134,24 +135,24 @@ func (a *app) connectors(ctx context.Context, f func(*config.Connectors) error) 
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(conns), a.close(ctx, conns))
+	return errors.Join(f(conns), a.finishing(ctx, conns.Close))
 }
 
-// close waits for what is being saved. If that outlasts ctx, it says what the wait is for.
-func (a *app) close(ctx context.Context, conns *config.Connectors) error {
-	closed := make(chan error, 1)
-	go func() { closed <- conns.Close() }()
+// finishing runs f, which finishes an exchange. If that outlasts ctx, it says what the wait is for.
+func (a *app) finishing(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
 	select {
-	case err := <-closed:
+	case err := <-done:
 		return err
 	case <-ctx.Done():
 	}
 	select {
-	case err := <-closed:
+	case err := <-done:
 		return err
 	case <-time.After(2 * grace): // when the next signal does what is said of it
 		fmt.Fprintln(a.stderr, "itsmauth: finishing an exchange that has begun; another ^C ends it, and the token that it brings is lost")
-		return <-closed
+		return <-done
 	}
 }
 

@@ -91,7 +91,7 @@ func (a *app) online(ctx context.Context) error {
 		p.examine(ctx)
 		total += len(d.Checks)
 	}
-	if err := a.close(ctx, conns); err != nil {
+	if err := a.finishing(ctx, conns.Close); err != nil {
 		errs = append(errs, err)
 	}
 	if err = a.unwritten; a.output == "json" {

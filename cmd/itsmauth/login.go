@@ -21,7 +21,8 @@ func (a *app) login() *cobra.Command {
 		Use:   "login NAME",
 		Short: "Log a person in, once, in their browser",
 		Long: `Log a person in, once, in their browser (the authorization-code grant). What
-comes of it is stored and renewed from then on.`,
+comes of it is stored and renewed from then on. Before the browser opens, the
+token store is checked: if it cannot be written, the command fails at once.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.names,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
@@ -39,7 +40,7 @@ comes of it is stored and renewed from then on.`,
 		},
 	}
 	cmd.Flags().BoolVar(&noBrowser, "no-browser", false, "open none: print the URL alone on the first line of stdout")
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long the person may take")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for the login")
 	return cmd
 }
 
@@ -52,9 +53,6 @@ func lasting(conns *config.Connectors) error {
 }
 
 func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool, timeout time.Duration) error {
-	if _, err := session(conn).Status(ctx); err != nil {
-		return err // before the person gives a consent that could not be kept
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	o := &consent.LoginOptions{Timeout: timeout}
@@ -73,17 +71,16 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 	if noBrowser {
 		o.Open = func(string) error { return nil }
 	}
-	err := consent.Login(ctx, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)}, o)
+	err := a.finishing(ctx, func() error {
+		return consent.Login(ctx, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)}, o)
+	})
 	if done != nil {
 		done()
 	}
 	if err != nil {
 		return err
 	}
-	st, err := session(conn).Status(ctx)
-	if err != nil {
-		return err
-	}
+	st, _ := session(conn).Status(ctx) // at least what memory knows, which is this login
 	until := ""
 	if !st.ConsentExpiry.IsZero() {
 		until = ", and stays so until " + st.ConsentExpiry.Local().Format("2 January 2006") + " or longer if it is used"

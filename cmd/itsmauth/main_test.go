@@ -217,12 +217,17 @@ func itsmauth(ctx context.Context, args ...string) (code int, stdout, stderr str
 // withStore adds a token store to the configuration in dir.
 func withStore(t *testing.T, dir string) (file string) {
 	t.Helper()
+	return withStoreAt(t, dir, filepath.Join(dir, "store"))
+}
+
+func withStoreAt(t *testing.T, dir, path string) (file string) {
+	t.Helper()
 	file = filepath.Join(dir, "itsmauth.yaml")
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = fmt.Appendf(data, "token_store: {type: file, path: %q}\n", filepath.Join(dir, "store"))
+	data = fmt.Appendf(data, "token_store: {type: file, path: %q}\n", path)
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
