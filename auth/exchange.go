@@ -123,19 +123,17 @@ func (c *core) look(ctx context.Context) (tokenRecord, uint64, error) {
 	return r, version, err
 }
 
-// offer saves the current token, which was obtained without the store, unless the store has a newer
-// one, which is adopted. It is called again until the store has the token that this process has.
+// offer saves the current token, if it was obtained without the store, unless the store has a newer
+// one, which is adopted. It is called again until the store has the token that this process has, and
+// the others have had their time to offer theirs.
 func (c *core) offer(ctx context.Context, f *flight) error {
 	settled := func(r tokenRecord) bool {
-		if r.Generation < f.last.record.Generation {
-			return false
+		if r.Generation >= f.last.record.Generation && !c.adopt(f, r) { // ours, or of no use
+			c.saved()
 		}
-		if !c.adopt(f, r) { // ours, or of no use
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.alone = false
-		}
-		return true
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return !c.alone
 	}
 	r, version, err := c.look(ctx)
 	if err != nil || settled(r) {
@@ -610,6 +608,8 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		select {
 		case <-time.After(wait):
 		case <-c.store.silence():
+		case <-f.giveUp:
+			return &Error{Op: "login", Err: fmt.Errorf("%w; %w", err, errLoginLost)}
 		case <-c.closing.Done(): // once more, when a store that was silent may be asked again
 			closing = true
 			select {

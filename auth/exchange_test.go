@@ -236,6 +236,7 @@ func TestOlderTokenIsNotAdopted(t *testing.T) {
 		if got := get(t, ours); got != "T3" {
 			t.Errorf("%s in place of T2", got)
 		}
+		synctest.Wait()
 		if r, _ := store.Load(t.Context(), ours.Key()); !strings.Contains(string(r.Data), `"T3"`) {
 			t.Error("T3 is not for the others")
 		}

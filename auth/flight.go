@@ -10,12 +10,13 @@ import (
 // flight is the one exchange of a session: whoever needs its outcome waits for it.
 type flight struct {
 	kind     flightKind
-	login    bool      // a person has just given consent
-	held     error     // a remembered failure: look at the store, but do not exchange
-	last     *snapshot // what is to be replaced
-	forced   bool      // because last, which there is, was refused
-	seen     news      // of the record as last seen
-	next     int64     // what the session's next was before
+	login    bool            // a person has just given consent
+	giveUp   <-chan struct{} // closed when a login that is not saved is lost; or nil
+	held     error           // a remembered failure: look at the store, but do not exchange
+	last     *snapshot       // what is to be replaced
+	forced   bool            // because last, which there is, was refused
+	seen     news            // of the record as last seen
+	next     int64           // what the session's next was before
 	answered chan struct{}
 	done     chan struct{} // its save is finished as well
 	stuck    chan struct{} // its save failed, and is repeated
@@ -92,7 +93,10 @@ func (c *core) run(f *flight) {
 	}
 	f.answer()
 	close(f.done)
-	c.watch()
+	c.settle()
+	if f.kind != offering {
+		c.watch()
+	}
 }
 
 // publish makes snap the current token, forgets failures before it, and answers the flight, unless that ends with it.
@@ -152,12 +156,21 @@ func (c *core) storeBack() {
 			c.next.Store(0)
 		}
 	}
+	c.settling = time.Now().Add(settleFor)
 	c.startOffering()
 }
 
-// startOffering offers the current token to the store, if it was obtained without it. c.mu is held.
+// settleFor is how long after an outage a session looks for the tokens that others offer. Within
+// askEvery each knows that the store is back.
+const settleFor = 3 * askEvery
+
+// unsettled reports whether other processes may have, or need, another token than this one. c.mu is
+// held.
+func (c *core) unsettled() bool { return c.alone || time.Now().Before(c.settling) }
+
+// startOffering offers the current token to the store, or looks for those of others. c.mu is held.
 func (c *core) startOffering() {
-	if c.alone && c.current.Load().valid() {
+	if c.unsettled() && c.current.Load().valid() {
 		c.start(offering)
 	}
 }
@@ -169,20 +182,23 @@ const watchEvery = 10 * time.Second
 
 var errNotDue = errors.New("not due")
 
-// watch sets the timers for the next look: to offer a token, and if a refresh token is at stake. c.mu
-// is held.
-func (c *core) watch() {
-	if c.closing.Err() == nil && c.alone && c.store.unusable() == nil { // else storeBack is called
-		if c.offerer == nil {
-			c.offerer = time.AfterFunc(askEvery, func() {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.startOffering()
-			})
-		} else {
-			c.offerer.Reset(less(askEvery))
-		}
+// settle sets the timer for the next look at what others offer after an outage. c.mu is held.
+func (c *core) settle() {
+	switch {
+	case c.closing.Err() != nil || !c.unsettled() || c.store.unusable() != nil: // storeBack is called
+	case c.offerer == nil:
+		c.offerer = time.AfterFunc(less(askEvery), func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.startOffering()
+		})
+	default:
+		c.offerer.Reset(less(askEvery))
 	}
+}
+
+// watch sets the timer for the next look, if a refresh token is at stake. c.mu is held.
+func (c *core) watch() {
 	if c.closing.Err() != nil || !c.atStake(c.last) {
 		return
 	}
@@ -202,7 +218,10 @@ func (c *core) watch() {
 func (c *core) startWatching() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.start(watching) // if there is a flight, its end sets the timer again
+	if c.flight != nil && c.flight.kind == offering {
+		c.watcher.Reset(less(askEvery))
+	}
+	c.start(watching) // if there is another flight, its end sets the timer again
 }
 
 // due reports whether r's refresh token is halfway through its life. One that does not rotate stays

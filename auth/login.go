@@ -41,7 +41,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 		r := received(tok, tokenRecord{}, start)
 		r.Generation = beginning(h.Generation)
 		f := newFlight()
-		f.login = true
+		f.login, f.giveUp = true, late.Done()
 		return s.keep(life, f, h, tokenRecord{}, r)
 	})
 	if err != nil && redeemed.Load() && late.Err() != nil {
@@ -147,6 +147,8 @@ func (s *Session) locked(lock context.Context, f func(context.Context, *held) er
 	switch {
 	case err != nil && s.closing.Err() != nil:
 		return &Error{Op: "store", Err: ErrClosed}
+	case err != nil && lock.Err() != nil:
+		return &Error{Op: "store", Err: fmt.Errorf("%w: waiting for the lock: %w", ErrStore, contextError(lock))}
 	case err != nil:
 		return &Error{Op: "store", Err: err}
 	}

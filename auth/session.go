@@ -90,18 +90,19 @@ type core struct {
 	kill    context.CancelFunc
 	idle    chan struct{} // closed when Close has begun and nothing runs any more
 
-	mu      sync.Mutex
-	running int       // flights, logins and logouts
-	last    *snapshot // the newest known, dropped or not
-	flight  *flight   // the one exchange, or nil
-	failure failure
-	forced  forced
-	unread  bool        // the store could not be read when it was last looked at
-	alone   bool        // the current token is not in the store, which failed
-	refused string      // fingerprint of the refresh token of the settings, once that was; of the flights
-	watcher *time.Timer // or nil
-	offerer *time.Timer // or nil
-	lost    error       // a rotated refresh token that Close could not save
+	mu       sync.Mutex
+	running  int       // flights, logins and logouts
+	last     *snapshot // the newest known, dropped or not
+	flight   *flight   // the one exchange, or nil
+	failure  failure
+	forced   forced
+	unread   bool        // the store could not be read when it was last looked at
+	alone    bool        // the current token is not in the store, which failed
+	refused  string      // fingerprint of the refresh token of the settings, once that was; of the flights
+	settling time.Time   // until then others may offer newer tokens, after an outage of the store
+	watcher  *time.Timer // or nil
+	offerer  *time.Timer // or nil
+	lost     error       // a rotated refresh token that Close could not save
 }
 
 // New makes the Session of p; nil opts are the defaults. It starts nothing: the first Token does.

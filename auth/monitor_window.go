@@ -1,0 +1,125 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+	"time"
+)
+
+// Take is on the way of every call, so once the store was heard it is not waited for longer than a
+// few round trips.
+const (
+	takeLeast = 250 * time.Millisecond
+	takeMost  = 2 * time.Second
+)
+
+// windowMonitor is a [monitor] of a [Windower].
+type windowMonitor struct{ *monitor }
+
+func (m windowMonitor) Window(key string, limits []Limit, hold time.Duration) Window {
+	return &monitoredWindow{m.monitor, m.windower.Window(key, limits, hold)}
+}
+
+// windowMemory is what a monitor knows of its windows. Their silence says nothing of the records.
+type windowMemory struct {
+	mu      sync.Mutex
+	usual   time.Duration // a round trip; 0 until the first answer
+	failure error         // why there was no answer, or nil
+}
+
+// patience is how long Take waits: for the first answer as long as an exchange does, since a process
+// that never heard of the others takes the whole limit for its share.
+func (w *windowMemory) patience(first time.Duration) (time.Duration, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.usual == 0 {
+		return first, w.failure
+	}
+	return min(max(3*w.usual, takeLeast), takeMost), w.failure
+}
+
+// heard notes an answer.
+func (w *windowMemory) heard(took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failure = nil
+	change := (took - w.usual) / 8
+	if took > w.usual { // a store that got slower is waited for soon
+		change = (took - w.usual + 1) / 2
+	}
+	w.usual = max(1, w.usual+change)
+}
+
+// fail notes a failure, and reports whether that is news.
+func (w *windowMemory) fail(err error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	news := w.failure == nil
+	w.failure = err
+	return news
+}
+
+type monitoredWindow struct {
+	m *monitor
+	Window
+}
+
+type taken struct {
+	wait      time.Duration
+	processes int
+}
+
+func (w *monitoredWindow) Take(ctx context.Context, id string) (time.Duration, int, error) {
+	if err := w.m.gate(); err != nil {
+		return 0, 0, err
+	}
+	patience, err := w.m.windows.patience(w.m.timeout)
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	t, err := w.take(ctx, patience, id)
+	if err == nil {
+		w.m.windows.heard(time.Since(began))
+	} else if ctx.Err() == nil && w.m.windows.fail(err) {
+		w.m.spawn(w.await)
+	}
+	return t.wait, t.processes, err
+}
+
+func (w *monitoredWindow) take(ctx context.Context, patience time.Duration, id string) (taken, error) {
+	t, err := run(ctx, w.m, patience, func(ctx context.Context) (t taken, err error) {
+		t.wait, t.processes, err = w.Window.Take(ctx, id)
+		return t, err
+	}, func(taken) { w.Release(id, false) }, nil)
+	return t, storeError(err)
+}
+
+// await asks until there is an answer. It asks once more then: the time that the first took is not
+// that of a round trip.
+func (w *monitoredWindow) await() {
+	for {
+		select {
+		case <-time.After(less(askEvery)):
+		case <-w.m.life.Done():
+			return
+		}
+		if w.ask() != nil {
+			continue
+		}
+		began := time.Now()
+		if w.ask() == nil {
+			w.m.windows.heard(time.Since(began))
+			return
+		}
+	}
+}
+
+// ask takes a slot and gives it back.
+func (w *monitoredWindow) ask() error {
+	id := rand.Text()
+	defer w.Release(id, false)
+	_, err := w.take(w.m.life, w.m.timeout, id)
+	return err
+}
