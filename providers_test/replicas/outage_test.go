@@ -1,0 +1,265 @@
+//go:build soak
+
+package replicas_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth/redisstore"
+	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/redistest"
+	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
+)
+
+// incidents is the name of the connector to Remedy.
+const (
+	incidents     = "incidents"
+	incidentsPath = "/api/arsys/v1/entry/HPD:IncidentInterface"
+)
+
+// remedy is the connector's YAML. Its login begins with the refresh token in seedFile.
+func remedy(s *remedytest.Server, seedFile string, replica int) string {
+	return fmt.Sprintf(`  %s:
+    provider: remedy
+    base_url: %s
+    sso_url: %s
+    client_id: '%s'
+    client_secret: '%s'
+    redirect_uri: %s
+    refresh_token: ${file:%s}
+    transport: { user_agent: replica/%d }
+`, incidents, s.URL, s.SSOURL, remedytest.DefaultClientID, remedytest.DefaultClientSecret, remedytest.DefaultRedirectURI, seedFile, replica)
+}
+
+// newRemedy starts a Remedy, with a login that nobody has used.
+func newRemedy(t *testing.T, lifetime time.Duration) (s *remedytest.Server, seedFile string) {
+	s = remedytest.NewServer(&remedytest.Options{TokenLifetime: lifetime})
+	t.Cleanup(s.Close)
+	seedFile = filepath.Join(t.TempDir(), "seed")
+	write(t, seedFile, s.MintRefresh())
+	return s, seedFile
+}
+
+// An outage is something that happens to a Redis.
+type outage struct {
+	name string
+	// prepare starts the Redis, and tells its URL, how the outage begins and how it ends.
+	prepare func(t *testing.T) (url string, begin, back func())
+	// one is whether the processes still get one token for all.
+	one bool
+	// quiet is how long tokens stay valid in it, and lasts how long it is then until back is called.
+	quiet, lasts time.Duration
+}
+
+var outages = []outage{
+	{
+		name: "stopped",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			server := redistest.Start(t)
+			return server.URL(), server.Kill, func() { server.Run(t) }
+		},
+		quiet: 2 * time.Second, lasts: 8 * time.Second,
+	},
+	{
+		name: "hung",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			server := redistest.Start(t)
+			return server.URL(), func() { server.Signal(t, syscall.SIGSTOP) }, func() { server.Signal(t, syscall.SIGCONT) }
+		},
+		quiet: 2 * time.Second, lasts: 10 * time.Second,
+	},
+	{
+		name: "slow",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			url, proxy := proxied(t, redistest.Start(t), 0)
+			return url, func() { proxy.SetRoundTrip(time.Second) }, func() { proxy.SetRoundTrip(0) }
+		},
+		quiet: 2 * time.Second, lasts: 10 * time.Second,
+	},
+	{
+		name: "full",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			server := redistest.Start(t)
+			return server.URL(), func() {
+				server.Do(t, "CONFIG SET maxmemory-policy noeviction")
+				server.Do(t, "CONFIG SET maxmemory 1")
+			}, func() { server.Do(t, "CONFIG SET maxmemory 0") }
+		},
+		quiet: 2 * time.Second, lasts: 5 * time.Second,
+	},
+	{
+		name: "flushed",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			server := redistest.Start(t)
+			return server.URL(), func() { server.Do(t, "FLUSHALL") }, func() {}
+		},
+		one: true, quiet: 2 * time.Second, lasts: 2 * time.Second,
+	},
+	{
+		name: "failing over, master killed",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			url, redises, watchers := redistest.Sentinels(t)
+			return url, redises[0].Kill, func() { promoted(t, redises[0], watchers[0]) }
+		},
+	},
+	{
+		name: "failing over, master hung",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			url, redises, watchers := redistest.Sentinels(t)
+			return url, func() { redises[0].Signal(t, syscall.SIGSTOP) }, func() { promoted(t, redises[0], watchers[0]) }
+		},
+	},
+	{
+		name: "failing over, master hung and back",
+		prepare: func(t *testing.T) (string, func(), func()) {
+			url, redises, watchers := redistest.Sentinels(t)
+			return url, func() { redises[0].Signal(t, syscall.SIGSTOP) }, func() {
+				promoted(t, redises[0], watchers[0])
+				redises[0].Signal(t, syscall.SIGCONT)
+				redistest.Eventually(t, "the old master a replica", func() bool {
+					return strings.Contains(redises[0].Do(t, "INFO replication").(string), "role:slave")
+				})
+			}
+		},
+	},
+}
+
+// promoted waits until the Sentinels have another master.
+func promoted(t *testing.T, old, watcher *redistest.Server) {
+	redistest.Eventually(t, "another master", func() bool {
+		at := watcher.Do(t, "SENTINEL GET-MASTER-ADDR-BY-NAME main").([]any)
+		return at[1] != strconv.Itoa(old.Port)
+	})
+}
+
+// Something happens to Redis while twenty processes call BeyondTrust, with client credentials, and Remedy,
+// with a login whose refresh token is another after each use. In the middle of it all access tokens are
+// revoked. No call to BeyondTrust fails: where Redis cannot help each process makes one token of its own,
+// for which the account has room. No refresh token is used twice, and nobody has to log in again. With
+// Redis back the processes agree on one token.
+func TestSoakOutages(t *testing.T) {
+	for _, o := range outages {
+		t.Run(o.name, func(t *testing.T) { o.run(t) })
+	}
+}
+
+func (o outage) run(t *testing.T) {
+	const processes = 20
+	bt, secret := newBeyondTrust(t, time.Hour), secretFile(t)
+	sso, seed := newRemedy(t, time.Hour)
+	exchanges, rotations := exchangesOf(bt), func() int { return sso.Stats().Rotations }
+	url, start, back := o.prepare(t)
+	all := launch(t, processes, job{
+		Loads: 1, Calls: map[string]string{support: supportPath, incidents: incidentsPath}, Pause: 500 * time.Millisecond,
+	}, func(i int) string {
+		return configuration(redisStore(url), beyondtrust(bt, secret, "[{ requests: 500, per: 1s }]", i), remedy(sso, seed, i))
+	})
+	begin(t, all)
+	agree(t, all, support)
+	agree(t, all, incidents)
+	if exchanges() != 1 || rotations() != 1 {
+		t.Errorf("%d exchanges and %d rotations at the start, want 1 and 1", exchanges(), rotations())
+	}
+	time.Sleep(time.Second) // until replicas of Redis have it, too
+
+	start()
+	time.Sleep(o.quiet)
+	if n := exchanges() + rotations(); n != 2 && o.quiet > 0 {
+		t.Errorf("%d exchanges with valid tokens", n-2)
+	}
+	bt.RevokeAll()
+	sso.RevokeAll()
+	time.Sleep(o.lasts)
+	atLeast(t, "exchanges", 2, exchanges)
+	back()
+	returned := time.Now()
+	agree(t, all, support)
+	agreed := time.Since(returned)
+	agree(t, all, incidents)
+	agreedToo := time.Since(returned)
+	during := exchanges() - 1
+	if most := processes; during > most || o.one && during != 1 {
+		t.Errorf("%d exchanges for one revocation", during)
+	}
+	after, _ := newToken(t, all, support, exchanges, bt.RevokeAll)
+	rotated, _ := newToken(t, all, incidents, rotations, sso.RevokeAll)
+	if after != 1 || rotated != 1 {
+		t.Errorf("with Redis back a revocation cost %d exchanges and %d rotations, want 1 and 1", after, rotated)
+	}
+
+	sum := finish(t, all)
+	summary(t, "20 processes, all tokens revoked with Redis "+o.name, during, sum.Connectors[support].Failed,
+		"one token again %s after its return, for the rotating login %s; %d of %d calls with that failed; %d log lines",
+		seconds(agreed), seconds(agreedToo), sum.Connectors[incidents].Failed, sum.Connectors[incidents].Calls, sum.Warnings)
+	wantNoFailures(t, sum, support)
+	for err, n := range sum.Connectors[incidents].Errors {
+		t.Logf("%s: %4d times: %s", incidents, n, err)
+	}
+	if n := bt.Stats().Killed; n > 0 {
+		t.Errorf("%d tokens were killed by others", n)
+	}
+	if reuses, refused := sso.Stats().Reuses, sum.Connectors[incidents].Refused; reuses > 0 || refused > 0 {
+		t.Errorf("%d refresh tokens were used twice, %d calls wanted a login", reuses, refused)
+	}
+}
+
+// A process that starts while Redis is away has connectors of three accounts. The first token waits until
+// it is certain that Redis is away: five seconds where it does not answer, one where it refuses
+// connections. The other two do not wait again.
+func TestSoakFirstTokenWithoutRedis(t *testing.T) {
+	const timeout = 5 * time.Second // token_store.timeout
+	for _, tt := range []struct {
+		name string
+		stop func(*testing.T, *redistest.Server)
+	}{
+		{"hung", func(t *testing.T, s *redistest.Server) { s.Signal(t, syscall.SIGSTOP) }},
+		{"connections refused", func(_ *testing.T, s *redistest.Server) { s.Kill() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, server, secret := newBeyondTrust(t, time.Hour), redistest.Start(t), secretFile(t)
+			var connectors []string
+			for _, account := range []string{"a", "b", "c"} {
+				one := strings.Replace(beyondtrust(s, secret, "", 0), support, account, 1)
+				connectors = append(connectors, one+"    account: "+account+"\n")
+			}
+			text := configuration(redisStore(server.URL()), connectors...)
+			conns, err := config.Parse("it.yaml", []byte(text), config.WithStore("redis", redisstore.Open))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conns.Close()
+			tt.stop(t, server)
+			var took []time.Duration
+			for _, name := range conns.Names() {
+				conn, err := conns.Get(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				begun := time.Now()
+				if _, err := conn.Authenticator().Token(context.Background()); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				took = append(took, time.Since(begun))
+			}
+			summary(t, "three accounts in a process, Redis "+tt.name, s.Stats().Exchanges, 0,
+				"first token %s, second %s, third %s", seconds(took[0]), seconds(took[1]), seconds(took[2]))
+			// Whoever waits for Redis's silence waits for all of that. It may take longer on a busy machine.
+			if took[1] >= timeout || took[2] >= timeout {
+				t.Errorf("tokens took %v: not the first alone waited for Redis", took)
+			}
+			if tt.name != "hung" && took[0] >= timeout {
+				t.Errorf("the first token took %v: a refused connection was taken for silence", took[0])
+			}
+			if n := s.Stats().Exchanges; n != 3 {
+				t.Errorf("%d exchanges, want 3", n)
+			}
+		})
+	}
+}
