@@ -5,9 +5,90 @@ package filestore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
+
+// makeDir makes dir and its parents, and refuses parents in which another user could replace dir,
+// unless allowWritable is set. It follows symbolic links itself, so that it meets each directory on
+// the way.
+func makeDir(dir string, allowWritable bool) error {
+	judge := func(string, fs.FileInfo) error { return nil }
+	if !allowWritable {
+		groups, err := os.Getgroups()
+		if err != nil {
+			return err
+		}
+		judge = safeFor(os.Geteuid(), append(groups, os.Getegid()))
+	}
+	links := 0
+	at, rest := "/", strings.Split(dir, "/")
+	for {
+		info, err := os.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = os.Mkdir(at, 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+				info, err = os.Lstat(at)
+			}
+		}
+		switch {
+		case err != nil:
+			return err
+		case info.Mode().Type() == fs.ModeSymlink:
+			target, err := os.Readlink(at)
+			if err == nil {
+				err = judge(at, info)
+			}
+			if links++; err == nil && links > 40 {
+				err = &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
+			}
+			if err != nil {
+				return err
+			}
+			if at = filepath.Dir(at); filepath.IsAbs(target) {
+				at = "/"
+			}
+			rest = append(strings.Split(target, "/"), rest...)
+		case !info.IsDir():
+			return &fs.PathError{Op: "open", Path: at, Err: syscall.ENOTDIR}
+		case len(rest) == 0:
+			return nil
+		default:
+			if err := judge(at, info); err != nil {
+				return err
+			}
+			at, rest = filepath.Join(at, rest[0]), rest[1:]
+		}
+	}
+}
+
+// safeFor refuses a directory or symbolic link that a user other than root and uid could use to put
+// another directory in the place of one below it. In a sticky directory only an entry's owner can
+// replace it.
+func safeFor(uid int, groups []int) func(path string, info fs.FileInfo) error {
+	return func(path string, info fs.FileInfo) error {
+		mode, stat := info.Mode(), info.Sys().(*syscall.Stat_t)
+		open := mode.IsDir() && mode&fs.ModeSticky == 0
+		var who, run string
+		switch {
+		case stat.Uid != 0 && int(stat.Uid) != uid:
+			who = fmt.Sprintf("belongs to user %d", stat.Uid)
+		case open && mode.Perm()&0o002 != 0:
+			who = fmt.Sprintf("can be written by every user (mode %04o)", mode.Perm())
+			run = "run: chmod o-w " + path + ", or "
+		case open && mode.Perm()&0o020 != 0 && !slices.Contains(groups, int(stat.Gid)):
+			who = fmt.Sprintf("can be written by group %d, which this process is not in (mode %04o)", stat.Gid, mode.Perm())
+			run = "run: chmod g-w " + path + ", or "
+		default:
+			return nil
+		}
+		return fmt.Errorf("%s %s: they could replace the token store below it; %schoose another directory, "+
+			"or, if you trust them, set token_store.allow_writable_parents: true", path, who, run)
+	}
+}
 
 // private refuses a directory in which anybody but uid could put a file.
 func private(dir string, uid int) error {

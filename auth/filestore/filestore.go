@@ -1,9 +1,17 @@
 // Package filestore keeps tokens in files, one for each credential, for all processes of a user.
 // A record is replaced whole or not at all, also when the process is killed or the power fails.
 //
-// Beside KEY.json, the record, lie KEY.lock and KEY.save.lock. These are empty and stay, since a
-// lock on a file that was removed excludes nobody. The directory must be on a file system whose
-// locks reach all processes that use it.
+// A credential has these files. None of them should be removed while a process uses the directory.
+//
+//	KEY.json         the record
+//	KEY.save.lock    locked while the record is changed
+//	KEY.lock         locked by the process that obtains a new token
+//	KEY.alive        rewritten once a second by that process, and removed by it
+//	KEY.next.lock    locked in place of KEY.lock, after KEY.alive has not changed for 5 seconds
+//	KEY.window       the requests that count for the rate limits
+//	KEY.window.lock  locked while KEY.window is used
+//
+// The directory must be on a file system whose locks reach all processes that use it.
 package filestore
 
 import (
@@ -14,15 +22,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -31,41 +36,106 @@ import (
 type Config struct {
 	// Path is the directory. If absent it is made, with its parents, for this user alone (0700).
 	Path string `yaml:"path" required:"true" path:"true"`
+	// AllowWritableParents accepts a directory whose parents other users can write, such as one in
+	// an emptyDir of Kubernetes. Who can write them can replace the directory. The default is false.
+	AllowWritableParents bool `yaml:"allow_writable_parents"`
 }
 
 // Open gives the store in a directory, which must belong to this process's user and must not be
-// writable by others. It may be opened any number of times. Its files have mode 0600.
+// writable by others. Unless AllowWritableParents is set, the same holds for the directories above
+// it, but these may also belong to root, be writable by a group that this process is in, or be
+// sticky, as /tmp is; symbolic links must belong to this user or root. A directory may be opened
+// any number of times. The files have mode 0600.
 //
 // Open's error is an [auth.KeyError] around [auth.ErrStore]. All errors name the file or the
 // directory, and none shows what a file holds. A file that is damaged, newer than this code or not
 // ours is an error, is never taken to be absent, and is neither overwritten nor removed.
+//
+// A lock whose holder was killed is free at once. One whose holder is stopped, by SIGSTOP or Ctrl-Z,
+// is passed to another process after 5 seconds; when the stopped one goes on, its save fails with
+// [auth.ErrConflict].
+//
+// The store is an [auth.TryLocker], an [auth.Windower] for the processes of one machine, and an
+// [io.Closer].
 func Open(c Config) (auth.Store, error) {
-	dir, err := prepare(c.Path)
+	dir, err := prepare(c)
 	if err != nil {
 		return nil, &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, err)}
 	}
-	return store{dir}, nil
+	s := &store{dir: dir, beat: beat, seen: map[string]sighting{}}
+	s.closing, s.shut = context.WithCancel(context.Background())
+	return s, nil
 }
 
-func prepare(path string) (string, error) {
-	if path == "" {
+func prepare(c Config) (string, error) {
+	if c.Path == "" {
 		return "", errors.New("no directory given")
 	}
-	dir, err := filepath.Abs(path)
+	dir, err := filepath.Abs(c.Path)
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir, c.AllowWritableParents); err != nil {
 		return "", err
 	}
 	return dir, private(dir, os.Geteuid())
 }
 
-type store struct{ dir string }
+type store struct {
+	dir  string
+	beat time.Duration
 
-func (s store) Load(_ context.Context, key string) (auth.Record, error) {
+	mu      sync.Mutex
+	seen    map[string]sighting // by key
+	closed  bool
+	closing context.Context // ends with Close
+	shut    context.CancelFunc
+	running sync.WaitGroup // slots that are being released
+}
+
+// Format shows the directory, for every verb.
+func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "filestore(%s)", s.dir) }
+
+// Close waits until the slots that were released are so for other processes too, which is no longer
+// than a second.
+func (s *store) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+	s.shut()
+	return nil
+}
+
+// background runs f, with a context that ends after the time given or with Close.
+func (s *store) background(limit time.Duration, f func(ctx context.Context)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.running.Go(func() {
+		ctx, cancel := context.WithTimeout(s.closing, limit)
+		defer cancel()
+		f(ctx)
+	})
+}
+
+func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
 	path := s.path(key, ".json")
-	b, err := os.ReadFile(path)
+	err := ctx.Err() // what hangs in the system would outlast it
+	var b []byte
+	if err == nil {
+		b, err = readFile(path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		// Without its directory, nobody knows what the record was.
 		if _, err = os.Stat(s.dir); err == nil {
@@ -82,7 +152,7 @@ func (s store) Load(_ context.Context, key string) (auth.Record, error) {
 	return r, nil
 }
 
-func (s store) Save(ctx context.Context, key string, r auth.Record) error {
+func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
 	done, err := s.begin(ctx, key, r.Version)
 	if err != nil {
 		return err
@@ -100,7 +170,7 @@ func (s store) Save(ctx context.Context, key string, r auth.Record) error {
 	return s.sync()
 }
 
-func (s store) Delete(ctx context.Context, key string, version uint64) error {
+func (s *store) Delete(ctx context.Context, key string, version uint64) error {
 	done, err := s.begin(ctx, key, version)
 	if err != nil {
 		return err
@@ -115,13 +185,10 @@ func (s store) Delete(ctx context.Context, key string, version uint64) error {
 	return s.sync()
 }
 
-func (s store) Lock(ctx context.Context, key string) (func(), error) {
-	return lock(ctx, s.path(key, ".lock"))
-}
-
 // begin makes the caller the only one to change key's record, if that has the version given.
-func (s store) begin(ctx context.Context, key string, version uint64) (done func(), err error) {
-	done, err = lock(ctx, s.path(key, ".save.lock"))
+func (s *store) begin(ctx context.Context, key string, version uint64) (done func(), err error) {
+	path := s.path(key, ".save.lock")
+	done, err = poll(ctx, path, time.Millisecond, 50*time.Millisecond, func() (func(), error) { return try(path) })
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +206,7 @@ func (s store) begin(ctx context.Context, key string, version uint64) (done func
 
 // sweep removes what killed processes left of key. Those alive write only while they are the
 // only one, see begin.
-func (s store) sweep(key string) {
+func (s *store) sweep(key string) {
 	entries, _ := os.ReadDir(s.dir)
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), name(key)+".") && strings.HasSuffix(e.Name(), ".tmp") {
@@ -148,14 +215,14 @@ func (s store) sweep(key string) {
 	}
 }
 
-func (s store) sync() error {
+func (s *store) sync() error {
 	if err := syncDir(s.dir); err != nil {
 		return fmt.Errorf("%w: the change is made, but might not outlast a power failure: %w", auth.ErrStore, err)
 	}
 	return nil
 }
 
-func (s store) path(key, suffix string) string {
+func (s *store) path(key, suffix string) string {
 	return filepath.Join(s.dir, name(key)+suffix)
 }
 
@@ -168,14 +235,6 @@ func name(key string) string {
 	}
 	sum := sha256.Sum256([]byte(key))
 	return "sha256=" + hex.EncodeToString(sum[:])
-}
-
-func lock(ctx context.Context, path string) (unlock func(), err error) {
-	l := flock.New(path)
-	if _, err := l.TryLockContext(ctx, 10*time.Millisecond+rand.N(40*time.Millisecond)); err != nil {
-		return nil, fmt.Errorf("%w: locking %s: %w", auth.ErrStore, path, err)
-	}
-	return sync.OnceFunc(func() { l.Unlock() }), nil
 }
 
 // replace puts b in the place of the file at path, or leaves that as it is.

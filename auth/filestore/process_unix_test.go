@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -29,12 +30,18 @@ const (
 	increments = 20
 )
 
-var helpers = map[string]func(s auth.Store) error{
+// shortBeat is how often holders show life in tests that wait for real.
+const shortBeat = 100 * time.Millisecond
+
+var helpers = map[string]func(s *store) error{
 	"save":      helpSave,
 	"increment": helpIncrement,
 	"compete":   helpCompete,
 	"full":      helpFull,
 	"read-only": helpReadOnly,
+	"hold":      helpHold,
+	"send":      helpSend,
+	"take":      helpTake,
 }
 
 func TestMain(m *testing.M) {
@@ -50,6 +57,8 @@ func TestMain(m *testing.M) {
 	}
 	s, err := Open(Config{Path: os.Args[1]})
 	if err == nil {
+		s := s.(*store)
+		s.beat = shortBeat
 		err = help(s)
 	}
 	if err != nil {
@@ -59,9 +68,9 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-func helper(ctx context.Context, name, dir string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, os.Args[0], dir)
-	cmd.Env = append(os.Environ(), helperEnv+"="+name)
+func helper(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0") // or each takes a second to end
 	return cmd
 }
 
@@ -69,7 +78,7 @@ func helper(ctx context.Context, name, dir string) *exec.Cmd {
 func pages(version uint64) string { return strings.Repeat(fmt.Sprintf("%d+/=&%% ", version), 1<<10) }
 
 // helpSave saves until it is killed, and tells each version that it has saved.
-func helpSave(s auth.Store) error {
+func helpSave(s *store) error {
 	r, err := s.Load(context.Background(), "k")
 	for err == nil {
 		r.Data = []byte(pages(r.Version + 1))
@@ -81,14 +90,14 @@ func helpSave(s auth.Store) error {
 	return err
 }
 
-// Two hundred processes are killed while they save. Each time the record is whole, is not older
-// than what the process had said to have saved, and at most one save newer.
 func TestKilledProcesses(t *testing.T) {
 	t.Parallel()
-	kills := 100 // in each of two directories at a time
-	if testing.Short() {
-		kills = 10
-	}
+	killProcesses(t, 10)
+}
+
+// killProcesses kills processes while they save, in two directories at a time. Each time the record
+// is whole, is not older than what the process had said to have saved, and at most one save newer.
+func killProcesses(t *testing.T, kills int) {
 	for _, lane := range []string{"a", "b"} {
 		t.Run(lane, func(t *testing.T) {
 			t.Parallel()
@@ -165,7 +174,7 @@ func add(r auth.Record) auth.Record {
 }
 
 // helpIncrement counts under the lock, so that no save meets a conflict.
-func helpIncrement(s auth.Store) error {
+func helpIncrement(s *store) error {
 	for range increments {
 		unlock, err := s.Lock(context.Background(), "k")
 		if err != nil {
@@ -184,7 +193,7 @@ func helpIncrement(s auth.Store) error {
 }
 
 // helpCompete counts without the lock, by trying again after each conflict.
-func helpCompete(s auth.Store) error {
+func helpCompete(s *store) error {
 	for done := 0; done < increments; {
 		r, err := s.Load(context.Background(), "k")
 		if err == nil {
@@ -221,8 +230,271 @@ func TestManyProcesses(t *testing.T) {
 	}
 }
 
+// helpHold holds the lock until it is told to go on, and then saves the record that it knew.
+func helpHold(s *store) error {
+	unlock, err := s.Lock(context.Background(), "k")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	fmt.Println("locked")
+	fmt.Scanln()
+	return s.Save(context.Background(), "k", auth.Record{Data: []byte("of the holder")})
+}
+
+// hold starts a process that holds the lock.
+func hold(t *testing.T, dir string) (cmd *exec.Cmd, goOn io.Closer, out *bufio.Reader) {
+	t.Helper()
+	cmd = helper(t.Context(), "hold", dir)
+	goOn, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out = bufio.NewReader(stdout)
+	if line, err := out.ReadString('\n'); line != "locked\n" {
+		t.Fatalf("the process failed: %s, %v", line, err)
+	}
+	return cmd, goOn, out
+}
+
+func kill(t *testing.T, cmd *exec.Cmd, signal syscall.Signal) {
+	t.Helper()
+	if err := cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	if signal == syscall.SIGKILL {
+		cmd.Wait()
+	}
+}
+
+func TestStoppedHolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cmd, goOn, out := hold(t, dir)
+	kill(t, cmd, syscall.SIGSTOP)
+	s := beating(t, dir, shortBeat)
+	begun := time.Now()
+	unlock, err := s.Lock(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took < lifelessBeats*shortBeat {
+		t.Errorf("the stopped process was passed over after %v", took)
+	}
+	save(t, s, "k", 0, "of the next")
+	unlock()
+	kill(t, cmd, syscall.SIGCONT)
+	goOn.Close()
+	if line, _ := out.ReadString('\n'); !strings.HasPrefix(line, auth.ErrConflict.Error()) {
+		t.Errorf("the stopped process saved with %q, want ErrConflict", line)
+	}
+	cmd.Wait()
+	want(t, s, "k", 1, "of the next")
+	s.beat = time.Hour // whoever waits for a change now would not end
+	if unlock = tryLock(t, s, 1); unlock == nil {
+		t.Fatal("the lock is not free after the process has ended")
+	}
+	unlock()
+}
+
+func TestKilledHolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cmd, _, _ := hold(t, dir)
+	kill(t, cmd, syscall.SIGKILL)
+	if unlock := tryLock(t, beating(t, dir, time.Hour), 0); unlock == nil {
+		t.Error("the lock of a killed process is not free at once")
+	} else {
+		unlock()
+	}
+}
+
+// A process that took the place of a stopped one is killed, and the stopped one still has its lock.
+func TestKilledNextHolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	defer stopped(t, dir, "k.lock", "of the stopped")()
+	cmd, _, _ := hold(t, dir)
+	kill(t, cmd, syscall.SIGKILL)
+	unlock, err := beating(t, dir, shortBeat).Lock(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}
+
+// senders gives the window of the processes of send. They may be kept waiting for long between Take
+// and Release, so the hold is.
+func senders(s auth.Store, per time.Duration) (auth.Window, auth.Limit) {
+	limit := auth.Limit{Requests: 20, Per: per}
+	return windowOf(s, time.Hour, limit), limit
+}
+
+// helpSend sends at full speed until it is killed, and tells when.
+func helpSend(s *store) error {
+	per, err := time.ParseDuration(os.Args[2])
+	if err != nil {
+		return err
+	}
+	w, _ := senders(s, per)
+	for n := 0; ; n++ {
+		id := fmt.Sprint(os.Getpid(), n)
+		wait, _, err := w.Take(context.Background(), id)
+		if err != nil {
+			return err
+		}
+		if wait > 0 {
+			time.Sleep(wait)
+			continue
+		}
+		fmt.Println(time.Now().UnixMicro())
+		w.Release(id, true)
+	}
+}
+
+// send runs a process that sends until ctx ends, and reports each request.
+func send(ctx context.Context, t *testing.T, dir string, per time.Duration, sent func(time.Time)) {
+	cmd := helper(ctx, "send", dir, per.String())
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		us, err := strconv.ParseInt(lines.Text(), 10, 64)
+		if err != nil {
+			t.Errorf("the process failed: %s", lines.Text())
+		}
+		sent(time.UnixMicro(us))
+	}
+	cmd.Wait()
+}
+
+// sendAll runs processes that together make so many requests at 20 a second, and fails the test if
+// there is a second with more. It returns how long that took.
+func sendAll(t *testing.T, processes, requests int) time.Duration {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	dir := t.TempDir()
+	var mu sync.Mutex
+	var sent []time.Time
+	var wg sync.WaitGroup
+	for range processes {
+		wg.Go(func() {
+			send(ctx, t, dir, time.Second, func(at time.Time) {
+				mu.Lock()
+				defer mu.Unlock()
+				if sent = append(sent, at); len(sent) == requests {
+					cancel()
+				}
+			})
+		})
+	}
+	wg.Wait()
+	if len(sent) < requests {
+		t.Fatalf("%d requests, want %d", len(sent), requests)
+	}
+	_, limit := senders(open(t, dir), time.Second)
+	checkLimit(t, sent, limit)
+	return sent[requests-1].Sub(sent[0])
+}
+
+func TestWindowOfProcesses(t *testing.T) {
+	t.Parallel()
+	sendAll(t, 8, 60)
+}
+
+func TestWindowOfKilledSenders(t *testing.T) {
+	t.Parallel()
+	killSenders(t, 5)
+}
+
+// killSenders kills processes while they send. The window stays whole, and the limit holds.
+func killSenders(t *testing.T, kills int) {
+	const per = 10 * time.Millisecond
+	dir := t.TempDir()
+	var sent []time.Time
+	for range kills {
+		ctx, cancel := context.WithCancel(t.Context())
+		first := true
+		send(ctx, t, dir, per, func(at time.Time) {
+			if sent = append(sent, at); first {
+				time.AfterFunc(rand.N(15*time.Millisecond), cancel)
+			}
+			first = false
+		})
+		cancel()
+	}
+	w, limit := senders(open(t, dir), per)
+	checkLimit(t, sent, limit)
+	if _, _, err := w.Take(t.Context(), "after"); err != nil {
+		t.Error(err)
+	}
+}
+
+// helpTake takes the one slot, and keeps it.
+func helpTake(s *store) error {
+	fmt.Println(time.Now().UnixMicro())
+	wait, _, err := single(s).Take(context.Background(), "of the killed")
+	fmt.Println(wait, err)
+	fmt.Scanln()
+	return err
+}
+
+const singleHold, singlePer = 500 * time.Millisecond, 100 * time.Millisecond
+
+func single(s auth.Store) auth.Window {
+	return windowOf(s, singleHold, auth.Limit{Requests: 1, Per: singlePer})
+}
+
+func TestWindowOfAKilledProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cmd := helper(t.Context(), "take", dir)
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var us int64
+	var wait, failed string
+	if n, err := fmt.Fscan(out, &us, &wait, &failed); n != 3 || wait != "0s" || failed != "<nil>" {
+		t.Fatalf("the process waits for %s, %s, %v", wait, failed, err)
+	}
+	kill(t, cmd, syscall.SIGKILL)
+	w := single(open(t, dir))
+	for {
+		wait, _, err := w.Take(t.Context(), "next")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wait == 0 {
+			break
+		}
+		time.Sleep(wait)
+	}
+	if after := time.Since(time.UnixMicro(us)); after <= singleHold+singlePer {
+		t.Errorf("the slot of the killed process came back after %v", after)
+	}
+}
+
 // helpFull has its write refused by a limit, as a full disk would.
-func helpFull(s auth.Store) error {
+func helpFull(s *store) error {
 	signal.Ignore(syscall.SIGXFSZ)
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}); err != nil {
 		return err
@@ -249,7 +521,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 // helpReadOnly succeeds if all that changes a file fails, and reading does not.
-func helpReadOnly(s auth.Store) error {
+func helpReadOnly(s *store) error {
 	ctx := context.Background()
 	_, lock := s.Lock(ctx, "new")
 	for op, err := range map[string]error{
@@ -312,6 +584,7 @@ func TestModes(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
+	take(t, single(s), "1", 0)
 	seen := 0
 	err = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -331,8 +604,8 @@ func TestModes(t *testing.T) {
 		seen++
 		return nil
 	})
-	if err != nil || seen != 5 {
-		t.Errorf("%d files and directories, %v; want 5", seen, err)
+	if err != nil || seen != 8 {
+		t.Errorf("%d files and directories, %v; want 8", seen, err)
 	}
 }
 
