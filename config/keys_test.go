@@ -96,7 +96,7 @@ var (
 		"requests": "15000", "per": "1h", "max_concurrency": "8", "connection": "close", "ca_file": "/etc/itsmauth/ca.pem",
 		"cert_file": "/etc/itsmauth/client.pem", "key_file": "/etc/itsmauth/client.key", "server_name": "itsm.internal", "min_version": "TLS13",
 		"insecure_skip_verify": "true", "proxy_url": "http://proxy.example.com:3128", "allowed_origins": "[https://files.example.com]",
-		"allow_http": "true", "user_agent": "sync/2.1", "type": "file", "path": "/var/lib/itsmauth", "encryption": "none",
+		"allow_http": "true", "user_agent": "sync/2.1", "type": "file", "path": "/var/lib/itsmauth", "allow_writable_parents": "true", "encryption": "none",
 		"encryption_keys": `["${env:ITSMAUTH_KEY}"]`, "url": "rediss://sync:${env:REDIS_PASSWORD}@redis.example.com:6379/0", "key_prefix": `"prod:"`,
 		"client_id": "itsm-sync", "client_secret": "${file:/run/secrets/client_secret}", "username": "sync", "password": "${env:ITSM_PASSWORD}",
 		"auth_string": "${env:WC_AUTH_STRING}", "redirect_uri": "http://127.0.0.1:8400/callback", "token_header": "authorization",

@@ -37,7 +37,8 @@ type Config struct {
 	// Path is the directory. If absent it is made, with its parents, for this user alone (0700).
 	Path string `yaml:"path" required:"true" path:"true"`
 	// AllowWritableParents accepts a directory whose parents other users can write, such as one in
-	// an emptyDir of Kubernetes. Who can write them can replace the directory. The default is false.
+	// an emptyDir of Kubernetes. Those users can replace the directory, and its tokens by their
+	// own. The default is false.
 	AllowWritableParents bool `yaml:"allow_writable_parents"`
 }
 
