@@ -19,23 +19,8 @@ import (
 func connections(o *Options) *http.Transport {
 	dialer := &net.Dialer{Timeout: o.AttemptTimeout, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			latest := new(atomic.Pointer[dialed]) // nobody's, if a Wrap sends a request of its own
-			if c, ok := ctx.Value(callKey{}).(*call); ok {
-				latest = &c.dialed
-			}
-			dialing := new(dialed)
-			latest.Store(dialing)
-			conn, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				latest.CompareAndSwap(dialing, nil)
-				return nil, &dialError{err}
-			}
-			made := &dialed{Conn: conn, made: time.Now()}
-			latest.CompareAndSwap(dialing, made)
-			return made, nil
-		},
+		Proxy:       http.ProxyFromEnvironment,
+		DialContext: noted(dialer.DialContext),
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 			switch resp.StatusCode {
 			case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy says 401 to a wrong password
@@ -59,6 +44,28 @@ func connections(o *Options) *http.Transport {
 		t.TLSClientConfig = o.TLS.Clone()
 	}
 	return t
+}
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// noted lets the call find the connection that dial makes for it.
+func noted(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		latest := new(atomic.Pointer[dialed]) // nobody's, if a Wrap sends a request of its own
+		if c, ok := ctx.Value(callKey{}).(*call); ok {
+			latest = &c.dialed
+		}
+		dialing := new(dialed)
+		latest.Store(dialing)
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			latest.CompareAndSwap(dialing, nil)
+			return nil, &dialError{err}
+		}
+		made := &dialed{Conn: conn, made: time.Now()}
+		latest.CompareAndSwap(dialing, made)
+		return made, nil
+	}
 }
 
 // errProxyAuth is not for Session to repeat: proxies lock accounts.

@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"context"
 	"crypto/tls"
 	"math"
 	"net"
@@ -8,34 +9,27 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
 // A connection of HTTP/2 that has died without a word does not take all calls with it.
 func TestDeadHTTP2Connection(t *testing.T) {
 	t.Parallel()
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a NAT that forgets its first connection
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	var n, dead atomic.Int64
-	go func() {
-		for {
-			a, err := l.Accept()
+	synctest.Test(t, func(t *testing.T) {
+		ca := testpki.New(t)
+		srv := serveInMemory(t, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "api.example.com", time.Now().Add(time.Hour))}},
+			func(http.ResponseWriter, *http.Request) {})
+		var n, dead atomic.Int64
+		nat := func(ctx context.Context, network, addr string) (net.Conn, error) { // forgets its first connection
+			there, err := srv.Dial(ctx, network, addr)
 			if err != nil {
-				return
+				return nil, err
 			}
-			b, err := net.Dial("tcp", srv.Listener.Addr().String())
-			if err != nil {
-				return
-			}
+			ours, here := net.Pipe()
 			id := n.Add(1)
 			pipe := func(dst, src net.Conn) {
 				defer dst.Close()
@@ -50,22 +44,25 @@ func TestDeadHTTP2Connection(t *testing.T) {
 					}
 				}
 			}
-			go pipe(a, b)
-			go pipe(b, a)
+			go pipe(here, there)
+			go pipe(there, here)
+			return ours, nil
 		}
-	}()
-	at := "https://" + l.Addr().String()
-	c := client(t, new(product), at, transport.Options{Retry: quick, Timeout: 10 * time.Second,
-		AttemptTimeout: 300 * time.Millisecond, TLS: &tls.Config{InsecureSkipVerify: true}})
-	for i := range 4 {
-		resp, err := c.Get(at)
-		if err != nil {
-			t.Errorf("call %d: %v; %d connections made", i, err, n.Load())
-			continue
+		c := client(t, new(product), "https://api.example.com", inMemory(nat, transport.Options{TLS: &tls.Config{RootCAs: ca.Pool()}}))
+		for i := range 4 {
+			resp, err := c.Get("https://api.example.com/")
+			if err != nil {
+				t.Fatalf("call %d: %v; %d connections made", i, err, n.Load())
+			}
+			if resp.Body.Close(); resp.ProtoMajor != 2 {
+				t.Error(resp.Proto)
+			}
+			dead.Store(1)
 		}
-		resp.Body.Close()
-		dead.Store(1)
-	}
+		if n.Load() != 2 {
+			t.Errorf("%d connections, want 2", n.Load())
+		}
+	})
 }
 
 func TestExtremes(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// faultServer is a listener on loopback that treats each connection as its play says.
+// faultServer treats each connection as its play says.
 type faultServer struct {
 	addr  string
 	play  func(s *faultServer, c *peer)
@@ -28,18 +28,23 @@ type faultServer struct {
 // peer is one connection, with what a play does to it.
 type peer struct {
 	net.Conn
-	tcp *net.TCPConn
+	tcp *net.TCPConn // nil in memory
 	r   *bufio.Reader
 	s   *faultServer
 	n   int64 // the how manieth connection
 }
 
+// serveFaults serves on loopback.
 func serveFaults(t testing.TB, config *tls.Config, play func(s *faultServer, c *peer)) *faultServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveFaultsOn(t, l, config, play)
+}
+
+func serveFaultsOn(t testing.TB, l net.Listener, config *tls.Config, play func(s *faultServer, c *peer)) *faultServer {
 	s := &faultServer{addr: l.Addr().String(), play: play, tls: config, gone: make(chan struct{}), seen: make(chan struct{}), idle: make(chan struct{})}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -48,20 +53,21 @@ func serveFaults(t testing.TB, config *tls.Config, play func(s *faultServer, c *
 			if err != nil {
 				return
 			}
-			c := &peer{Conn: conn, tcp: conn.(*net.TCPConn), s: s, n: s.conns.Add(1)}
+			c := &peer{Conn: conn, s: s, n: s.conns.Add(1)}
+			c.tcp, _ = conn.(*net.TCPConn)
 			wg.Go(func() {
-				defer c.tcp.Close()
+				defer conn.Close()
 				stop := make(chan struct{})
 				defer close(stop)
 				wg.Go(func() { // a stuck peer ends with the test
 					select {
 					case <-s.gone:
-						c.tcp.Close()
+						conn.Close()
 					case <-stop:
 					}
 				})
 				if s.tls != nil {
-					c.Conn = tls.Server(c.tcp, s.tls)
+					c.Conn = tls.Server(conn, s.tls)
 				}
 				c.r = bufio.NewReader(c.Conn)
 				s.play(s, c)
@@ -103,9 +109,11 @@ func (c *peer) reset() {
 	c.tcp.Close()
 }
 
-// half says that nothing more will come, and goes on listening.
+// half says that nothing more will come, and goes on listening. In memory it only listens.
 func (c *peer) half() {
-	c.tcp.CloseWrite()
+	if c.tcp != nil {
+		c.tcp.CloseWrite()
+	}
 	io.Copy(io.Discard, c.r)
 }
 

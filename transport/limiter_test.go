@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sort"
 	"strconv"
 	"sync"
 	"testing"
@@ -33,13 +34,7 @@ func (a *arrivals) note() {
 func (a *arrivals) within(d time.Duration) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := 0
-	for _, t := range a.at {
-		if time.Since(t) <= d {
-			n++
-		}
-	}
-	return n
+	return len(a.at) - sort.Search(len(a.at), func(i int) bool { return time.Since(a.at[i]) <= d })
 }
 
 // check fails for a window, both ends included, with more than limit allows.

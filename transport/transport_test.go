@@ -70,20 +70,6 @@ func client(t testing.TB, p *product, base string, o transport.Options) *http.Cl
 	return c
 }
 
-// unhurried tries f, whose measure is real time, which a busy machine may spoil: then again with all
-// times four times as long, and once more.
-func unhurried(t *testing.T, f func(scale time.Duration) error) {
-	t.Helper()
-	var err error
-	for _, scale := range []time.Duration{1, 4, 16} {
-		if err = f(scale); err == nil {
-			return
-		}
-		t.Logf("with times × %d: %v", scale, err)
-	}
-	t.Error(err)
-}
-
 var quick = transport.Retry{MinBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond}
 
 func TestRetries(t *testing.T) {
@@ -932,7 +918,7 @@ func TestBudget(t *testing.T) {
 			attempts.Add(1)
 			return answer(500), nil
 		})
-		const calls = 10_000 // in 10 s
+		const calls = 2000 // in 10 s
 		var wg sync.WaitGroup
 		for range calls {
 			wg.Go(func() {
@@ -940,7 +926,7 @@ func TestBudget(t *testing.T) {
 					resp.Body.Close()
 				}
 			})
-			time.Sleep(time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
 		}
 		wg.Wait()
 		if n := attempts.Load(); n < calls*105/100 || n > calls*11/10+20 {

@@ -13,25 +13,28 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
+// inbound sends part of a body to a server that sends it on to up as it comes, and gives what that one
+// got. It is not for a synctest bubble: such a body's Close waits for its Read with a mutex.
 func inbound(t *testing.T, c *http.Client, up string) string {
-	took := make(chan string, 1)
+	got := make(chan string, 1)
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		req, _ := http.NewRequest("POST", up, r.Body)
 		req.ContentLength = r.ContentLength
 		resp, err := c.Do(req)
 		if err != nil {
-			took <- err.Error()
+			got <- err.Error()
 			return
 		}
 		defer resp.Body.Close()
 		b, err := io.ReadAll(resp.Body)
-		took <- fmt.Sprint(resp.StatusCode, " ", string(b), " ", err)
+		got <- fmt.Sprint(resp.StatusCode, " ", string(b), " ", err)
 	}))
 	defer front.Close()
 	conn, err := net.Dial("tcp", front.Listener.Addr().String())
@@ -40,20 +43,16 @@ func inbound(t *testing.T, c *http.Client, up string) string {
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc")
-	select {
-	case s := <-took:
-		return s
-	case <-time.After(30 * time.Second):
-		return "hangs"
-	}
+	return <-got
 }
 
 func TestInboundBodyStalls(t *testing.T) {
 	t.Parallel()
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
 	defer up.Close()
-	c := client(t, new(product), up.URL, transport.Options{AttemptTimeout: 300 * time.Millisecond, Timeout: 20 * time.Second})
-	if s := inbound(t, c, up.URL); !strings.Contains(s, "did not flow") {
+	c := client(t, new(product), up.URL, transport.Options{AttemptTimeout: 300 * time.Millisecond, Timeout: time.Hour})
+	// On a slow machine the limit may pass before the body's beginning has left.
+	if s := inbound(t, c, up.URL); !strings.Contains(s, "did not flow") && !strings.Contains(s, "silence") {
 		t.Error(s)
 	}
 }
@@ -80,65 +79,59 @@ func TestEarlyAnswerToInboundBody(t *testing.T) {
 	}
 }
 
-// After a failure the request is its caller's to change, as with net/http.
+// After a failure the request is its caller's to change, as with net/http. The race detector finds whoever
+// still reads it.
 func TestRequestAfterFailure(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
 	defer srv.Close()
-	for name, rt := range map[string]http.RoundTripper{"net/http": new(http.Transport), "ours": client(t, new(product), srv.URL, transport.Options{}).Transport} {
-		t.Run(name, func(t *testing.T) {
-			for range 1500 {
-				ctx, cancel := context.WithCancel(t.Context())
-				req, _ := http.NewRequestWithContext(ctx, "POST", srv.URL, io.NopCloser(strings.NewReader("hello")))
-				req.Header.Set("X-A", "b")
-				time.AfterFunc(time.Duration(rand.IntN(300))*time.Microsecond, cancel)
-				if resp, err := rt.RoundTrip(req); err == nil {
-					io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-				} else { // no response: the request is the caller's again
-					req.URL.RawQuery = "a=b"
-					req.Header["X-A"][0] = "c"
-				}
-				cancel()
-			}
-		})
+	rt := client(t, new(product), srv.URL, transport.Options{}).Transport
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		req, _ := http.NewRequestWithContext(ctx, "POST", srv.URL, io.NopCloser(strings.NewReader("hello")))
+		req.Header.Set("X-A", "b")
+		time.AfterFunc(time.Duration(rand.IntN(300))*time.Microsecond, cancel)
+		if resp, err := rt.RoundTrip(req); err == nil {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		} else { // no response: the request is the caller's again
+			req.URL.RawQuery = "a=b"
+			req.Header["X-A"][0] = "c"
+		}
+		cancel()
 	}
 }
 
 func TestWaitForSlotIsNoSilence(t *testing.T) {
 	t.Parallel()
-	unhurried(t, func(scale time.Duration) error { return waitForSlot(t, scale) })
-}
-
-func waitForSlot(t *testing.T, scale time.Duration) error {
-	var n atomic.Int64
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if n.Add(1) == 1 { // answers before the body is there
-			w.Header().Set("Connection", "close")
-			http.Error(w, "token", http.StatusUnauthorized)
-			return
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		up := serveInMemory(t, nil, func(w http.ResponseWriter, r *http.Request) {
+			if n.Add(1) == 1 { // answers before the body is there
+				w.Header().Set("Connection", "close")
+				http.Error(w, "token", http.StatusUnauthorized)
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+		})
+		c := client(t, new(product), "http://api.example.com", inMemory(up.Dial, transport.Options{
+			Limiter: transport.NewLimiter([]auth.Limit{{Requests: 1, Per: time.Minute}}, 0), Timeout: time.Hour}))
+		data := make([]byte, 1<<20)
+		pr, pw := io.Pipe()
+		defer pw.Close()
+		go pw.Write(data[:100])
+		req, _ := http.NewRequest("POST", "http://api.example.com/", pr)
+		req.ContentLength = 1 << 20
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatalf("%v; %d requests", err, n.Load())
 		}
-		io.Copy(io.Discard, r.Body)
-	}))
-	defer srv.Close()
-	l := transport.NewLimiter([]auth.Limit{{Requests: 1, Per: scale * time.Second}}, 0)
-	c := client(t, new(product), srv.URL, transport.Options{Limiter: l, AttemptTimeout: scale * 300 * time.Millisecond, Timeout: scale * 10 * time.Second})
-	data := make([]byte, 1<<20)
-	pr, pw := io.Pipe()
-	defer pw.Close()
-	go pw.Write(data[:100])
-	req, _ := http.NewRequest("POST", srv.URL, pr)
-	req.ContentLength = 1 << 20
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
-	resp, err := c.Do(req)
-	if err != nil {
-		return fmt.Errorf("%w; %d requests", err, n.Load())
-	}
-	resp.Body.Close()
-	if resp.StatusCode != 200 {
-		return errors.New(resp.Status)
-	}
-	return nil
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Error(resp.Status)
+		}
+	})
 }
 
 // A wrong Content-Length is the caller's mistake, and no answer of the product.

@@ -39,19 +39,20 @@ func (l *Listener) Close() error {
 // Addr implements [net.Listener].
 func (l *Listener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80} }
 
+// Dial makes a connection to l, as [http.Transport].DialContext does.
+func (l *Listener) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case l.conns <- theirs:
+		return ours, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // Client makes an HTTP client whose every connection is to l. The caller closes its idle ones.
 func (l *Listener) Client() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ours, theirs := net.Pipe()
-			select {
-			case l.conns <- theirs:
-				return ours, nil
-			case <-l.closed:
-				return nil, net.ErrClosed
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		},
-	}}
+	return &http.Client{Transport: &http.Transport{DialContext: l.Dial}}
 }

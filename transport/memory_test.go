@@ -1,0 +1,45 @@
+package transport_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
+	"github.com/itsmauth/itsmauth/transport"
+)
+
+// inMemory makes dial the way to every host, for clients in a synctest bubble.
+func inMemory(dial func(ctx context.Context, network, addr string) (net.Conn, error), o transport.Options) transport.Options {
+	o.AllowHTTP = true
+	if o.Proxy == nil {
+		o.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // and not the environment's
+	}
+	wrap := o.Wrap
+	o.Wrap = func(next http.RoundTripper) http.RoundTripper {
+		next.(*http.Transport).DialContext = transport.Noted(dial)
+		if wrap != nil {
+			next = wrap(next)
+		}
+		return next
+	}
+	return o
+}
+
+// serveInMemory serves until the bubble ends; without a certificate plain HTTP.
+func serveInMemory(t testing.TB, config *tls.Config, h http.HandlerFunc) *memnet.Listener {
+	l := memnet.Listen()
+	srv := &http.Server{Handler: h, TLSConfig: config, ErrorLog: log.New(io.Discard, "", 0)}
+	if config == nil {
+		go srv.Serve(l)
+	} else {
+		go srv.ServeTLS(l, "", "")
+	}
+	t.Cleanup(func() { srv.Close() })
+	return l
+}
