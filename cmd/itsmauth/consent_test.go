@@ -24,14 +24,14 @@ func TestDoctorCountsConsentDays(t *testing.T) {
 		{2*24*time.Hour + time.Hour, "warning", "2 days left"},
 	} {
 		c := newConsented(t, test.lifetime)
-		out, err := c.command("check", "--online", "--output", "json").Output()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
+		code, out, stderr := c.run("check", "--online", "--output", "json")
+		if code != 0 {
+			t.Fatal(code, out, stderr)
 		}
 		var list []struct {
 			Checks []struct{ Check, Status, Message, Fix string }
 		}
-		if err := json.Unmarshal(out, &list); err != nil || len(list) != 1 {
+		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 1 {
 			t.Fatalf("%v: %s", err, out)
 		}
 		found := false
@@ -58,13 +58,10 @@ func TestCallLosesConsent(t *testing.T) {
 	c := newConsented(t, 0)
 	c.edit(func(r map[string]any) { r["refresh_token"] = "spent" })
 	c.sso.RevokeAll()
-	cmd := c.command("call", "remedy", "/api/arsys/v1/entry/HPD:IncidentInterface")
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	_ = cmd.Run() // whose error is in the code
-	if code := cmd.ProcessState.ExitCode(); code != 3 || !strings.Contains(stdout.String(), "Authentication failed") ||
-		!strings.Contains(stderr.String(), "answered 401 Unauthorized, and there is no other token: remedy: ") || !strings.HasSuffix(stderr.String(), "; run: itsmauth login remedy\n") {
-		t.Errorf("exit %d, %s%s", code, &stdout, &stderr)
+	code, stdout, stderr := c.run("call", "remedy", "/api/arsys/v1/entry/HPD:IncidentInterface")
+	if code != 3 || !strings.Contains(stdout, "Authentication failed") ||
+		!strings.Contains(stderr, "answered 401 Unauthorized, and there is no other token: remedy: ") || !strings.HasSuffix(stderr, "; run: itsmauth login remedy\n") {
+		t.Errorf("exit %d, %s%s", code, stdout, stderr)
 	}
 }
 

@@ -17,9 +17,9 @@ import (
 )
 
 // explain shows a file's problems to a person: each with its line and a caret, and what to do.
-func (a *app) explain(problems config.Problems) {
+func (a *app) explain(problems config.Problems, v words) {
 	data, _ := os.ReadFile(a.path()) // without it there are no lines to show
-	paint, v := painter(a.stderr), vocabulary()
+	paint := painter(a.stderr)
 	for _, p := range problems {
 		message, fix, _ := strings.Cut(p.Message, "; ")
 		if p.Path != "" {

@@ -15,6 +15,7 @@ import (
 
 func TestExplain(t *testing.T) {
 	t.Parallel()
+	v := vocabulary()
 	const head = "version: 1\nconnectors:\n  remedy:\n    provider: remedy\n    base_url: https://ar.example.com\n"
 	for name, tc := range map[string]struct{ data, want string }{
 		"unknown key": {head + "    client_secrt: hunter2\n", `
@@ -72,7 +73,7 @@ func TestExplain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := explained(t, []byte(tc.data))
+			got := explained(t, v, []byte(tc.data))
 			if !strings.Contains(got, tc.want[1:]) && !strings.Contains(got, strings.TrimSuffix(tc.want[1:], "\n")) {
 				t.Error(cmp.Diff(tc.want[1:], got))
 			}
@@ -84,7 +85,7 @@ func TestExplain(t *testing.T) {
 }
 
 // explained is what a person sees of the problems of a file.
-func explained(t testing.TB, data []byte) string {
+func explained(t testing.TB, v words, data []byte) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "itsmauth.yaml")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
@@ -96,12 +97,14 @@ func explained(t testing.TB, data []byte) string {
 		t.Fatal("no problems:", err)
 	}
 	var stderr bytes.Buffer
-	(&app{file: file, stderr: &stderr}).explain(problems)
+	(&app{file: file, stderr: &stderr}).explain(problems, v)
 	return stderr.String()
 }
 
 // TestExplainShowsNoSecret looks at each broken file of package config, whose secrets these are.
 func TestExplainShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	v := vocabulary()
 	files, err := filepath.Glob("../../config/testdata/*.yaml")
 	if err != nil || len(files) < 60 {
 		t.Fatal(len(files), err)
@@ -114,7 +117,7 @@ func TestExplainShowsNoSecret(t *testing.T) {
 		if _, err := config.Parse(file, data); err == nil {
 			continue
 		}
-		got := explained(t, data)
+		got := explained(t, v, data)
 		for _, part := range []string{"hunter2", "s3cr"} {
 			if strings.Contains(got, part) {
 				t.Errorf("%s shows %s:\n%s", file, part, got)

@@ -165,7 +165,7 @@ func (a *app) report(err error) {
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		if prefix = ""; isTerminal(a.stderr) {
-			a.explain(problems)
+			a.explain(problems, vocabulary())
 			return
 		}
 	}

@@ -32,6 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second
 	testscript.Main(m, map[string]func(){"itsmauth": main})
 }
 
@@ -100,7 +101,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // or each run takes a second
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Values["products"] = products{}
 			return nil
 		},
@@ -167,7 +168,7 @@ func TestScripts(t *testing.T) {
 			"person": func(ts *testscript.TestScript, _ bool, args []string) {
 				cmd := exec.Command("itsmauth", args[2:]...)
 				cmd.Dir = ts.MkAbs(".")
-				cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+ts.Getenv("XDG_STATE_HOME"), "GORACE="+ts.Getenv("GORACE"))
+				cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+ts.Getenv("XDG_STATE_HOME"))
 				var stderr bytes.Buffer
 				cmd.Stderr = &stderr
 				stdout, err := cmd.StdoutPipe()

@@ -3,14 +3,14 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -68,27 +68,29 @@ connectors:
 }
 
 func (c *consented) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("itsmauth", append([]string{"--config", c.yaml}, args...)...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	return cmd
+	return exec.Command("itsmauth", append([]string{"--config", c.yaml}, args...)...)
+}
+
+// run is command in this process.
+func (c *consented) run(args ...string) (code int, stdout, stderr string) {
+	return itsmauth(context.WithoutCancel(c.Context()), append([]string{"--config", c.yaml}, args...)...)
 }
 
 // login runs itsmauth login, and plays the person.
 func (c *consented) login() {
 	c.Helper()
-	cmd := c.command("login", "remedy", "--no-browser")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		c.Fatal(err)
-	}
+	shown, stdout := io.Pipe()
 	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		c.Fatal(err)
-	}
-	lines := bufio.NewReader(out)
+	done := make(chan int)
+	go func() {
+		code := run(context.WithoutCancel(c.Context()), []string{"--config", c.yaml, "login", "remedy", "--no-browser"}, nil, stdout, &stderr)
+		stdout.Close()
+		done <- code
+	}()
+	lines := bufio.NewReader(shown)
 	page, err := lines.ReadString('\n')
 	if err != nil {
+		<-done
 		c.Fatal(err, stderr.String())
 	}
 	back, err := c.sso.Consent(strings.TrimSpace(page))
@@ -101,8 +103,8 @@ func (c *consented) login() {
 	}
 	resp.Body.Close()
 	lines.ReadString(0)
-	if err := cmd.Wait(); err != nil {
-		c.Fatal(err, stderr.String())
+	if code := <-done; code != 0 {
+		c.Fatal(code, stderr.String())
 	}
 }
 
@@ -148,41 +150,31 @@ func (c *consented) marked() time.Time {
 	return record.Pending.Since
 }
 
-// whole is how long a process takes, as a rule, to renew an expired token.
-func (c *consented) whole() time.Duration {
-	c.Helper()
-	var took [3]time.Duration
-	for i := range took {
-		c.expire()
-		start := time.Now()
-		if out, err := c.command("token", "remedy").CombinedOutput(); err != nil {
-			c.Fatalf("%v: %s", err, out)
-		}
-		took[i] = time.Since(start)
-	}
-	slices.Sort(took[:])
-	return took[1]
-}
-
 func TestRotations(t *testing.T) {
 	t.Parallel()
+	rotations(t, 20, 8)
+}
+
+// rotations renews the token that many times, one after the other in this process, and then once in
+// several processes that start together.
+func rotations(t *testing.T, times, processes int) {
 	c := newConsented(t, 0)
 	seen := map[string]bool{}
-	for range 50 {
+	for range times {
 		c.expire()
-		out, err := c.command("token", "remedy").CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
+		code, stdout, stderr := c.run("token", "remedy")
+		if code != 0 {
+			t.Fatal(code, stderr)
 		}
-		seen[string(out)] = true
+		seen[stdout] = true
 	}
-	if st := c.sso.Stats(); st.Rotations != 50 || st.Reuses != 0 || len(seen) != 50 {
-		t.Errorf("%d tokens in 50 processes, %+v", len(seen), st)
+	if st := c.sso.Stats(); st.Rotations != times || st.Reuses != 0 || len(seen) != times {
+		t.Errorf("%d tokens of %d rotations, %+v", len(seen), times, st)
 	}
 
 	c.expire()
 	var wg sync.WaitGroup
-	for range 20 {
+	for range processes {
 		wg.Go(func() {
 			if out, err := c.command("call", "remedy", "/api/arsys/v1/entry/HPD:IncidentInterface").CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
@@ -190,83 +182,70 @@ func TestRotations(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if st := c.sso.Stats(); st.Rotations != 51 || st.Reuses != 0 {
-		t.Errorf("20 processes at once: %+v", st)
+	if st := c.sso.Stats(); st.Rotations != times+1 || st.Reuses != 0 {
+		t.Errorf("%d processes at once: %+v", processes, st)
 	}
 }
 
-// Killed at any point of an exchange, a process leaves a record that is whole. The next one goes on
-// from it, or, where the product had rotated and the kill came before the new token was saved, says
-// so, with the time.
+// A process that is killed during an exchange leaves a record that is whole. The next one goes on from
+// it, or, where the product had rotated the refresh token already, says so, with the time.
 func TestKilledExchanges(t *testing.T) {
-	if testing.Short() {
-		t.Skip("kills 200 processes")
-	}
 	t.Parallel()
-	const kills = 200
-	c := newConsented(t, 0)
-	c.sso.Delay(20 * time.Millisecond)
-
-	var untouched, finished, interrupted, lost int
-	var whole time.Duration // how long a process takes that nobody kills
-	// On a busy machine that changes, and all kills may miss: then there are more.
-	for i := 0; i < kills || i < 3*kills && interrupted+lost == 0; i++ {
-		if i%50 == 0 {
-			whole = c.whole()
+	t.Run("between mark and rotation", func(t *testing.T) {
+		t.Parallel()
+		c := newConsented(t, 0)
+		asked, killed := make(chan struct{}), make(chan struct{})
+		c.sso.BreakToken(func(http.ResponseWriter, *http.Request) bool {
+			close(asked)
+			<-killed
+			return true
+		})
+		c.killAfter(func() { <-asked })
+		c.sso.BreakToken(nil)
+		close(killed)
+		if _, code, stderr := c.next(); code != 0 || c.sso.Stats().Rotations != 1 || !c.marked().IsZero() {
+			t.Errorf("exit %d, %s", code, stderr)
 		}
-		c.expire()
-		before := c.sso.Stats()
-		cmd := c.command("token", "remedy")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(whole/4 + rand.N(whole))
-		cmd.Process.Kill()
-		cmd.Wait()
-
-		marked := c.marked()
-		switch {
-		case !marked.IsZero():
-		case c.sso.Stats().Rotations > before.Rotations:
-			finished++
-			continue
-		default:
-			untouched++
-			continue
-		}
-
-		// The next process would wait until the exchange must be over: let it be.
-		marked = marked.Add(-time.Minute)
-		c.edit(func(r map[string]any) { r["pending"].(map[string]any)["since"] = marked })
-		out, err := c.command("token", "remedy").CombinedOutput()
-		// The one refresh token was spent by whoever came first: the killed process, if the next one was
-		// refused for it.
-		after := c.sso.Stats()
-		rotations, reuses := after.Rotations-before.Rotations, after.Reuses-before.Reuses
-		if rotations != 1 || reuses > 1 {
-			t.Errorf("the killed process and the next one: %d rotations, %d reuses", rotations, reuses)
-		}
-		if reuses == 0 || err == nil {
-			interrupted++
-			if err != nil || !c.marked().IsZero() {
-				t.Errorf("nothing was spent, and still: %v, marked %s: %s", err, c.marked(), out)
+	})
+	t.Run("between rotation and save", func(t *testing.T) {
+		t.Parallel()
+		c := newConsented(t, 0)
+		c.sso.Delay(time.Hour)
+		c.killAfter(func() {
+			for c.sso.Stats().Rotations == 0 {
+				time.Sleep(time.Millisecond)
 			}
-			if reuses > 0 { // the killed one's request was late, and has ended the next one's token
-				c.login()
-			}
-			continue
+		})
+		c.sso.Delay(0)
+		if marked, code, stderr := c.next(); code != 3 || !strings.Contains(stderr, interruptedAt(marked)) {
+			t.Errorf("exit %d, %s", code, stderr)
 		}
-		lost++
-		var exit *exec.ExitError
-		says := "an exchange was interrupted at " + marked.Format(time.RFC3339)
-		if exit, _ = err.(*exec.ExitError); exit == nil || exit.ExitCode() != 3 || !strings.Contains(string(out), says) {
-			t.Errorf("%v: %s\nwant exit code 3 and %q", err, out, says)
-		}
-		c.login()
+	})
+}
+
+// killAfter starts a process that renews the expired token, and kills it when wait returns.
+func (c *consented) killAfter(wait func()) {
+	c.Helper()
+	c.expire()
+	cmd := c.command("token", "remedy")
+	if err := cmd.Start(); err != nil {
+		c.Fatal(err)
 	}
-	t.Logf("%d kills: %d before the exchange, %d after its save; %d between mark and rotation, which lost nothing; %d between rotation and save, which the next start said",
-		kills, untouched, finished, interrupted, lost)
-	if interrupted+lost == 0 {
-		t.Error("no kill came during an exchange: this proves nothing")
-	}
+	wait()
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+// next renews the token after a process that was killed, without waiting for the exchange that the
+// killed one may be making still.
+func (c *consented) next() (marked time.Time, code int, stderr string) {
+	c.Helper()
+	marked = c.marked().Add(-time.Minute)
+	c.edit(func(r map[string]any) { r["pending"].(map[string]any)["since"] = marked })
+	code, _, stderr = c.run("token", "remedy")
+	return marked, code, stderr
+}
+
+func interruptedAt(t time.Time) string {
+	return "an exchange was interrupted at " + t.Format(time.RFC3339)
 }
