@@ -1,6 +1,6 @@
-# make test    everything that CI runs: formatting, vet, staticcheck, all tests with -race; the replicas alone, since
-#              two hundred of them want the whole machine
-# make servers installs the programs that some tests want, where it may
+# make test    formatting, vet, staticcheck, and all tests with -race, in about 3 minutes on two cores
+# make soak    what needs many processes and minutes: replicas, kills, outages, limits; about 15 minutes
+# make servers installs the programs that some tests need, where it may
 # make bench   the figures of docs/performance.md, in rounds, some 12 minutes on a quiet machine
 # make fuzz    each fuzz target for FUZZTIME (60s)
 
@@ -8,20 +8,23 @@ GO       ?= go
 FUZZTIME ?= 60s
 TOOL      = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test servers lint bench fuzz
+.PHONY: test soak servers lint bench fuzz
 
 test: servers lint
-	$(GO) test -race $$($(GO) list ./... | grep -v /replicas)
-	$(GO) test -race -timeout 30m ./providers_test/replicas
+	$(GO) test -race ./...
 	cd internal/browser && $(GO) test -race ./...
+
+soak: servers
+	$(GO) test -race -tags soak -run '^TestSoak' -count=1 -p 1 -timeout 60m -v \
+		$$(grep -rl '^//go:build soak' --include='*_test.go' . | xargs -n 1 dirname | sort -u)
 
 servers:
 	@sh .ci/servers
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
-	$(GO) vet ./...
-	$(TOOL) staticcheck ./...
+	$(GO) vet -tags soak ./...
+	$(TOOL) staticcheck -tags soak ./...
 
 bench:
 	cd internal/bench && $(GO) test . && { \
