@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -46,39 +45,16 @@ type Config struct {
 	TLS tlsfile.Config `yaml:"tls_config"`
 }
 
-// options makes go-redis's of c.
-func (c Config) options(patience time.Duration) (*redis.UniversalOptions, error) {
+// connector gives what makes connections, and connect, which makes a pool of them.
+func (c Config) connector() (d *dialer, connect func() redis.UniversalClient, err error) {
 	var r refusals.List
 	r.When(strings.ContainsAny(c.KeyPrefix, "{}"), "key_prefix", "must not have braces")
-	u, err := c.address()
+	a, err := c.address()
 	if err != nil {
 		r.Add("url", err)
-		return nil, r.Err()
+		return nil, nil, r.Err()
 	}
-	o := &redis.UniversalOptions{
-		Addrs:            u.addrs,
-		DB:               u.db,
-		MasterName:       u.masterName,
-		IsClusterMode:    u.cluster,
-		SentinelUsername: u.sentinelUsername,
-		SentinelPassword: u.sentinelPassword,
-		CredentialsProviderContext: func(context.Context) (string, string, error) {
-			u, err := c.address()
-			return u.username, u.password, err
-		},
-		Protocol:              2, // nothing here is for the third, which asks more of each connection
-		DisableIdentity:       true,
-		ContextTimeoutEnabled: true,
-		DialTimeout:           patience,
-		DialerRetries:         1,
-		ReadTimeout:           patience,
-		WriteTimeout:          patience,
-		PoolTimeout:           patience,
-		MaxRetries:            3,
-		MinRetryBackoff:       patience / 32,
-		MaxRetryBackoff:       patience / 8,
-		PipelinePoolSize:      -1,
-	}
+	d = newDialer(a)
 	switch tls, err := c.TLS.Client(); {
 	case err != nil:
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
@@ -86,12 +62,49 @@ func (c Config) options(patience time.Duration) (*redis.UniversalOptions, error)
 			errors.As(e, &k)
 			r.Add("tls_config."+k.Key, k.Err)
 		}
-	case u.tls:
-		o.TLSConfig = tls
+	case a.tls:
+		d.tls = tls
 	case c.TLS != tlsfile.Config{}:
 		r.Add("tls_config", errors.New("needs a url of scheme rediss"))
 	}
-	return o, r.Err()
+	o := redis.UniversalOptions{
+		Addrs:  a.addrs,
+		DB:     a.db,
+		Dialer: d.dial,
+		CredentialsProviderContext: func(context.Context) (string, string, error) {
+			a, err := c.address()
+			if err != nil {
+				err = &credentialsError{err}
+			}
+			return a.username, a.password, err
+		},
+		Protocol:              2, // nothing here is for the third, which asks more of each connection
+		DisableIdentity:       true,
+		ContextTimeoutEnabled: true,
+		DialTimeout:           attemptLimit,
+		DialerRetries:         1, // this package tries again by itself
+		MaxRetries:            -1,
+		MinRetryBackoff:       retryLeast, // of a Cluster's redirects
+		MaxRetryBackoff:       retryMost,
+		ReadTimeout:           attemptLimit,
+		WriteTimeout:          attemptLimit,
+		PoolTimeout:           attemptLimit,
+		PoolSize:              poolSize,
+		PipelinePoolSize:      -1,
+	}
+	return d, func() redis.UniversalClient {
+		hook := helloHook{encrypted: a.tls}
+		if !a.cluster {
+			r := redis.NewClient(o.Simple())
+			r.AddHook(hook)
+			return r
+		}
+		o := o.Cluster()
+		o.DisableRoutingPolicies = true // they cost a round trip and are for other commands
+		r := redis.NewClusterClient(o)
+		r.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
+		return r
+	}, r.Err()
 }
 
 // address is what a URL says.

@@ -1,3 +1,5 @@
+//go:build soak
+
 package redisstore_test
 
 import (
@@ -8,7 +10,7 @@ import (
 )
 
 // The protocol of auth/exchange.go over a shared store, as a model that is small enough to visit
-// every state of it. A row of TestProtocol says what may happen, how often, and which promises are
+// every state of it. A row of TestSoakProtocol says what may happen, how often, and which promises are
 // broken by that, each with the length of the shortest way there, which -v shows. The row's other
 // promises hold in each of its states.
 //
@@ -712,7 +714,7 @@ func way(nodes []node, i int32) string {
 	return strings.Join(lines, "\n")
 }
 
-func TestProtocol(t *testing.T) {
+func TestSoakProtocol(t *testing.T) {
 	t.Parallel()
 	for _, c := range []row{
 		// What is guaranteed.

@@ -14,102 +14,151 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"math"
-	mathrand "math/rand/v2"
 	"regexp"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
 
 const (
-	// patience is how long an operation waits for Redis, retries included.
-	patience = 250 * time.Millisecond
-	// breather is how long Redis is left alone after it did not answer in time. Operations fail at
-	// once meanwhile, so that an exchange, which has several of them, waits once and not each time.
-	breather = patience
 	// grace is how long a record outlives its end: clocks differ, and a status may still be wanted.
 	grace = time.Hour
-	// lockLife is how long a lock outlives its holder.
-	lockLife = 5 * time.Second
-	// lockRenewal is how often a holder that is alive says so.
-	lockRenewal = 1500 * time.Millisecond
+	// poolSize is how many connections there are at most, of each of the two kinds.
+	poolSize = 32
+	// closeLimit is how long Close waits for what is still to be told to Redis.
+	closeLimit = time.Second
+	// tellAgain is how long a command that nobody waits for waits after it failed.
+	tellAgain = time.Second
 )
+
+var quiet sync.Once
 
 // Open gives the store at c. It does not connect: Redis may be away, and come back.
 //
-// Open's error is an [auth.KeyError] for each setting at fault, joined. No operation waits for Redis
-// longer than 250 ms; one that got no answer has those of the next 250 ms fail at once. All errors
-// wrap [auth.ErrStore] or [auth.ErrConflict], and none shows what Redis holds. What is not ours under
-// one of our keys is an error, is never taken to be absent, and is neither overwritten nor removed.
+// Open's error is an [auth.KeyError] for each setting at fault, joined. What fails in passing (no
+// connection, a failover, Redis is starting) is tried again until the operation's context ends; a
+// context that has no end is given 5 s. What needs somebody's help ends the operation at once, and so
+// does a single server that has refused connections for 1 s. All errors wrap [auth.ErrStore] or
+// [auth.ErrConflict], and none shows what Redis holds. What is not ours under one of our keys is an
+// error, is never taken to be absent, and is neither overwritten nor removed.
 //
 // A lock whose holder died lapses after 5 s. One whose holder is paused for longer may be taken by
 // another meanwhile; what keeps its save from doing harm is the record's version.
 //
-// The store is an [io.Closer] and an [auth.Windower].
+// The store is an [io.Closer], an [auth.Windower] and an [auth.TryLocker]. It keeps its connections:
+// some for records and locks, and others for windows, so that neither waits for the other.
 //
-// go-redis writes to stderr what happens to its connections to Sentinels; its logging.Disable ends
-// that, for the whole process.
-func Open(c Config) (auth.Store, error) { return open(c, patience) }
-
-func open(c Config, patience time.Duration) (auth.Store, error) {
-	o, err := c.options(patience)
+// go-redis would write to stderr what happens to its connections. The first Open ends that, for the
+// whole process; a service that wants it calls redis.SetLogger afterwards.
+func Open(c Config) (auth.Store, error) {
+	quiet.Do(logging.Disable)
+	d, connect, err := c.connector()
 	if err != nil {
 		return nil, err
 	}
-	s := &store{client: redis.NewUniversalClient(o), prefix: cmp.Or(c.KeyPrefix, "itsmauth:"), patience: patience}
-	s.closing, s.shut = context.WithCancel(context.Background())
+	s := &store{
+		dialer:  d,
+		records: newClient(d, connect),
+		windows: newClient(d, connect),
+		prefix:  cmp.Or(c.KeyPrefix, "itsmauth:"),
+	}
+	s.open, s.shut = context.WithCancel(context.Background())
 	return s, nil
 }
 
 type store struct {
-	client   redis.UniversalClient
-	prefix   string
-	patience time.Duration
-	silent   atomic.Int64 // until when Redis is left alone, in wall-clock ns
+	dialer           *dialer
+	records, windows *client
+	prefix           string
 
-	mu      sync.Mutex
-	closing context.Context // ends with Close
-	shut    context.CancelFunc
-	running sync.WaitGroup // what nobody waits for
+	mu         sync.Mutex
+	open       context.Context // ends with Close
+	shut       context.CancelFunc
+	background sync.WaitGroup // what nobody waits for but Close
 }
 
 // Format shows where the keys are, for every verb, and nothing of the connections.
 func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "redisstore(%s)", s.prefix) }
 
-// Close waits for what is still to be told to Redis, which is not longer than 250 ms.
+// Close waits for what is still to be told to Redis, for 1 s at most. Operations that are under way
+// fail then.
 func (s *store) Close() error {
 	s.mu.Lock()
 	s.shut()
 	s.mu.Unlock()
-	s.running.Wait()
-	return s.client.Close()
+	told := make(chan struct{})
+	go func() {
+		s.background.Wait()
+		close(told)
+	}()
+	select {
+	case <-told:
+	case <-time.After(closeLimit):
+	}
+	s.dialer.close()
+	s.records.close()
+	s.windows.close()
+	<-told
+	return nil
+}
+
+// goBackground runs f, which ends soon after Close. After Close it does nothing.
+func (s *store) goBackground(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open.Err() == nil {
+		s.background.Go(f)
+	}
+}
+
+// tell runs a script that nobody waits for, again and again for as long as it is of use: Redis may
+// not be away for long.
+func (s *store) tell(c *client, use time.Duration, key string, script *redis.Script, keys []string, args ...any) {
+	s.goBackground(func() {
+		ctx, cancel := context.WithTimeout(s.dialer.life, use)
+		defer cancel()
+		for {
+			_, err := run(ctx, c, s.key(key, ""), nil, script, keys, args...)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			select {
+			case <-time.After(tellAgain):
+			case <-ctx.Done():
+				return
+			case <-s.open.Done(): // Close waits for a first try alone
+				return
+			}
+		}
+	})
+}
+
+// run runs a script that answers with one number.
+func run(ctx context.Context, c *client, key string, h *hold, script *redis.Script, keys []string, args ...any) (int64, error) {
+	return do(ctx, c, key, h, func(ctx context.Context, r redis.UniversalClient) (int64, error) {
+		return script.Eval(ctx, r, keys, args...).Int64()
+	})
 }
 
 // recordFormat tells our records from anything else.
 const recordFormat = "itsmauth token 1"
 
 func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
-	var fields map[string]string
-	err := s.do(ctx, key, func(ctx context.Context) (err error) {
-		fields, err = s.client.HGetAll(ctx, s.key(key, "")).Result()
-		return err
+	name := s.key(key, "")
+	return do(ctx, s.records, name, nil, func(ctx context.Context, r redis.UniversalClient) (auth.Record, error) {
+		fields, err := r.HGetAll(ctx, name).Result()
+		if err != nil || len(fields) == 0 {
+			return auth.Record{}, err
+		}
+		return decode(fields)
 	})
-	if err != nil || len(fields) == 0 {
-		return auth.Record{}, err
-	}
-	r, err := decode(fields)
-	if err != nil {
-		return auth.Record{}, s.fail(key, err)
-	}
-	return r, nil
 }
 
 func decode(fields map[string]string) (r auth.Record, err error) {
@@ -135,7 +184,7 @@ func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
 		expires = r.Expires.UTC().Format(time.RFC3339Nano)
 		ttl = (min(max(time.Until(r.Expires), 0), math.MaxInt64-grace) + grace).Milliseconds()
 	}
-	return s.change(ctx, key, save, version(r.Version), version(r.Version+1), expires, ttl, r.Data, rand.Text())
+	return s.change(ctx, key, save, version(r.Version), version(r.Version+1), expires, ttl, string(r.Data), rand.Text())
 }
 
 func (s *store) Delete(ctx context.Context, key string, v uint64) error {
@@ -146,89 +195,12 @@ func (s *store) Delete(ctx context.Context, key string, v uint64) error {
 func version(v uint64) string { return strconv.FormatUint(v, 10) }
 
 func (s *store) change(ctx context.Context, key string, script *redis.Script, args ...any) error {
-	changed, err := s.run(ctx, key, script, []string{s.key(key, "")}, args...)
+	name := s.key(key, "")
+	changed, err := run(ctx, s.records, name, nil, script, []string{name}, args...)
 	if err == nil && changed == 0 {
-		return fmt.Errorf("%w: %s in Redis", auth.ErrConflict, s.key(key, ""))
+		return fmt.Errorf("%w: %s in Redis", auth.ErrConflict, name)
 	}
 	return err
-}
-
-func (s *store) Lock(ctx context.Context, key string) (func(), error) {
-	owner := rand.Text()
-	for {
-		taken, err := s.lock(ctx, key, owner)
-		if err != nil {
-			s.unlock(key, owner) // it may have been granted all the same
-			return nil, err
-		}
-		if taken {
-			break
-		}
-		select {
-		case <-time.After(10*time.Millisecond + mathrand.N(40*time.Millisecond)):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: waiting for the lock: %w", auth.ErrStore, ctx.Err())
-		}
-	}
-	held, release := context.WithCancel(context.Background())
-	var renewal sync.WaitGroup
-	renewal.Go(func() { s.renew(held, key, owner) })
-	return sync.OnceFunc(func() {
-		release()
-		renewal.Wait()
-		s.unlock(key, owner)
-	}), nil
-}
-
-// lock takes owner's lock, or takes it for longer. One that Redis has lost is taken again.
-func (s *store) lock(ctx context.Context, key, owner string) (bool, error) {
-	taken, err := s.run(ctx, key, lock, []string{s.key(key, ":lock")}, owner, lockLife.Milliseconds())
-	return taken == 1, err
-}
-
-func (s *store) renew(ctx context.Context, key, owner string) {
-	tick := time.NewTicker(lockRenewal)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			// What fails is tried at the next tick. What was lost to another shows when the record
-			// is saved.
-			s.lock(ctx, key, owner)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// unlock is for the owner alone. If it fails for good the lock lapses.
-func (s *store) unlock(key, owner string) {
-	keys := []string{s.key(key, ":lock")}
-	if _, err := s.run(context.Background(), key, unlock, keys, owner); err != nil {
-		s.tell(lockLife, key, unlock, keys, owner)
-	}
-}
-
-// tell runs a script that nobody waits for, again and again while that is of use: Redis may not have
-// been away for long.
-func (s *store) tell(use time.Duration, key string, script *redis.Script, keys []string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing.Err() != nil {
-		return
-	}
-	s.running.Go(func() {
-		for end := time.Now().Add(use); ; {
-			if _, err := s.run(context.Background(), key, script, keys, args...); err == nil || time.Now().After(end) {
-				return
-			}
-			select {
-			case <-time.After(s.patience):
-			case <-s.closing.Done():
-				return
-			}
-		}
-	})
 }
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
@@ -241,45 +213,4 @@ func (s *store) key(key, suffix string) string {
 		key = "sha256=" + hex.EncodeToString(sum[:])
 	}
 	return s.prefix + "{" + key + "}" + suffix
-}
-
-// run runs a script that answers with one number.
-func (s *store) run(ctx context.Context, key string, script *redis.Script, keys []string, args ...any) (n int64, err error) {
-	err = s.do(ctx, key, func(ctx context.Context) (err error) {
-		n, err = script.Run(ctx, s.client, keys, args...).Int64()
-		return err
-	})
-	return n, err
-}
-
-// do runs one operation within our patience, and explains its error.
-func (s *store) do(ctx context.Context, key string, f func(ctx context.Context) error) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w: %w", auth.ErrStore, err)
-	}
-	if time.Now().UnixNano() < s.silent.Load() {
-		return fmt.Errorf("%w: Redis did not answer within %s, and is left alone for %s", auth.ErrStore, s.patience, breather)
-	}
-	bounded, cancel := context.WithTimeout(ctx, s.patience)
-	defer cancel()
-	err := f(bounded)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", auth.ErrStore, ctx.Err())
-	case bounded.Err() != nil:
-		s.silent.Store(time.Now().Add(breather).UnixNano())
-	}
-	return s.fail(key, err)
-}
-
-func (s *store) fail(key string, err error) error {
-	if redis.HasErrorPrefix(err, "WRONGTYPE") || redis.HasErrorPrefix(err, "FOREIGN") {
-		err = errForeign
-	}
-	if errors.Is(err, errForeign) || errors.Is(err, errDamaged) {
-		return fmt.Errorf("%w: the key %s in Redis %w", auth.ErrStore, s.key(key, ""), err)
-	}
-	return fmt.Errorf("%w: %w", auth.ErrStore, explain(err, s.patience))
 }

@@ -2,9 +2,11 @@ package redisstore
 
 import "github.com/redis/go-redis/v9"
 
-// Each script may run twice, since a reply can get lost and go-redis then tries again: what names
-// the attempt (the save's id, the lock's owner, the slot's id) makes the second time the same as the
-// first. Only a delete may find that somebody was before it, who was itself.
+// Each script may run twice, or late, since an attempt that gets no answer is repeated: what names the
+// operation (the save's id, the lock's owner, the slot's id) makes the second time the same as the
+// first. Only a delete may find the record deleted, by itself.
+//
+// They are sent whole. EVALSHA would cost another round trip wherever Redis does not know them.
 
 // save has KEYS record; ARGV version, next version, expires, milliseconds to live or 0, data, id.
 var save = redis.NewScript(`
@@ -29,15 +31,30 @@ if stored[1] ~= '` + recordFormat + `' then return redis.error_reply('FOREIGN') 
 if stored[2] ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
-// lock has KEYS lock; ARGV owner, milliseconds to live. What has no time to live is not ours.
-var lock = redis.NewScript(`
+// tryLock has KEYS lock, record; ARGV owner, milliseconds to live, known version. It returns the
+// fields of recordFields if the version is another one, else what lock returns.
+var tryLock = redis.NewScript(`
+local stored = redis.call('HMGET', KEYS[2], 'format', 'version', 'expires', 'data')
+if redis.call('EXISTS', KEYS[2]) == 1 and stored[1] ~= '` + recordFormat + `' then
+	return redis.error_reply('FOREIGN')
+end
+if stored[2] ~= ARGV[3] and (stored[1] or ARGV[3] ~= '0') then return stored end` + takeLock)
+
+// recordFields are those that tryLock returns.
+var recordFields = []string{"format", "version", "expires", "data"}
+
+// lock has KEYS lock; ARGV owner, milliseconds to live.
+var lock = redis.NewScript(takeLock)
+
+// takeLock returns 1 if the owner has the lock now, else 0. What has no time to live is not ours.
+const takeLock = `
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then
 	if redis.call('PTTL', KEYS[1]) == -1 then return redis.error_reply('FOREIGN') end
 	return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1`)
+return 1`
 
 // unlock has KEYS lock; ARGV owner.
 var unlock = redis.NewScript(`

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"crypto/rand"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -31,24 +32,42 @@ type window struct {
 	keys    []string
 	longest time.Duration
 	hold    time.Duration
-	args    []any // of take, after the id
+	args    []any    // of take, after the id
+	late    sync.Map // *hold of each id whose Take has returned while attempts of it were under way
 }
 
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
-	var answer []int64
-	err = w.s.do(ctx, w.key, func(ctx context.Context) (err error) {
-		answer, err = take.Run(ctx, w.s.client, w.keys, append([]any{id}, w.args...)...).Int64Slice()
-		return err
+	h := new(hold)
+	answer, err := do(ctx, w.s.windows, w.s.key(w.key, ""), h, func(ctx context.Context, r redis.UniversalClient) ([]int64, error) {
+		return take.Eval(ctx, r, w.keys, append([]any{id}, w.args...)...).Int64Slice()
 	})
-	if err != nil {
-		return 0, 0, err
+	if h.unsettled() {
+		w.late.Store(id, h)
 	}
-	return time.Duration(answer[0]) * time.Microsecond, int(answer[1]), nil
+	if err == nil {
+		wait, processes = time.Duration(answer[0])*time.Microsecond, int(answer[1])
+	}
+	if err != nil || wait > 0 {
+		h.abandon(func() {
+			w.late.Delete(id)
+			w.tellRelease(id, false)
+		})
+	}
+	return wait, processes, err
 }
 
 func (w *window) Release(id string, sent bool) {
-	// What fails for good leaves the slot taken for as long as an attempt may last.
-	w.s.tell(w.hold, w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1)
+	if h, ok := w.late.LoadAndDelete(id); ok {
+		h.(*hold).release(func() { w.tellRelease(id, sent) })
+		return
+	}
+	w.tellRelease(id, sent)
+}
+
+// tellRelease gives a slot back. What fails for good leaves it taken for as long as an attempt may
+// last.
+func (w *window) tellRelease(id string, sent bool) {
+	w.s.tell(w.s.windows, w.hold, w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1)
 }
 
 // The windows of an identity are one sorted set of slots, scored by the moment, in microseconds, by

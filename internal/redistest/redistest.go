@@ -66,7 +66,7 @@ func Start(t testing.TB, args ...string) *Server {
 	s := &Server{Port: FreePort(t)}
 	s.args = append([]string{
 		program(t, "redis-server"), "--port", strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--dir", t.TempDir(),
-		"--save", "", "--requirepass", Password, "--masterauth", Password,
+		"--save", "", "--requirepass", Password, "--masterauth", Password, "--repl-diskless-sync-delay", "0",
 	}, args...)
 	s.Run(t)
 	t.Cleanup(s.Kill)

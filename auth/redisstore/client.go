@@ -1,0 +1,337 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// Time in which this process did not run does not count as Redis's silence. So it is counted in ticks
+// that the process has seen.
+const (
+	tick = 50 * time.Millisecond
+	// silentTicks is how long an attempt may have no answer before another one begins beside it.
+	silentTicks = int(2 * time.Second / tick)
+	// refusedTicks is how long a single server may refuse connections before that is believed.
+	refusedTicks = int(time.Second / tick)
+)
+
+const (
+	// ownLimit ends an operation whose caller set no limit at all.
+	ownLimit = 5 * time.Second
+	// attempts is how many attempts of one operation may be under way.
+	attempts = 3
+	// attemptLimit ends an attempt, and its connection, whether somebody still waits for it or not.
+	attemptLimit = 15 * time.Second
+	// retryLeast and retryMost bound the wait before what failed in passing is tried again.
+	retryLeast = 20 * time.Millisecond
+	retryMost  = 200 * time.Millisecond
+)
+
+// A client runs operations. Its connections outlive the operations for which they were made, so that
+// an operation whose time is too short to connect still leaves a connection for the next one.
+type client struct {
+	dialer  *dialer
+	connect func() redis.UniversalClient
+
+	running sync.WaitGroup // attempts
+
+	mu      sync.Mutex
+	closed  bool
+	current *pool
+	pools   map[*pool]struct{} // current and those that have attempts under way
+}
+
+// A pool is connections to one server, or to the nodes of one Cluster.
+type pool struct {
+	redis    redis.UniversalClient
+	attempts int       // under way
+	answered time.Time // when Redis last answered
+}
+
+func newClient(d *dialer, connect func() redis.UniversalClient) *client {
+	return &client{dialer: d, connect: connect, pools: map[*pool]struct{}{}}
+}
+
+// close ends all connections, and so the attempts that are under way. The dialer has been closed.
+func (c *client) close() {
+	c.mu.Lock()
+	c.closed = true
+	for p := range c.pools {
+		p.redis.Close()
+	}
+	c.mu.Unlock()
+	c.running.Wait()
+}
+
+var errClosed = errors.New("the store is closed")
+
+// begin begins an attempt. The caller ends it with finish.
+func (c *client) begin() (*pool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	if c.current == nil {
+		c.current = c.addPoolLocked()
+	}
+	c.current.attempts++
+	c.running.Add(1)
+	return c.current, nil
+}
+
+func (c *client) addPoolLocked() *pool {
+	p := &pool{redis: c.connect()}
+	c.pools[p] = struct{}{}
+	return p
+}
+
+// finish ends an attempt. A pool that answers late was slow and not cut off, so it is used again if
+// the pool that replaced it has not answered either.
+func (c *client) finish(p *pool, answered bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.attempts--
+	if answered {
+		p.answered = time.Now()
+		if previous := c.current; previous != p && previous.answered.IsZero() {
+			c.current = p
+			c.closeUnusedLocked(previous)
+		}
+	}
+	c.closeUnusedLocked(p)
+}
+
+// replace makes later attempts connect anew, unless p has answered since then. It is for a p whose
+// server may be gone without a word, or may have moved.
+func (c *client) replace(p *pool, since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.current != p || p.answered.After(since) {
+		return
+	}
+	c.current = c.addPoolLocked()
+	c.closeUnusedLocked(p)
+}
+
+func (c *client) closeUnusedLocked(p *pool) {
+	if p != c.current && p.attempts == 0 {
+		delete(c.pools, p)
+		p.redis.Close()
+	}
+}
+
+// An attempt is one call of an operation's function.
+type attempt[T any] struct {
+	pool  *pool
+	begun time.Time
+	v     T
+	err   error
+}
+
+// do runs one operation: call, again and again with jitter while it fails in passing, until ctx ends.
+// The caller leaves then, but an attempt that is under way goes on, so that its connection is made. If
+// it takes something, h is told what became of it. key is for the error if the record is not ours.
+func do[T any](ctx context.Context, c *client, key string, h *hold, call func(context.Context, redis.UniversalClient) (T, error)) (T, error) {
+	if ctx.Done() == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, ownLimit)
+		defer cancel()
+	}
+	var none T
+	if ctx.Err() != nil {
+		return none, &unanswered{last: errNoAnswer, ctx: ctx.Err()}
+	}
+	ended := make(chan attempt[T], attempts)
+	underWay := 0
+	var newest attempt[T]
+	begin := func() error {
+		p, err := c.begin()
+		if err != nil {
+			return fmt.Errorf("%w: %w", auth.ErrStore, err)
+		}
+		h.begin()
+		underWay++
+		newest = attempt[T]{pool: p, begun: time.Now()}
+		go func(a attempt[T]) {
+			defer c.running.Done()
+			ctx, cancel := context.WithTimeout(c.dialer.life, attemptLimit)
+			defer cancel()
+			a.v, a.err = call(ctx, a.pool.redis)
+			h.end(a.err)
+			c.finish(a.pool, a.err == nil || isReply(a.err))
+			ended <- a
+		}(newest)
+		return nil
+	}
+	if err := begin(); err != nil {
+		return none, err
+	}
+	var (
+		last    error // why there is no result yet
+		again   <-chan time.Time
+		wait    = retryLeast
+		ticker  = time.NewTicker(tick)
+		ticks   = 0  // since the operation began
+		silent  = 0  // ticks since the newest attempt began
+		refused = -1 // ticks when the server began to do nothing but refuse
+	)
+	defer ticker.Stop()
+	for {
+		select {
+		case a := <-ended:
+			underWay--
+			if a.err == nil {
+				h.told()
+				return a.v, nil
+			}
+			if c.dialer.life.Err() != nil {
+				return none, fmt.Errorf("%w: %w", auth.ErrStore, errClosed)
+			}
+			meaning, passing := c.explain(a.err, key)
+			failed := fmt.Errorf("%w: %w", auth.ErrStore, meaning)
+			if !passing {
+				return none, failed
+			}
+			if last == nil || !errors.As(meaning, new(*brokenError)) {
+				last = meaning
+			}
+			switch {
+			case !errors.Is(a.err, syscall.ECONNREFUSED):
+				refused = -1
+			case refused < 0:
+				refused = ticks
+			case c.dialer.single() && ticks-refused >= refusedTicks:
+				return none, failed
+			}
+			if isDial(a.err) {
+				c.replace(a.pool, a.begun)
+			}
+			if again == nil {
+				again = time.After(wait/2 + rand.N(wait))
+				wait = min(2*wait, retryMost)
+			}
+		case <-again:
+			again = nil
+			if underWay < attempts {
+				silent = 0
+				if err := begin(); err != nil {
+					return none, err
+				}
+			}
+		case <-ticker.C:
+			ticks++
+			silent++
+			if silent >= silentTicks && 0 < underWay && underWay < attempts {
+				silent = 0
+				c.replace(newest.pool, newest.begun)
+				if err := begin(); err != nil {
+					return none, err
+				}
+			}
+		case <-ctx.Done():
+			select {
+			case a := <-ended:
+				if a.err == nil {
+					h.told()
+					return a.v, nil
+				}
+			default:
+			}
+			if last == nil {
+				last = c.dialer.silence()
+			}
+			return none, &unanswered{last: last, ctx: ctx.Err()}
+		}
+	}
+}
+
+// unanswered is the error of an operation whose ctx ended before it had a result. It says what Redis
+// said last, which tells more than that the time was over.
+type unanswered struct{ last, ctx error }
+
+func (e *unanswered) Error() string   { return fmt.Sprintf("%s: %s", auth.ErrStore, e.last) }
+func (e *unanswered) Unwrap() []error { return []error{auth.ErrStore, e.last, e.ctx} }
+
+// A hold is a lock or a slot that scripts take for one id. An attempt whose caller has left may take
+// it later, or once more after it was given back. Then it is given back again, when the last attempt
+// has ended. A nil hold is an operation that takes nothing.
+type hold struct {
+	mu       sync.Mutex
+	attempts int    // under way
+	loose    int    // attempts that have ended and may have taken it unknown to the caller
+	giveBack func() // called when the last attempt has ended, if some are loose
+}
+
+func (h *hold) begin() {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.attempts++
+}
+
+func (h *hold) end(err error) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	h.attempts--
+	if err == nil || !isReply(err) && !isDial(err) {
+		h.loose++
+	}
+	giveBack := h.giveBack
+	if h.attempts > 0 || h.loose == 0 {
+		giveBack = nil
+	}
+	h.mu.Unlock()
+	if giveBack != nil {
+		giveBack()
+	}
+}
+
+// told notes that the caller knows the result of one attempt.
+func (h *hold) told() {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.loose--
+}
+
+// release gives back what the caller has held: now, and if an attempt under way takes it once more.
+func (h *hold) release(giveBack func()) {
+	h.mu.Lock()
+	h.giveBack = giveBack
+	h.mu.Unlock()
+	giveBack()
+}
+
+// abandon gives back what the caller was not told to hold, if an attempt has taken it or does so later.
+func (h *hold) abandon(giveBack func()) {
+	h.mu.Lock()
+	h.giveBack = giveBack
+	now := h.attempts == 0 && h.loose > 0
+	h.mu.Unlock()
+	if now {
+		giveBack()
+	}
+}
+
+// unsettled reports whether attempts are under way.
+func (h *hold) unsettled() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.attempts > 0
+}

@@ -1,0 +1,516 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/redistest"
+)
+
+// A trace sees the commands of a store, those of a connection's handshake excepted.
+type trace struct {
+	mu       sync.Mutex
+	commands []command
+	after    int // when there have been so many, then is called
+	then     func()
+}
+
+type command struct {
+	begun time.Time
+	name  string
+	args  []any
+}
+
+// traced adds a trace to s, which must not have been used.
+func traced(s *store) *trace {
+	tr := &trace{}
+	for _, c := range []*client{s.records, s.windows} {
+		connect := c.connect
+		c.connect = func() redis.UniversalClient {
+			r := connect()
+			r.AddHook(tr)
+			return r
+		}
+	}
+	return tr
+}
+
+func (tr *trace) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (tr *trace) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (tr *trace) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if !slices.Contains([]string{"hello", "auth", "select", "cluster"}, cmd.Name()) {
+			tr.mu.Lock()
+			tr.commands = append(tr.commands, command{time.Now(), cmd.Name(), cmd.Args()})
+			if tr.after--; tr.after == 0 {
+				tr.then()
+			}
+			tr.mu.Unlock()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// seen returns the commands so far, and forgets them.
+func (tr *trace) seen() []command {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	defer func() { tr.commands = nil }()
+	return tr.commands
+}
+
+// secondTry is a context that ends when an operation is tried for the second time: by then the store
+// knows how the first try failed.
+func (tr *trace) secondTry(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.after, tr.then = 2, cancel
+	return ctx
+}
+
+// allTold waits until nothing is still to be told to Redis.
+func allTold(s *store) {
+	s.mu.Lock() // so that nothing is added
+	defer s.mu.Unlock()
+	s.background.Wait()
+}
+
+// settled waits until no attempt of s is under way, and nothing is still to be told.
+func settled(t *testing.T, s *store) {
+	t.Helper()
+	idle := func(c *client) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.current == nil || c.current.attempts == 0 && len(c.pools) == 1
+	}
+	redistest.Eventually(t, "the end of all attempts", func() bool { return idle(s.records) && idle(s.windows) })
+	allTold(s) // what the last of them had taken
+}
+
+// connections counts those that a server has ever had, beside admin's.
+func connections(t *testing.T, admin *redis.Client) int {
+	t.Helper()
+	stats, err := admin.InfoMap(t.Context(), "stats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return atoi(t, stats["Stats"]["total_connections_received"])
+}
+
+// calls counts a command, scripts' own included.
+func calls(t *testing.T, admin *redis.Client, name string) int {
+	t.Helper()
+	stats, err := admin.InfoMap(t.Context(), "commandstats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, _ := strings.Cut(strings.TrimPrefix(stats["Commandstats"]["cmdstat_"+name], "calls="), ",")
+	if text == "" {
+		return 0
+	}
+	return atoi(t, text)
+}
+
+func throughProxy(server *redistest.Server, p *redistest.Proxy) string {
+	return strings.Replace(server.URL(), server.Addr(), p.Addr(), 1)
+}
+
+// A connection is made whatever time its first operation has, and is kept.
+func TestSlowNetwork(t *testing.T) {
+	t.Parallel()
+	const roundTrip = 500 * time.Millisecond
+	server := redistest.Start(t)
+	save1(t, server.URL())
+	admin := server.Admin(t)
+	before := connections(t, admin)
+	s := opened(t, throughProxy(server, redistest.Delay(t, server.Addr(), roundTrip)))
+	tr := traced(s)
+
+	hasty, cancel := context.WithTimeout(t.Context(), roundTrip/2)
+	defer cancel()
+	begun := time.Now()
+	if _, err := s.Load(hasty, "k"); !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Load within half a round trip: %v", err)
+	}
+	if err := taken(t.Context(), s); err != nil {
+		t.Errorf("Take: %v", err)
+	}
+	if took := time.Since(begun); took < 3*roundTrip {
+		t.Errorf("the first connection took %v: the proxy does not delay", took)
+	}
+	settled(t, s)
+	made := connections(t, admin)
+	if made == before {
+		t.Fatal("there is no connection")
+	}
+	tr.seen()
+	for _, op := range operations(s) {
+		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // as Delete meets what Save has saved
+			t.Errorf("%s: %v", op.name, err)
+		}
+		allTold(s)
+	}
+	if n := connections(t, admin); n != made {
+		t.Errorf("%d connections, and %d more for operations that found these", made-before, n-made)
+	}
+	var names []string
+	for _, c := range tr.seen() {
+		names = append(names, c.name)
+	}
+	// Load, Save, Lock and its unlock, TryLock and its version of before, Take, Delete and its own
+	if want := []string{"hgetall", "eval", "eval", "eval", "eval", "eval", "eval"}; !slices.Equal(names, want) {
+		t.Errorf("%v, want a command for each operation, %v", names, want)
+	}
+}
+
+// The first operation after an outage finds the connections of those that failed in it.
+func TestHung(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	save1(t, server.URL())
+	admin := server.Admin(t)
+	var cold, warm []*store
+	for range operations(nil) {
+		cold = append(cold, opened(t, server.URL()))
+		s := opened(t, server.URL())
+		for _, err := range []error{func() error { _, err := s.Load(t.Context(), "k"); return err }(), taken(t.Context(), s)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		warm = append(warm, s)
+	}
+	server.Signal(t, syscall.SIGSTOP)
+	var all sync.WaitGroup
+	for kind, stores := range map[string][]*store{"connected": warm, "not connected": cold} {
+		for i, s := range stores {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				op := operations(s)[i]
+				err := op.run(ctx)
+				if !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) || !strings.HasSuffix(err.Error(), ": no answer from Redis") {
+					t.Errorf("%s, %s: %v", op.name, kind, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	server.Signal(t, syscall.SIGCONT)
+	for i, s := range append(cold, warm...) {
+		settled(t, s)
+		before := connections(t, admin)
+		op := operations(s)[i%len(cold)]
+		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // with itself
+			t.Errorf("%s after it: %v", op.name, err)
+		}
+		allTold(s)
+		if n := connections(t, admin) - before; n != 0 {
+			t.Errorf("%s after it made %d connections", op.name, n)
+		}
+	}
+}
+
+// A connection that drops all packets is not waited for: another one is made beside it.
+func TestVanished(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	save1(t, server.URL())
+	p := redistest.Delay(t, server.Addr(), 0)
+	s := opened(t, throughProxy(server, p))
+	tr := traced(s)
+	var both sync.WaitGroup
+	for range 3 { // so that there are idle connections, too
+		both.Go(func() { s.Load(t.Context(), "k") })
+	}
+	both.Wait()
+	p.Vanish()
+	tr.seen()
+	if r, err := s.Load(t.Context(), "k"); err != nil || r.Version != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if n := len(tr.seen()); n != 2 {
+		t.Errorf("%d attempts, want one more beside the first", n)
+	}
+	if r, err := s.Load(t.Context(), "k"); err != nil || r.Version != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if n := len(tr.seen()); n != 1 {
+		t.Errorf("%d attempts after that, want 1", n)
+	}
+}
+
+// An operation has at most three attempts under way, however long its context lasts.
+func TestAttempts(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := redistest.Delay(t, server.Addr(), 0)
+	p.Hang()
+	s := opened(t, throughProxy(server, p))
+	tr := traced(s)
+	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+	defer cancel()
+	if _, err := s.Load(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	if n := len(tr.seen()); n < 2 || n > attempts {
+		t.Errorf("%d attempts, want %d", n, attempts)
+	}
+	p.Resume()
+	settled(t, s)
+	if _, err := s.Load(t.Context(), "k"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Only a slow connection is slow: it is used again, and what replaced it is given up.
+func TestSlowIsNotGone(t *testing.T) {
+	t.Parallel()
+	c := newClient(newDialer(address{}), func() redis.UniversalClient { return redis.NewClient(&redis.Options{}) })
+	defer c.close()
+	begun := time.Now()
+	slow, err := c.begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.replace(slow, begun)
+	c.replace(slow, begun) // it is not the current one any more
+	second, _ := c.begin()
+	if second == slow || len(c.pools) != 2 {
+		t.Fatalf("%d pools, and an attempt on the silent one is %v", len(c.pools), second == slow)
+	}
+	c.finish(slow, true)
+	if c.current != slow || len(c.pools) != 2 {
+		t.Errorf("the slow one is current: %v, of %d", c.current == slow, len(c.pools))
+	}
+	c.replace(slow, begun) // it has answered since
+	c.finish(second, true)
+	if c.current != slow || len(c.pools) != 1 {
+		t.Errorf("the slow one is current: %v, of %d", c.current == slow, len(c.pools))
+	}
+	c.running.Add(-2) // do does it when all is done
+}
+
+// A single server that refuses connections is believed after a second, and is found when it is back.
+func TestRefusesConnections(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s := opened(t, server.URL())
+	if _, err := s.Load(t.Context(), "k"); err != nil {
+		t.Fatal(err)
+	}
+	server.Kill()
+	var all sync.WaitGroup
+	for _, op := range operations(s) {
+		all.Go(func() {
+			begun := time.Now()
+			err := op.run(context.WithoutCancel(t.Context()))
+			var dial *net.OpError
+			if !errors.Is(err, auth.ErrStore) || !errors.As(err, &dial) || dial.Op != "dial" || !strings.Contains(err.Error(), "cannot reach Redis: dial tcp 127.0.0.1:") {
+				t.Errorf("%s: %v", op.name, err)
+			}
+			if errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s was waited for as if there were no answer: %v", op.name, err)
+			}
+			if took := time.Since(begun); took < time.Second {
+				t.Errorf("%s was believed after %v", op.name, took)
+			}
+		})
+	}
+	all.Wait()
+	server.Run(t)
+	if _, err := s.Load(t.Context(), "k"); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
+// A restart is shorter than the second for which refusals are not believed, or answers LOADING.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+	save1(t, server.URL())
+	server.Do(t, "EVAL", "for i = 1, 2000 do redis.call('SET', i, i) end", 0)
+	server.Do(t, "SAVE")
+	s := opened(t, server.URL())
+	if _, err := s.Load(t.Context(), "k"); err != nil {
+		t.Fatal(err)
+	}
+	server.Kill()
+	server.Run(t) // which answers while it loads for 2 s
+	if r, err := s.Load(t.Context(), "k"); err != nil || r.Version != 1 {
+		t.Errorf("%v, %v", r, err)
+	}
+}
+
+// Sentinels that refuse connections may be back soon, or others answer.
+func TestSentinelsRefuse(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	err := opened(t, "redis://127.0.0.1:1?addr=127.0.0.1:2&master_name=main").Save(ctx, "k", auth.Record{})
+	if !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "cannot reach a Sentinel: dial tcp 127.0.0.1:") {
+		t.Error(err)
+	}
+}
+
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	url, redises, watchers := redistest.Sentinels(t)
+	save1(t, url)
+	s := opened(t, url)
+	redistest.Eventually(t, "the record on the replicas", func() bool {
+		return redises[1].Do(t, "EXISTS itsmauth:{k}").(int64)+redises[2].Do(t, "EXISTS itsmauth:{k}").(int64) == 2
+	})
+	if _, err := s.Load(t.Context(), "k"); err != nil {
+		t.Fatal(err)
+	}
+	watchers[1].Signal(t, syscall.SIGSTOP) // two can decide, and a hung one holds nobody up
+	redises[0].Signal(t, syscall.SIGSTOP)  // it is gone without a word
+	begun := time.Now()
+	if err := s.Save(t.Context(), "k", auth.Record{Version: 1, Data: []byte("new")}); err != nil {
+		t.Errorf("Save in a failover: %v", err)
+	}
+	t.Logf("saved %v after the master's death", time.Since(begun).Round(10*time.Millisecond))
+	if r, err := opened(t, url).Load(t.Context(), "k"); err != nil || r.Version != 2 || string(r.Data) != "new" {
+		t.Errorf("after the failover: %v, %v", r, err)
+	}
+}
+
+func TestClusterIsGone(t *testing.T) {
+	t.Parallel()
+	url, nodes := redistest.Cluster(t)
+	save1(t, url)
+	for _, n := range nodes {
+		n.Kill()
+	}
+	wantAll(t, opened(t, url), "cannot reach Redis: dial tcp 127.0.0.1:")
+}
+
+// What an attempt takes whose caller has left is given back.
+func TestTakenLate(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := redistest.Delay(t, server.Addr(), 0)
+	s := opened(t, throughProxy(server, p))
+	w := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Minute}}, time.Hour)
+	for name, take := range map[string]func(ctx context.Context) error{
+		"Lock":    func(ctx context.Context) error { _, err := s.Lock(ctx, "lock"); return err },
+		"TryLock": func(ctx context.Context) error { _, _, err := s.TryLock(ctx, "trylock", 0); return err },
+		"Take":    func(ctx context.Context) error { _, _, err := w.Take(ctx, "late"); return err },
+		"Take and Release": func(ctx context.Context) error {
+			_, _, err := w.Take(ctx, "released")
+			w.Release("released", false)
+			return err
+		},
+	} {
+		p.Hang()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if err := take(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+		p.Resume()
+		settled(t, s)
+		for _, key := range []string{"itsmauth:{lock}:lock", "itsmauth:{trylock}:lock", "itsmauth:{k}:window"} {
+			if n := server.Do(t, "EXISTS "+key).(int64); n != 0 {
+				t.Errorf("%s was not given back", name)
+			}
+		}
+	}
+	admin := server.Admin(t)
+	if sets, dels := calls(t, admin, "set"), calls(t, admin, "del"); sets < 2 || dels != sets {
+		t.Errorf("of %d locks %d were given back", sets, dels)
+	}
+	if adds, rems := calls(t, admin, "zadd"), calls(t, admin, "zrem"); adds < 4 || rems < 2 {
+		t.Errorf("after %d ZADDs, two for each slot, there were %d ZREMs", adds, rems)
+	}
+}
+
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s := opened(t, server.URL())
+	server.Signal(t, syscall.SIGSTOP)
+	failed := make(chan error)
+	go func() { _, err := s.Load(t.Context(), "k"); failed <- err }()
+	redistest.Eventually(t, "an attempt", func() bool {
+		s.records.mu.Lock()
+		defer s.records.mu.Unlock()
+		return s.records.current != nil
+	})
+	s.Close()
+	if err := <-failed; !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the store is closed") {
+		t.Errorf("under way at Close: %v", err)
+	}
+	for _, op := range operations(s) {
+		if err := op.run(t.Context()); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the store is closed") {
+			t.Errorf("%s after Close: %v", op.name, err)
+		}
+	}
+}
+
+// A context that has no end is given one.
+func TestOwnLimit(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s := opened(t, server.URL())
+	server.Signal(t, syscall.SIGSTOP)
+	if _, err := s.Load(context.Background(), "k"); !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
+const quietChild = "ITSMAUTH_TEST_QUIET_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(quietChild) != "" {
+		s, err := Open(Config{URL: auth.SecretString("redis://127.0.0.1:1?addr=127.0.0.1:2&master_name=main")})
+		if err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			_, err = s.Load(ctx, "k")
+		}
+		os.Stdout.WriteString(err.Error())
+		os.Exit(0)
+	}
+	flag.Parse()
+	flag.Set("test.parallel", "16") // these tests do little but wait
+	os.Exit(m.Run())
+}
+
+// go-redis writes nothing to the stderr of a process that has not asked for it.
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), quietChild+"=1")
+	var stdout, stderr strings.Builder
+	child.Stdout, child.Stderr = &stdout, &stderr
+	if err := child.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(stdout.String(), "cannot reach a Sentinel") {
+		t.Errorf("the child's error is %q", &stdout)
+	}
+	if stderr.Len() > 0 {
+		t.Errorf("stderr: %s", &stderr)
+	}
+}
