@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -45,7 +44,6 @@ func (a *app) look(ctx context.Context) (*config.Connectors, error) {
 
 // loadOver is load with what opens a store of files.
 func (a *app) loadOver(ctx context.Context, files func(filestore.Config) (auth.Store, error), opts ...config.Option) (*config.Connectors, error) {
-	logging.Disable() // go-redis tells stderr what its connections to Sentinels do
 	var unopened error
 	byDefault := func() (auth.Store, error) {
 		store, err := files(filestore.Config{Path: defaultPath()})
