@@ -853,7 +853,10 @@ func TestTimeoutOverRedirects(t *testing.T) {
 						if hops >= 5 {
 							resp.StatusCode = 200
 						}
-						return resp, context.Cause(r.Context())
+						if err := context.Cause(r.Context()); err != nil {
+							return nil, err
+						}
+						return resp, nil
 					})
 					start := time.Now()
 					_, err := c.Get("https://api.example.com/")
