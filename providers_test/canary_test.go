@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -23,6 +25,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
 func isInsecure(err error) bool { return errors.Is(err, auth.ErrInsecure) }
@@ -84,11 +87,13 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// query is what no message shows of a URL.
+const query = "canary-in-the-query"
+
 // TestCanary takes every provider down every failing path and looks for its secrets, tokens, codes
 // and queries in all that comes out.
 func TestCanary(t *testing.T) {
 	t.Parallel()
-	const query = "canary-in-the-query"
 	// Each breaks the token endpoint or the API; %s is everything secret that the request held.
 	paths := map[string]func(p *product, echo func(r *http.Request) string){}
 	for _, at := range []string{"token", "api"} {
@@ -103,7 +108,7 @@ func TestCanary(t *testing.T) {
 				}
 			}
 		}
-		for _, status := range []int{200, 201, 301, 400, 401, 403, 404, 405, 418, 429, 500, 503} {
+		for _, status := range []int{200, 301, 400, 401, 403, 404, 429, 500, 503} {
 			paths[fmt.Sprintf("%s %d echo", at, status)] = on(func(w http.ResponseWriter, r *http.Request, secret string) {
 				w.Header().Set("Location", "https://evil.example.org/?"+url.QueryEscape(secret))
 				w.Header().Set("WWW-Authenticate", "Bearer error="+url.QueryEscape(secret))
@@ -144,77 +149,88 @@ func TestCanary(t *testing.T) {
 	for name, sabotage := range paths {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for _, p := range products(t) {
-				var log lockedBuffer
-				logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
-				conns := parse(t, p.yaml("test", "transport: {retry: {max_attempts: 2, min_backoff: 1ms, max_backoff: 2ms}, rate_limits: []}"), config.WithLogger(logger))
-				c := p.get(t, conns, "test")
-				canaries := append([]string{query}, p.secrets...)
-				var mu sync.Mutex
-				learn := func(s string) {
-					mu.Lock()
-					defer mu.Unlock()
-					if len(s) > 7 {
-						canaries = append(canaries, s)
-					}
-				}
-				if tok, err := c.Authenticator().Token(t.Context()); err != nil {
-					t.Fatal(err)
-				} else {
-					learn(tok.AccessToken)
-				}
-				sabotage(p, func(r *http.Request) string {
-					body, _ := io.ReadAll(r.Body)
-					form, _ := url.ParseQuery(string(body))
-					for _, k := range []string{"refresh_token", "code", "client_secret", "password"} {
-						learn(form.Get(k))
-					}
-					var fields map[string]string
-					json.Unmarshal(body, &fields)
-					learn(fields["auth_string"])
-					learn(fields["refresh_token"])
-					values := append(p.secrets, r.Header.Get("Authorization"), r.Header.Get("Access_token"), form.Get("refresh_token"), fields["auth_string"], query)
-					return strings.TrimSpace(strings.Join(values, " "))
+			for _, start := range []func(*testing.T, net.Listener) *product{beyondtrustAt, remedyAt, arJWTAt, webcommanderAt} {
+				synctest.Test(t, func(t *testing.T) { // exchanges that fail are tried again after a while
+					l := memnet.Listen()
+					network := l.Client()
+					t.Cleanup(network.CloseIdleConnections)
+					showsNothing(t, start(t, l), network, sabotage)
 				})
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-				defer cancel()
-				var out strings.Builder
-				for _, method := range []string{"GET", "POST"} {
-					req, err := c.NewRequest(ctx, method, p.path, nil)
-					if err != nil {
-						t.Fatal(err)
-					}
-					req.URL.RawQuery += "&x=" + query
-					resp, err := c.Do(req)
-					if err == nil {
-						_, err = io.Copy(io.Discard, resp.Body)
-						resp.Body.Close()
-						out.WriteString(shown(resp.Request.Header))
-					}
-					for e := err; e != nil; e = errors.Unwrap(e) {
-						out.WriteString(shown(e))
-					}
-					_, err = c.Authenticator().Token(ctx)
-					out.WriteString(shown(err))
-				}
-				st, err := c.Authenticator().(*auth.Session).Status(ctx)
-				out.WriteString(shown(st) + shown(err))
-				out.WriteString(shown(c) + shown(conns) + shown(c.Authenticator()) + shown(c.Client()))
-				mu.Lock() // an exchange may still be under way
-				seen := slices.Clone(canaries)
-				mu.Unlock()
-				for _, canary := range seen {
-					for _, form := range forms(canary) {
-						if i := strings.Index(out.String(), form); i >= 0 {
-							t.Errorf("%s: %q is shown: %.200s", p.id(), canary, out.String()[max(0, i-100):])
-						}
-						if i := strings.Index(log.String(), form); i >= 0 {
-							t.Errorf("%s: %q is logged: %.300s", p.id(), canary, log.String()[max(0, i-200):])
-						}
-					}
-				}
 			}
 		})
+	}
+}
+
+// showsNothing takes p, which is reached by network, down one path.
+func showsNothing(t *testing.T, p *product, network *http.Client, sabotage func(*product, func(*http.Request) string)) {
+	var log lockedBuffer
+	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
+	conns := parse(t, p.yaml("test", "transport: {retry: {max_attempts: 2, min_backoff: 1ms, max_backoff: 2ms}, rate_limits: [], allow_http: true}"),
+		config.WithLogger(logger), config.WithWrap(func(string, http.RoundTripper) http.RoundTripper { return network.Transport }))
+	c := p.get(t, conns, "test")
+	canaries := append([]string{query}, p.secrets...)
+	var mu sync.Mutex
+	learn := func(s string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(s) > 7 {
+			canaries = append(canaries, s)
+		}
+	}
+	if tok, err := c.Authenticator().Token(t.Context()); err != nil {
+		t.Fatal(err)
+	} else {
+		learn(tok.AccessToken)
+	}
+	sabotage(p, func(r *http.Request) string {
+		body, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(body))
+		for _, k := range []string{"refresh_token", "code", "client_secret", "password"} {
+			learn(form.Get(k))
+		}
+		var fields map[string]string
+		json.Unmarshal(body, &fields)
+		learn(fields["auth_string"])
+		learn(fields["refresh_token"])
+		values := append(p.secrets, r.Header.Get("Authorization"), r.Header.Get("Access_token"), form.Get("refresh_token"), fields["auth_string"], query)
+		return strings.TrimSpace(strings.Join(values, " "))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var out strings.Builder
+	for _, method := range []string{"GET", "POST"} {
+		req, err := c.NewRequest(ctx, method, p.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL.RawQuery += "&x=" + query
+		resp, err := c.Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			out.WriteString(shown(resp.Request.Header))
+		}
+		for e := err; e != nil; e = errors.Unwrap(e) {
+			out.WriteString(shown(e))
+		}
+		_, err = c.Authenticator().Token(ctx)
+		out.WriteString(shown(err))
+	}
+	st, err := c.Authenticator().(*auth.Session).Status(ctx)
+	out.WriteString(shown(st) + shown(err))
+	out.WriteString(shown(c) + shown(conns) + shown(c.Authenticator()) + shown(c.Client()))
+	mu.Lock() // an exchange may still be under way
+	seen := slices.Clone(canaries)
+	mu.Unlock()
+	for _, canary := range seen {
+		for _, form := range forms(canary) {
+			if i := strings.Index(out.String(), form); i >= 0 {
+				t.Errorf("%s: %q is shown: %.200s", p.id(), canary, out.String()[max(0, i-100):])
+			}
+			if i := strings.Index(log.String(), form); i >= 0 {
+				t.Errorf("%s: %q is logged: %.300s", p.id(), canary, log.String()[max(0, i-200):])
+			}
+		}
 	}
 }
 

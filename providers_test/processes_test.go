@@ -5,12 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -65,54 +63,37 @@ func work(path string) error {
 	return conns.Close()
 }
 
-// Forty processes use one account, which has room for thirty tokens, through one file store: at the
-// start, across an expiry, after a revocation and after an idle time there is one exchange each, and
-// no call of theirs is refused.
+// Several processes use one account through one file store: when they start together, and after the
+// product has revoked the token, there is one exchange.
 func TestProcesses(t *testing.T) {
 	t.Parallel()
-	const processes, lifetime = 40, 15 * time.Second // no step takes the 12 s after which a token is stale
-	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{TokenLifetime: lifetime, PerSecond: -1, PerHour: -1})
-	t.Cleanup(s.Close)
-	var mu sync.Mutex
-	var last time.Time // when an exchange was asked for
-	s.BreakToken(func(http.ResponseWriter, *http.Request) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		last = time.Now()
-		return false
-	})
-	ended := func() time.Duration { // until the current token has
-		mu.Lock()
-		defer mu.Unlock()
-		return time.Until(last.Add(lifetime + 200*time.Millisecond))
-	}
+	w := startWorkers(t, 8, &beyondtrusttest.Options{PerSecond: -1, PerHour: -1})
+	w.call(t, "start", 0, false)
+	w.s.RevokeAll()
+	w.call(t, "after a revocation", 0, true)
+}
 
-	p := product{name: "beyondtrust", url: s.URL, settings: map[string]string{
+// workers are processes that use one account through one file store.
+type workers struct {
+	s      *beyondtrusttest.Server
+	before beyondtrusttest.Stats
+	stdin  []io.WriteCloser
+	stdout []*bufio.Reader
+}
+
+func startWorkers(t *testing.T, n int, o *beyondtrusttest.Options) *workers {
+	t.Helper()
+	w := &workers{s: beyondtrusttest.NewServer(o)}
+	t.Cleanup(w.s.Close)
+	p := product{name: "beyondtrust", url: w.s.URL, settings: map[string]string{
 		"client_id": beyondtrusttest.DefaultClientID, "client_secret": beyondtrusttest.DefaultClientSecret,
 	}}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "itsmauth.yaml")
-	yaml := fmt.Sprintf("version: 1\ntoken_store: {type: file, path: '%s'}\nconnectors:\n%s", filepath.Join(dir, "tokens"), p.yaml("test", "transport: {rate_limits: []}"))
-	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-
-	var workers []*exec.Cmd
-	var stdin []io.WriteCloser
-	var stdout []*bufio.Reader
-	t.Cleanup(func() {
-		for _, in := range stdin {
-			in.Close()
-		}
-		for _, w := range workers {
-			if err := w.Wait(); err != nil && !t.Failed() {
-				t.Error(err)
-			}
-		}
-	})
-	for range processes {
+	write(t, path, fmt.Sprintf("version: 1\ntoken_store: {type: file, path: '%s'}\nconnectors:\n%s", filepath.Join(dir, "tokens"), p.yaml("test", "transport: {rate_limits: []}")))
+	for range n {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), workerEnv+"="+path)
+		cmd.Env = append(os.Environ(), workerEnv+"="+path, "GORACE=atexit_sleep_ms=0")
 		cmd.Stderr = os.Stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -125,52 +106,46 @@ func TestProcesses(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		workers, stdin, stdout = append(workers, cmd), append(stdin, in), append(stdout, bufio.NewReader(out))
-	}
-	all := func(what string) {
-		t.Helper()
-		for i, out := range stdout {
-			if line, err := out.ReadString('\n'); line != "ok\n" {
-				t.Fatalf("%s: process %d: %s %v", what, i, strings.TrimSpace(line), err)
+		t.Cleanup(func() {
+			in.Close()
+			if err := cmd.Wait(); err != nil && !t.Failed() {
+				t.Error(err)
 			}
-		}
+		})
+		w.stdin, w.stdout = append(w.stdin, in), append(w.stdout, bufio.NewReader(out))
 	}
-	all("config")
+	w.await(t, "config")
+	return w
+}
 
-	var before beyondtrusttest.Stats
-	for _, step := range []struct {
-		name    string
-		prepare func()
-		calls   func() time.Duration
-		refused bool // calls go out with a token that the product has killed, and are repeated
-	}{
-		{name: "start"},
-		{name: "across an expiry", calls: ended},
-		{name: "after a revocation", prepare: s.RevokeAll, refused: true},
-		{name: "after an idle time", prepare: func() { time.Sleep(ended()) }},
-	} {
-		if step.prepare != nil {
-			step.prepare()
+// await waits until each worker has said that all went well.
+func (w *workers) await(t *testing.T, what string) {
+	t.Helper()
+	for i, out := range w.stdout {
+		if line, err := out.ReadString('\n'); line != "ok\n" {
+			t.Fatalf("%s: process %d: %s %v", what, i, strings.TrimSpace(line), err)
 		}
-		var d time.Duration
-		if step.calls != nil {
-			d = step.calls()
-		}
-		for _, in := range stdin {
-			fmt.Fprintln(in, d)
-		}
-		all(step.name)
-		after := s.Stats()
-		if n := after.Exchanges - before.Exchanges; n != 1 {
-			t.Errorf("%s: %d exchanges", step.name, n)
-		}
-		if n := after.Rejected - before.Rejected; !step.refused && n != 0 || n > processes {
-			t.Errorf("%s: %d calls with a refused token", step.name, n)
-		}
-		if n := after.APICalls - before.APICalls; n < processes {
-			t.Errorf("%s: %d calls", step.name, n)
-		}
-		t.Logf("%s: %+v", step.name, after)
-		before = after
 	}
+}
+
+// call has each worker call the product for d, in which there must be one exchange. No call may go out
+// with a token that the product refuses, unless refused.
+func (w *workers) call(t *testing.T, what string, d time.Duration, refused bool) {
+	t.Helper()
+	for _, in := range w.stdin {
+		fmt.Fprintln(in, d)
+	}
+	w.await(t, what)
+	after := w.s.Stats()
+	if n := after.Exchanges - w.before.Exchanges; n != 1 {
+		t.Errorf("%s: %d exchanges", what, n)
+	}
+	if n := after.Rejected - w.before.Rejected; !refused && n != 0 || n > len(w.stdin) {
+		t.Errorf("%s: %d calls with a refused token", what, n)
+	}
+	if n := after.APICalls - w.before.APICalls; n < len(w.stdin) {
+		t.Errorf("%s: %d calls", what, n)
+	}
+	t.Logf("%s: %+v", what, after)
+	w.before = after
 }

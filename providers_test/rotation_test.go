@@ -103,9 +103,9 @@ func rotate(t *testing.T, v volume, productFirst bool) {
 	var excused time.Time // calls until then may fail
 	var calls, failed int
 	var workers sync.WaitGroup
-	for i := range 4 {
+	for i := range 2 {
 		workers.Go(func() {
-			time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+			time.Sleep(time.Duration(i) * 200 * time.Millisecond)
 			for ; ctx.Err() == nil; time.Sleep(400 * time.Millisecond) {
 				status, _, err := call(context.Background(), c, "GET", "/api/config/v1/jump-item", "")
 				mu.Lock()

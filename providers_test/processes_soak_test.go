@@ -1,0 +1,38 @@
+//go:build soak
+
+package providers_test
+
+import (
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
+)
+
+// Forty processes use one account, which has room for thirty tokens: at the start, across an expiry,
+// after a revocation and after an idle time there is one exchange each, and no call fails.
+func TestSoakProcesses(t *testing.T) {
+	const lifetime = 15 * time.Second // no step takes the 12 s after which a token is stale
+	w := startWorkers(t, 40, &beyondtrusttest.Options{TokenLifetime: lifetime, PerSecond: -1, PerHour: -1})
+	var mu sync.Mutex
+	var last time.Time // when an exchange was asked for
+	w.s.BreakToken(func(http.ResponseWriter, *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		last = time.Now()
+		return false
+	})
+	ended := func() time.Duration { // until the current token has
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Until(last.Add(lifetime + 200*time.Millisecond))
+	}
+	w.call(t, "start", 0, false)
+	w.call(t, "across an expiry", ended(), false)
+	w.s.RevokeAll()
+	w.call(t, "after a revocation", 0, true)
+	time.Sleep(ended())
+	w.call(t, "after an idle time", 0, false)
+}
