@@ -113,25 +113,29 @@ func (m *monitor) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Monitor(%v)
 
 // Close ends what asks in the background, and closes the store.
 func (m *monitor) Close() error {
-	m.end()
-	if c, ok := m.Store.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
+	return m.end(func() error {
+		if c, ok := m.Store.(io.Closer); ok {
+			return c.Close()
+		}
+		return nil
+	})
 }
 
-// end ends what asks in the background. Operations that still have no answer are left after a second.
-func (m *monitor) end() {
+// end ends what asks in the background, and calls closeStore, which may end operations that have no
+// answer. Those that go on are left after a second.
+func (m *monitor) end(closeStore func() error) error {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
 	m.stop()
+	err := closeStore()
 	ended := make(chan struct{})
 	go func() { m.running.Wait(); close(ended) }()
 	select {
 	case <-ended:
 	case <-time.After(closeGrace):
 	}
+	return err
 }
 
 // spawn runs f in a goroutine that end waits for.

@@ -536,8 +536,18 @@ func TestWindowSilence(t *testing.T) {
 		store.resume()
 		time.Sleep(2 * time.Second)
 		take("records are back", 0, false)
-		if asked, n := store.takes.Load(), store.releases.Load(); n == 0 || n > asked {
-			t.Errorf("%d slots were asked for and %d given back", asked, n)
+		asked, released := store.takes.Load(), store.releases.Load()
+		store.slots.stall()
+		for _, id := range []string{"asked for", "not asked for", "not either"} {
+			w.Take(t.Context(), id)
+			w.Release(id, false)
 		}
+		if n := store.takes.Load() - asked; n != 1 {
+			t.Errorf("%d slots were asked for, want 1", n)
+		}
+		if n := store.releases.Load() - released; n != 1 {
+			t.Errorf("%d slots were given back, want the one that was asked for", n)
+		}
+		store.slots.resume()
 	})
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"sync"
@@ -18,7 +19,7 @@ const (
 type windowMonitor struct{ *monitor }
 
 func (m windowMonitor) Window(key string, limits []Limit, hold time.Duration) Window {
-	return &monitoredWindow{m.monitor, m.windower.Window(key, limits, hold)}
+	return &monitoredWindow{m: m.monitor, Window: m.windower.Window(key, limits, hold)}
 }
 
 // windowMemory is what a monitor knows of its windows. Their silence says nothing of the records.
@@ -63,6 +64,14 @@ func (w *windowMemory) fail(err error) bool {
 type monitoredWindow struct {
 	m *monitor
 	Window
+	unasked sync.Map // ids that were refused without asking, so there is nothing to release
+}
+
+// Release implements [Window].
+func (w *monitoredWindow) Release(id string, sent bool) {
+	if _, ok := w.unasked.LoadAndDelete(id); !ok {
+		w.Window.Release(id, sent)
+	}
 }
 
 type taken struct {
@@ -71,11 +80,10 @@ type taken struct {
 }
 
 func (w *monitoredWindow) Take(ctx context.Context, id string) (time.Duration, int, error) {
-	if err := w.m.gate(); err != nil {
-		return 0, 0, err
-	}
-	patience, err := w.m.windows.patience(w.m.timeout)
-	if err != nil {
+	err := w.m.gate()
+	patience, silent := w.m.windows.patience(w.m.timeout)
+	if err = cmp.Or(err, silent); err != nil {
+		w.unasked.Store(id, nil)
 		return 0, 0, err
 	}
 	began := time.Now()

@@ -297,7 +297,7 @@ func (s *Session) Close(ctx context.Context) error {
 	s.kill()
 	s.store.unsubscribe(s.core)
 	if s.ownStore {
-		s.store.end()
+		s.store.end(func() error { return nil })
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
