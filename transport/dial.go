@@ -48,7 +48,7 @@ func connections(o *Options) *http.Transport {
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// noted lets the call find the connection that dial makes for it.
+// noted records in the call the connection that dial makes for it.
 func noted(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		latest := new(atomic.Pointer[dialed]) // nobody's, if a Wrap sends a request of its own

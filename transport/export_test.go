@@ -1,4 +1,4 @@
 package transport
 
-// Noted makes a dialer of a test one of this package's.
+// Noted wraps a test's dialer as this package wraps its own.
 var Noted = noted

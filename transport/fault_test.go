@@ -39,7 +39,7 @@ type fault struct {
 	https   func(ca *testpki.CA) *tls.Config // how the server speaks TLS; nil: it does not
 	meet    func(s *faultServer, base *string, o *transport.Options)
 	warm    bool  // a good call comes first, and its connection is kept
-	silence bool  // the outcome depends on time: it is played in memory, where time is exact
+	silence bool  // the outcome depends on time, so it is played in memory, where time is exact
 	flood   bool  // of headers: the client's limit for them is lowered
 	upload  int64 // the size of the body; such a row has no GET
 	idle    bool  // which the server then closes
@@ -263,8 +263,8 @@ type measured struct {
 	headers     time.Duration // until Do returned
 }
 
-// measure makes one request of a kind. Faults that are no silence must end by themselves: there the
-// limits are so long that none is passed, however slow the machine.
+// measure makes one request of a kind. A fault that is not a silence must end by itself: its limits are
+// so long that not even a slow machine reaches them.
 func measure(t *testing.T, ca *testpki.CA, f fault, method, key string, timeout time.Duration) (m measured) {
 	if !f.silence {
 		measureIn(t, ca, f, method, key, transport.Options{Timeout: 5 * time.Minute, AttemptTimeout: 5 * time.Minute}, &m)
@@ -476,7 +476,7 @@ func TestNoFaultOutlastsTimeout(t *testing.T) {
 	}
 }
 
-// A server that sends headers without end has its say of 10 MiB and no more.
+// Headers without end are cut off at 10 MiB.
 func TestFloodOfHeaders(t *testing.T) {
 	t.Parallel()
 	s := serveFaults(t, nil, flood)

@@ -14,7 +14,7 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// inMemory makes dial the way to every host, for clients in a synctest bubble.
+// inMemory lets a client of o reach every host through dial, which works in a synctest bubble.
 func inMemory(dial func(ctx context.Context, network, addr string) (net.Conn, error), o transport.Options) transport.Options {
 	o.AllowHTTP = true
 	if o.Proxy == nil {
@@ -31,7 +31,7 @@ func inMemory(dial func(ctx context.Context, network, addr string) (net.Conn, er
 	return o
 }
 
-// serveInMemory serves until the bubble ends; without a certificate plain HTTP.
+// serveInMemory serves HTTPS, or HTTP if config is nil, until the bubble ends.
 func serveInMemory(t testing.TB, config *tls.Config, h http.HandlerFunc) *memnet.Listener {
 	l := memnet.Listen()
 	srv := &http.Server{Handler: h, TLSConfig: config, ErrorLog: log.New(io.Discard, "", 0)}

@@ -82,8 +82,8 @@ func TestEarlyAnswerToInboundBody(t *testing.T) {
 	}
 }
 
-// After a failure the request is its caller's to change, as with net/http. The race detector finds whoever
-// still reads it.
+// After a failure the request is its caller's to change, as with net/http. The race detector finds a
+// goroutine that still reads it.
 func TestRequestAfterFailure(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
