@@ -41,6 +41,19 @@ func freeRedirectURI(t *testing.T) string {
 // taken is what a program says that did not get its port, for which it is given another.
 const taken = "address already in use"
 
+// One Chromium shows all pages: to start another, or a profile, takes it as long as ten pages do.
+func TestPages(t *testing.T) {
+	b := newBrowser(t)
+	for name, test := range map[string]func(*testing.T, browser){
+		"handler": testHandler, "login": testLogin, "commands": testCommands,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, b)
+		})
+	}
+}
+
 // A browser is a Chromium, without a window.
 type browser struct{ ctx context.Context }
 
@@ -93,6 +106,12 @@ type tab struct {
 func (b browser) person(t *testing.T) tab {
 	t.Helper()
 	return newTab(t, b.ctx, chromedp.WithNewBrowserContext())
+}
+
+// in is p in a subtest.
+func (p tab) in(t *testing.T) tab {
+	p.t = t
+	return p
 }
 
 // another opens a tab beside this one.

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -79,26 +80,36 @@ func (r robot) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
 func (robot) Header(*oauth2.Token) http.Header    { return nil }
 func (robot) Rejects(*http.Response, []byte) bool { return false }
 
-// newService mounts the handler in a service.
-func newService(t *testing.T, middleware ...func(http.Handler) http.Handler) (p *product, list string) {
+// A service has the handler mounted.
+type service struct {
+	*product
+	list string
+	stay atomic.Bool // browsers are to stay on pages that would send them on
+}
+
+func newService(t *testing.T) *service {
 	t.Helper()
 	mux := http.NewServeMux()
-	s := httptest.NewUnstartedServer(mux)
-	p = newProduct(t, "http://"+s.Listener.Addr().String()+"/callback")
+	server := httptest.NewUnstartedServer(mux)
+	s := &service{product: newProduct(t, "http://"+server.Listener.Addr().String()+"/callback")}
 	failing := newConnector(t, "remote-support-of-the-northern-branch-office", "beyondtrust",
 		robot{fmt.Errorf("%w: dial tcp 192.0.2.7:443: connect: no route to host", auth.ErrUnavailable)})
 	failing.Session.Token(t.Context())
-	var h http.Handler = consent.NewHandler([]consent.Connector{p.connector, newConnector(t, "shop", "webcommander", robot{}), failing},
+	pages := consent.NewHandler([]consent.Connector{s.connector, newConnector(t, "shop", "webcommander", robot{}), failing},
 		&consent.HandlerOptions{Path: "/connections"})
-	for _, m := range middleware {
-		h = m(h)
-	}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.stay.Load() {
+			w = still{w}
+		}
+		pages.ServeHTTP(w, r)
+	})
 	mux.Handle("/connections", h)
 	mux.Handle("/callback", h)
 	mux.Handle("/connections/", h)
-	s.Start()
-	t.Cleanup(s.Close)
-	return p, s.URL + "/connections"
+	server.Start()
+	t.Cleanup(server.Close)
+	s.list = server.URL + "/connections"
+	return s
 }
 
 // still keeps the browser on a page that would send it on.
@@ -117,15 +128,20 @@ func press(list string) chromedp.Action[chromedp.Void] {
 func click(css chromedp.CSS) chromedp.Action[chromedp.Void]   { return chromedp.Click(css) }
 func waitFor(css chromedp.CSS) chromedp.Action[chromedp.Void] { return chromedp.WaitVisible(css) }
 
-func TestHandler(t *testing.T) {
-	t.Parallel()
-	b := newBrowser(t)
+func testHandler(t *testing.T, b browser) {
+	s, me, other := newService(t), b.person(t), b.person(t)
+	// step is a subtest whose person is me, in which the token endpoint is asked that many times.
+	step := func(name string, requests int, f func(t *testing.T, me tab)) {
+		t.Helper()
+		before := s.Stats().TokenRequests
+		t.Run(name, func(t *testing.T) { f(t, me.in(t)) })
+		if n := s.Stats().TokenRequests - before; n != requests {
+			t.Errorf("%s: %d token requests", name, n)
+		}
+	}
 
-	t.Run("success, by keyboard", func(t *testing.T) {
-		t.Parallel()
-		p, list := newService(t)
-		me := b.person(t)
-		me.do(chromedp.Navigate(list))
+	step("success, by keyboard", 1, func(t *testing.T, me tab) {
+		me.do(chromedp.Navigate(s.list))
 		me.sees("Connections")
 		me.looks("list-before")
 		me.do(chromedp.KeyEvent(kb.Tab))
@@ -139,60 +155,36 @@ func TestHandler(t *testing.T) {
 		me.do(click("a.button"))
 		me.sees("Connections")
 		me.looks("list-after")
-		if _, err := p.connector.Session.Token(t.Context()); err != nil {
+		if _, err := s.connector.Session.Token(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})
-
-	t.Run("a browser that heeds no Refresh", func(t *testing.T) {
-		t.Parallel()
-		_, list := newService(t, func(h http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(still{w}, r) })
-		})
-		me := b.person(t)
-		me.do(chromedp.Navigate(list), click("button[value=tickets]"))
+	step("a browser that heeds no Refresh, and a replayed callback", 1, func(t *testing.T, me tab) {
+		s.stay.Store(true)
+		defer s.stay.Store(false)
+		me.do(chromedp.Navigate(s.list), click("button[value=tickets]"))
 		me.sees("On to 127.0.0.1")
 		me.looks("leaving")
 		me.do(click("a.button"), waitFor("#allow"), click("#allow"))
 		me.sees("tickets is connected")
-	})
-
-	t.Run("refusal", func(t *testing.T) {
-		t.Parallel()
-		p, list := newService(t)
-		me := b.person(t)
-		me.do(press(list), click("#deny"))
-		me.sees("tickets was not connected")
-		me.looks("refused")
-		if n := p.Stats().TokenRequests; n != 0 {
-			t.Errorf("%d token requests", n)
-		}
-	})
-
-	t.Run("replayed callback", func(t *testing.T) {
-		t.Parallel()
-		p, list := newService(t)
-		me := b.person(t)
-		me.do(press(list), click("#allow"))
-		me.sees("tickets is connected")
 		me.do(chromedp.Reload())
 		me.sees("This sign-in is over")
 		me.looks("used")
-		if n := p.Stats().TokenRequests; n != 1 {
-			t.Errorf("%d token requests", n)
-		}
 	})
-
-	t.Run("foreign state", func(t *testing.T) {
-		t.Parallel()
-		p, list := newService(t)
-		me, other := b.person(t), b.person(t)
-		me.do(press(list))
-		right, err := p.Consent(read(me, chromedp.Location()))
-		if err != nil {
+	step("refusal", 0, func(t *testing.T, me tab) {
+		me.do(press(s.list), click("#deny"))
+		me.sees("tickets was not connected")
+		me.looks("refused")
+	})
+	var right *url.URL
+	step("foreign state", 0, func(t *testing.T, me tab) {
+		me.do(press(s.list))
+		var err error
+		if right, err = s.Consent(read(me, chromedp.Location())); err != nil {
 			t.Fatal(err)
 		}
-		other.do(chromedp.Navigate(list), chromedp.Navigate(right.String()))
+		other := other.in(t)
+		other.do(chromedp.Navigate(s.list), chromedp.Navigate(right.String()))
 		other.sees("This sign-in was not begun here")
 		other.looks("foreign-browser")
 		forged := *right
@@ -200,43 +192,31 @@ func TestHandler(t *testing.T) {
 		me.do(chromedp.Navigate(forged.String()))
 		me.sees("This sign-in was not begun here")
 		me.looks("foreign-state")
-		if n := p.Stats().TokenRequests; n != 0 {
-			t.Errorf("%d token requests", n)
-		}
+	})
+	step("the right state, after all", 1, func(t *testing.T, me tab) {
 		me.do(chromedp.Navigate(right.String()))
 		me.sees("tickets is connected")
 	})
-
-	t.Run("two tabs", func(t *testing.T) {
-		t.Parallel()
-		p, list := newService(t)
-		me := b.person(t)
+	step("two tabs", 2, func(t *testing.T, me tab) {
 		also := me.another()
-		me.do(press(list))
-		also.do(press(list), click("#allow"))
+		me.do(press(s.list))
+		also.do(press(s.list), click("#allow"))
 		also.sees("tickets is connected")
 		me.do(click("#allow"))
 		me.sees("tickets is connected")
-		if n := p.Stats().Exchanges; n != 2 {
-			t.Errorf("%d exchanges", n)
-		}
 	})
-
-	t.Run("failures", func(t *testing.T) {
-		t.Parallel()
-		p, list := newService(t)
-		p.SetSecret("an0ther+/=&%")
-		me := b.person(t)
-		me.do(press(list), click("#allow"))
+	step("failures", 1, func(t *testing.T, me tab) {
+		s.SetSecret("an0ther+/=&%")
+		me.do(press(s.list), click("#allow"))
 		me.sees("tickets could not be connected")
 		me.looks("failed")
-		me.do(chromedp.Navigate(list + "/nowhere"))
+		me.do(chromedp.Navigate(s.list + "/nowhere"))
 		me.sees("There is no such page")
 		me.looks("unknown")
-		me.do(chromedp.Navigate(strings.Replace(list, "127.0.0.1", "rebound.localhost", 1)))
+		me.do(chromedp.Navigate(strings.Replace(s.list, "127.0.0.1", "rebound.localhost", 1)))
 		me.sees("This address is not served here")
 		me.looks("wrong-host")
-		me.do(chromedp.Navigate(list),
+		me.do(chromedp.Navigate(s.list),
 			chromedp.SetAttributeValue(chromedp.CSS("input[name=csrf]"), "value", "x"),
 			click("button[value=tickets]"),
 			waitFor(".notice"))
@@ -293,13 +273,12 @@ func (l *login) ends(t *testing.T) {
 	}
 }
 
-func TestLogin(t *testing.T) {
-	t.Parallel()
-	b := newBrowser(t)
+func testLogin(t *testing.T, b browser) {
+	me, other := b.person(t), b.person(t)
+	also := me.another()
 
 	t.Run("success", func(t *testing.T) {
-		t.Parallel()
-		l, me := newLogin(t), b.person(t)
+		l, me := newLogin(t), me.in(t)
 		me.do(chromedp.Navigate(l.at), click("#allow"))
 		me.sees("tickets is connected")
 		l.ends(t)
@@ -307,8 +286,7 @@ func TestLogin(t *testing.T) {
 	})
 
 	t.Run("refusal", func(t *testing.T) {
-		t.Parallel()
-		l, me := newLogin(t), b.person(t)
+		l, me := newLogin(t), me.in(t)
 		me.do(chromedp.Navigate(l.at), click("#deny"))
 		me.sees("tickets was not connected")
 		if err := <-l.done; !errors.Is(err, auth.ErrConsentRequired) {
@@ -318,8 +296,7 @@ func TestLogin(t *testing.T) {
 	})
 
 	t.Run("replayed callback", func(t *testing.T) {
-		t.Parallel()
-		l, me := newLogin(t), b.person(t)
+		l, me, other := newLogin(t), me.in(t), other.in(t) // in one profile the second request would wait for the first
 		right, err := l.Consent(l.at)
 		if err != nil {
 			t.Fatal(err)
@@ -332,20 +309,18 @@ func TestLogin(t *testing.T) {
 			<-replayed
 			return false
 		})
-		also := me.another()
 		me.do(leave(right.String()))
 		<-began
-		also.do(chromedp.Navigate(right.String()))
-		also.sees("This sign-in is over")
-		also.looks("login-used")
+		other.do(chromedp.Navigate(right.String()))
+		other.sees("This sign-in is over")
+		other.looks("login-used")
 		release()
 		me.sees("tickets is connected")
 		l.ends(t)
 	})
 
 	t.Run("foreign state", func(t *testing.T) {
-		t.Parallel()
-		l, me, other := newLogin(t), b.person(t), b.person(t)
+		l, me, other := newLogin(t), me.in(t), other.in(t)
 		forged, err := l.Consent(strings.Replace(l.at, "state=", "state=x", 1))
 		if err != nil {
 			t.Fatal(err)
@@ -359,9 +334,7 @@ func TestLogin(t *testing.T) {
 	})
 
 	t.Run("two tabs", func(t *testing.T) {
-		t.Parallel()
-		l, me := newLogin(t), b.person(t)
-		also := me.another()
+		l, me, also := newLogin(t), me.in(t), also.in(t)
 		me.do(chromedp.Navigate(l.at), waitFor("#allow"))
 		also.do(chromedp.Navigate(l.at), click("#allow"))
 		also.sees("tickets is connected")

@@ -98,21 +98,19 @@ func (c *cli) token() (string, error) {
 	return string(out), err
 }
 
-// The command line, as an operator has it: serve and login, each in a real browser.
-func TestCommands(t *testing.T) {
-	t.Parallel()
-	b := newBrowser(t)
+// The command line, as an operator has it: serve and login.
+func testCommands(t *testing.T, b browser) {
 	path := filepath.Join(t.TempDir(), "itsmauth")
-	build := exec.Command("go", "build", "-o", path, "./cmd/itsmauth")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./cmd/itsmauth")
 	build.Dir = "../.." // its module
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	me, other := b.person(t), b.person(t)
 
 	t.Run("serve", func(t *testing.T) {
-		t.Parallel()
 		c := newCLI(t, path, "serve")
-		me, other := b.person(t), b.person(t)
+		me, other := me.in(t), other.in(t)
 		me.do(chromedp.Navigate(c.address))
 		me.sees("Connections")
 		if at := read(me, chromedp.Location()); strings.Contains(at, "key=") {
@@ -153,9 +151,8 @@ func TestCommands(t *testing.T) {
 	})
 
 	t.Run("login", func(t *testing.T) {
-		t.Parallel()
 		c := newCLI(t, path, "login", "tickets", "--no-browser")
-		me := b.person(t)
+		me := me.in(t)
 		me.do(chromedp.Navigate(c.address), waitFor("#allow"), click("#allow"))
 		me.sees("tickets is connected")
 		if err := c.end(); err != nil {
