@@ -4,6 +4,7 @@ package filestore
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -190,17 +191,25 @@ func TestNamedPipes(t *testing.T) {
 		"k.alive ":    func(s *store) error { defer stopped(t, s.dir, "k.lock", "")(); s.lifeless("k"); return nil },
 		"k.window":    func(s *store) error { _, _, err := single(s).Take(t.Context(), "k"); return err },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			path := filepath.Join(dir, strings.TrimSpace(name))
-			if err := syscall.Mkfifo(path, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s := beating(t, dir, time.Hour)
-			if err := tt(s); err != nil && (!errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), path)) {
-				t.Errorf("%v, want ErrStore with the path", err)
-			}
-		})
+		for _, writer := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, writer %t", name, writer), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				path := filepath.Join(dir, strings.TrimSpace(name))
+				if err := syscall.Mkfifo(path, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if writer {
+					f, err := os.OpenFile(path, os.O_RDWR, 0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer f.Close()
+				}
+				if err := tt(beating(t, dir, time.Hour)); err != nil && (!errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), path)) {
+					t.Errorf("%v, want ErrStore with the path", err)
+				}
+			})
+		}
 	}
 }

@@ -9,6 +9,7 @@
 //	KEY.alive        rewritten once a second by that process, and removed by it
 //	KEY.next.lock    locked in place of KEY.lock, after KEY.alive has not changed for 5 seconds
 //	KEY.window       the requests that count for the rate limits
+//	KEY.window.new   replaces KEY.window when that has to grow
 //	KEY.window.lock  locked while KEY.window is used
 //
 // The directory must be on a file system whose locks reach all processes that use it.
@@ -132,11 +133,10 @@ func (s *store) background(limit time.Duration, f func(ctx context.Context)) {
 
 func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
 	path := s.path(key, ".json")
-	err := ctx.Err() // what hangs in the system would outlast it
-	var b []byte
-	if err == nil {
-		b, err = readFile(path)
+	if err := ctx.Err(); err != nil {
+		return auth.Record{}, fmt.Errorf("%w: reading %s: %w", auth.ErrStore, path, err)
 	}
+	b, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Without its directory, nobody knows what the record was.
 		if _, err = os.Stat(s.dir); err == nil {

@@ -1,8 +1,10 @@
 package filestore
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +24,11 @@ func open(t *testing.T, dir string) auth.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.(io.Closer).Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 
@@ -300,6 +307,27 @@ func TestVanishedDirectory(t *testing.T) {
 			t.Errorf("%s: %v", op, err)
 		}
 	}
+}
+
+func TestEndedContext(t *testing.T) {
+	t.Parallel()
+	s := beating(t, t.TempDir(), beat)
+	save(t, s, "k", 0, "data")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, load := s.Load(ctx, "k")
+	_, lock := s.Lock(ctx, "k")
+	_, _, tryLock := s.TryLock(ctx, "k", 1)
+	_, _, take := windowOf(s, time.Second, auth.Limit{Requests: 1, Per: time.Second}).Take(ctx, "1")
+	for op, err := range map[string]error{
+		"Load": load, "Lock": lock, "TryLock": tryLock, "Take": take,
+		"Save": s.Save(ctx, "k", auth.Record{Version: 1}), "Delete": s.Delete(ctx, "k", 1),
+	} {
+		if !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), s.dir) {
+			t.Errorf("%s: %v, want ErrStore and context.Canceled with the path", op, err)
+		}
+	}
+	want(t, s, "k", 1, "data")
 }
 
 func TestLeftoversAreSwept(t *testing.T) {

@@ -127,9 +127,6 @@ func (s *store) live(key string, passing bool) (stop func(), err error) {
 	if err := writeAlive(path, id, 0); err != nil {
 		return nil, fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
-	s.mu.Lock()
-	delete(s.seen, key)
-	s.mu.Unlock()
 	ended := make(chan struct{})
 	var beating sync.WaitGroup
 	beating.Go(func() {
@@ -181,7 +178,7 @@ func readFile(path string) ([]byte, error) {
 
 // try locks a file; unlock is nil if it is locked already, and may be called more than once.
 func try(path string) (unlock func(), err error) {
-	l := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK))
+	l := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE))
 	if ok, err := l.TryLock(); err != nil {
 		return nil, lockError(path, err)
 	} else if !ok {

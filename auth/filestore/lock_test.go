@@ -118,7 +118,7 @@ func TestTryLock(t *testing.T) {
 // Who gets the lock has seen the newest record, or saves would meet conflicts.
 func TestTryLockSeesTheNewest(t *testing.T) {
 	t.Parallel()
-	const goroutines, rounds = 8, 10
+	const goroutines, rounds = 4, 10
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for range goroutines {
@@ -234,6 +234,21 @@ func TestNextHolderWithoutLife(t *testing.T) {
 			wantHeld(t, beating(t, dir, beat), time.Minute)
 			unlock()
 		}
+		free()
+		unlock, _ := lockWithin(t, s, time.Second)
+		unlock()
+	})
+}
+
+// With both stopped nobody goes on.
+func TestBothHoldersWithoutLife(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		defer stopped(t, dir, "k.lock", "of the stopped")()
+		free := stopped(t, dir, "k.next.lock", "of the stopped")
+		s := beating(t, dir, beat)
+		wantHeld(t, s, time.Minute)
 		free()
 		unlock, _ := lockWithin(t, s, time.Second)
 		unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -32,6 +33,9 @@ type window struct {
 
 // Take implements [auth.Window]. Of more than 128 processes that asked in a minute, 128 are counted.
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, 0, lockError(w.path, err)
+	}
 	err = w.update(ctx, func(now int64) error {
 		processes = w.file.meet(w.process, now)
 		s := slot{number(id), now + w.hold.Microseconds(), w.hold.Microseconds()}
@@ -56,8 +60,8 @@ func (w *window) Release(id string, sent bool) {
 	release := func(now int64) error { return w.file.release(number(id), sent, now) }
 	once, cancel := context.WithCancel(context.Background())
 	cancel()
-	if w.update(once, release) != nil {
-		// After its hold the slot counts as received anyway.
+	if err := w.update(once, release); errors.Is(err, context.Canceled) {
+		// Another goroutine or process has the file. After its hold the slot counts as received anyway.
 		w.s.background(w.hold, func(ctx context.Context) { _ = w.update(ctx, release) })
 	}
 }

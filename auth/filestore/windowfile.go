@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -65,7 +64,7 @@ type windowFile struct {
 
 // update runs f, with the time, between reading the file and writing it.
 func (w *windowFile) update(path string, limits []auth.Limit, f func(now int64) error) (err error) {
-	if w.File, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600); err != nil {
+	if w.File, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
 	defer func() { w.Close() }() // grow may have opened another
@@ -237,7 +236,7 @@ func (w *windowFile) advance(now int64) error {
 		if s.deadline > now {
 			break
 		}
-		if err := w.received(max(s.deadline, w.last)); err != nil {
+		if err := w.received(s.deadline); err != nil {
 			return err
 		}
 		lapsed++
@@ -260,7 +259,7 @@ func (w *windowFile) meet(id, now int64) int {
 func (w *windowFile) wait(limits []auth.Limit, now int64) (wait int64, err error) {
 	for _, l := range limits {
 		nth := int64(l.Requests - len(w.slots))
-		if nth > w.stamps() {
+		if nth > w.written {
 			continue
 		}
 		at := now // in flight, it was received by now at the earliest
@@ -269,7 +268,7 @@ func (w *windowFile) wait(limits []auth.Limit, now int64) (wait int64, err error
 				return 0, err
 			}
 		}
-		wait = max(wait, min(at, now)+l.Per.Microseconds()+1-now)
+		wait = max(wait, at+l.Per.Microseconds()+1-now)
 	}
 	return wait, nil
 }
@@ -304,11 +303,11 @@ func (w *windowFile) release(id int64, sent bool, now int64) error {
 // grow makes room for more slots, or a longer ring, in a new file that takes the place of this one.
 func (w *windowFile) grow(room, ring int64) error {
 	path := w.Name()
-	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC|syscall.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	grown := windowFile{File: f, room: room, ring: ring, last: w.last, processes: w.processes, slots: w.slots}
+	grown := windowFile{File: f, room: room, ring: ring, processes: w.processes, slots: w.slots}
 	for n := w.written - w.stamps(); n < w.written && err == nil; n++ {
 		var at int64
 		if at, err = w.stamp(n); err == nil {
