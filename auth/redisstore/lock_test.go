@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -94,26 +95,41 @@ func TestLockIsAskedForSeldom(t *testing.T) {
 	}
 }
 
-// What Redis was not there to hear, it hears when it is back.
+// What Redis was not there to hear, or refused to do, it is told again.
 func TestToldAgain(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	s := opened(t, server.URL())
-	unlock, err := s.Lock(t.Context(), "k")
-	if err != nil {
-		t.Fatal(err)
+	server.Do(t, "ACL SETUSER tickets on ~* +@all", ">"+redistest.Password)
+	s := opened(t, strings.Replace(server.URL(), "default:", "tickets:", 1))
+	for what, trouble := range map[string]func() (end func()){
+		"hung": func() func() {
+			server.Signal(t, syscall.SIGSTOP)
+			return func() { server.Signal(t, syscall.SIGCONT) }
+		},
+		"no permission": func() func() {
+			server.Do(t, "ACL SETUSER tickets -@scripting")
+			return func() { server.Do(t, "ACL SETUSER tickets +@scripting") }
+		},
+	} {
+		unlock, err := s.Lock(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Millisecond}}, time.Hour)
+		if wait, _, err := w.Take(t.Context(), what); wait != 0 || err != nil {
+			t.Fatal(wait, err)
+		}
+		server.Do(t, "PERSIST itsmauth:{k}:lock") // and so it does not lapse
+		end := trouble()
+		unlock()
+		w.Release(what, true)
+		time.Sleep(100 * time.Millisecond) // so that Redis is not told in time, as a rule
+		end()
+		redistest.Eventually(t, "the lock given up, "+what, func() bool { return !locked(t, server) })
+		redistest.Eventually(t, "the slot back, "+what, func() bool { wait, _, err := w.Take(t.Context(), "next"); return err == nil && wait == 0 })
+		w.Release("next", false)
+		allTold(s)
 	}
-	w := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Millisecond}}, time.Hour)
-	if wait, _, err := w.Take(t.Context(), "id"); wait != 0 || err != nil {
-		t.Fatal(wait, err)
-	}
-	server.Do(t, "PERSIST itsmauth:{k}:lock") // and so it does not lapse
-	server.Signal(t, syscall.SIGSTOP)
-	unlock()
-	w.Release("id", true)
-	server.Signal(t, syscall.SIGCONT)
-	redistest.Eventually(t, "the lock given up", func() bool { return !locked(t, server) })
-	redistest.Eventually(t, "the slot back", func() bool { wait, _, err := w.Take(t.Context(), "next"); return err == nil && wait == 0 })
 }
 
 // A renewal that is under way when the lock is given up may take it again, but not for long.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,6 +87,32 @@ func TestReadOnly(t *testing.T) {
 	replica.Do(t, "REPLICAOF NO ONE")
 	if err := <-failed; err != nil {
 		t.Errorf("Save while a replica becomes the master: %v", err)
+	}
+}
+
+// An error says what Redis said last.
+func TestLastMeaning(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--min-replicas-to-write", "1")
+	s := opened(t, server.URL())
+	tr := traced(s)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan error)
+	go func() { failed <- s.Save(ctx, "k", auth.Record{}) }()
+	tries := func(n int) {
+		tr.seen()
+		redistest.Eventually(t, "more tries", func() bool { tr.mu.Lock(); defer tr.mu.Unlock(); return len(tr.commands) >= n })
+	}
+	tries(2)
+	server.Do(t, "REPLICAOF 127.0.0.1 1")
+	tries(3) // the first may have been under way
+	server.Signal(t, syscall.SIGSTOP)
+	cancel()
+	err := <-failed
+	wantSays(t, "Save", err, "token store failed: Redis is read-only")
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want context.Canceled", err)
 	}
 }
 

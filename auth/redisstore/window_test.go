@@ -95,6 +95,32 @@ func TestWindowOfLongerHold(t *testing.T) {
 	}
 }
 
+// An attempt of Take that reaches Redis after Release does not hold the slot.
+func TestTakeAfterRelease(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s := opened(t, server.URL())
+	w := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Hour}}, time.Hour).(*window)
+	take := func() {
+		t.Helper()
+		if wait, _, err := w.Take(t.Context(), "id"); wait != 0 || err != nil {
+			t.Errorf("%v, %v", wait, err)
+		}
+	}
+	take()
+	late := new(hold) // of a second attempt
+	late.begin()
+	w.late.Store("id", late)
+	w.Release("id", false)
+	allTold(s)
+	take()
+	late.end(nil)
+	allTold(s)
+	if n := server.Do(t, "ZCARD itsmauth:{k}:window").(int64); n != 0 {
+		t.Errorf("%d slots are held", n)
+	}
+}
+
 // What processes are told they may send never exceeds the window, whoever asks and when.
 func TestWindowUnderLoad(t *testing.T) {
 	t.Parallel()
