@@ -234,6 +234,10 @@ func TestWindowGrows(t *testing.T) {
 			take(t, short, strconv.Itoa(i), 0)
 			short.Release(strconv.Itoa(i), true)
 		}
+		info, err := os.Stat(filepath.Join(dir, "k.window"))
+		if size := int64(slotsAt + leastRoom*slotSize + 3*stampSize); err != nil || info.Size() != size {
+			t.Errorf("the file has %d bytes, want %d; %v", info.Size(), size, err)
+		}
 		take(t, short, "in flight", 0)
 		// 4 of 5 are known: 7, 8 and 9, received 2, 1 and 0 seconds ago, and one in flight.
 		long := windowOf(open(t, dir), time.Minute, auth.Limit{Requests: 5, Per: time.Hour}, auth.Limit{Requests: 4, Per: time.Minute})
