@@ -49,9 +49,8 @@ func newRemedy(t *testing.T, lifetime time.Duration) (s *remedytest.Server, seed
 
 // An outage is something that happens to a Redis.
 type outage struct {
-	name string
-	// prepare starts the Redis, and tells its URL, how the outage begins and how it ends.
-	prepare func(t *testing.T) (url string, begin, back func())
+	name    string
+	prepare func(t *testing.T) stage
 	// one is whether the processes still get one token for all.
 	one bool
 	// refuses is whether Redis says that it cannot help. Whoever spends a refresh token does not wait then.
@@ -60,84 +59,135 @@ type outage struct {
 	quiet, lasts time.Duration
 }
 
+// A stage is a Redis that something will happen to.
+type stage struct {
+	url         string
+	begin, back func() // the outage
+	later       func() // what happens when all is well again, or nil
+}
+
 var outages = []outage{
 	{
 		name: "stopped",
-		prepare: func(t *testing.T) (string, func(), func()) {
+		prepare: func(t *testing.T) stage {
 			server := redistest.Start(t)
-			return server.URL(), server.Kill, func() { server.Run(t) }
+			return stage{url: server.URL(), begin: server.Kill, back: func() { server.Run(t) }}
 		},
 		quiet: 2 * time.Second, lasts: 8 * time.Second,
 	},
 	{
 		name: "hung",
-		prepare: func(t *testing.T) (string, func(), func()) {
+		prepare: func(t *testing.T) stage {
 			server := redistest.Start(t)
-			return server.URL(), func() { server.Signal(t, syscall.SIGSTOP) }, func() { server.Signal(t, syscall.SIGCONT) }
+			return stage{
+				url:   server.URL(),
+				begin: func() { server.Signal(t, syscall.SIGSTOP) },
+				back:  func() { server.Signal(t, syscall.SIGCONT) },
+			}
 		},
 		quiet: 2 * time.Second, lasts: 10 * time.Second,
 	},
 	{
-		name: "slow",
-		prepare: func(t *testing.T) (string, func(), func()) {
+		name: "slow, 1 s there and back",
+		prepare: func(t *testing.T) stage {
 			url, proxy := proxied(t, redistest.Start(t), 0)
-			return url, func() { proxy.SetRoundTrip(time.Second) }, func() { proxy.SetRoundTrip(0) }
+			return stage{
+				url:   url,
+				begin: func() { proxy.SetRoundTrip(time.Second) },
+				back:  func() { proxy.SetRoundTrip(0) },
+			}
 		},
 		quiet: 2 * time.Second, lasts: 10 * time.Second,
 	},
 	{
 		name: "full",
-		prepare: func(t *testing.T) (string, func(), func()) {
+		prepare: func(t *testing.T) stage {
 			server := redistest.Start(t)
-			return server.URL(), func() {
-				server.Do(t, "CONFIG SET maxmemory-policy noeviction")
-				server.Do(t, "CONFIG SET maxmemory 1")
-			}, func() { server.Do(t, "CONFIG SET maxmemory 0") }
+			return stage{
+				url: server.URL(),
+				begin: func() {
+					server.Do(t, "CONFIG SET maxmemory-policy noeviction")
+					server.Do(t, "CONFIG SET maxmemory 1")
+				},
+				back: func() { server.Do(t, "CONFIG SET maxmemory 0") },
+			}
 		},
 		refuses: true, quiet: 2 * time.Second, lasts: 5 * time.Second,
 	},
 	{
 		name: "flushed",
-		prepare: func(t *testing.T) (string, func(), func()) {
+		prepare: func(t *testing.T) stage {
 			server := redistest.Start(t)
-			return server.URL(), func() { server.Do(t, "FLUSHALL") }, func() {}
+			return stage{url: server.URL(), begin: func() { server.Do(t, "FLUSHALL") }, back: func() {}}
 		},
 		one: true, quiet: 2 * time.Second, lasts: 2 * time.Second,
 	},
 	{
 		name: "failing over, master killed",
-		prepare: func(t *testing.T) (string, func(), func()) {
-			url, redises, watchers := redistest.Sentinels(t)
-			return url, redises[0].Kill, func() { promoted(t, redises[0], watchers[0]) }
+		prepare: func(t *testing.T) stage {
+			set := newSet(t)
+			return stage{
+				url:   set.url,
+				begin: func() { set.replicated(t); set.master.Kill() },
+				back:  func() { set.promoted(t) },
+				later: func() { set.master.Run(t); set.demoted(t) },
+			}
 		},
 	},
 	{
 		name: "failing over, master hung",
-		prepare: func(t *testing.T) (string, func(), func()) {
-			url, redises, watchers := redistest.Sentinels(t)
-			return url, func() { redises[0].Signal(t, syscall.SIGSTOP) }, func() { promoted(t, redises[0], watchers[0]) }
-		},
-	},
-	{
-		name: "failing over, master hung and back",
-		prepare: func(t *testing.T) (string, func(), func()) {
-			url, redises, watchers := redistest.Sentinels(t)
-			return url, func() { redises[0].Signal(t, syscall.SIGSTOP) }, func() {
-				promoted(t, redises[0], watchers[0])
-				redises[0].Signal(t, syscall.SIGCONT)
-				redistest.Eventually(t, "the old master a replica", func() bool {
-					return strings.Contains(redises[0].Do(t, "INFO replication").(string), "role:slave")
-				})
+		prepare: func(t *testing.T) stage {
+			set := newSet(t)
+			return stage{
+				url:   set.url,
+				begin: func() { set.replicated(t); set.master.Signal(t, syscall.SIGSTOP) },
+				back:  func() { set.promoted(t) },
+				later: func() { set.master.Signal(t, syscall.SIGCONT); set.demoted(t) },
 			}
 		},
 	},
 }
 
+// A set is a master with two replicas that Sentinels watch.
+type set struct {
+	url             string
+	master, watcher *redistest.Server
+}
+
+func newSet(t *testing.T) set {
+	url, redises, watchers := redistest.Sentinels(t)
+	return set{url, redises[0], watchers[0]}
+}
+
+// replicated waits until the replicas have what the master has.
+func (s set) replicated(t *testing.T) {
+	t.Helper()
+	conn := s.master.Admin(t).Conn()
+	defer conn.Close()
+	ctx := context.Background()
+	if err := conn.Set(ctx, "test", 1, 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, "two replicas with all data", func() bool {
+		n, err := conn.Wait(ctx, 2, time.Second).Result()
+		return err == nil && n == 2
+	})
+}
+
 // promoted waits until the Sentinels have another master.
-func promoted(t *testing.T, old, watcher *redistest.Server) {
+func (s set) promoted(t *testing.T) {
+	t.Helper()
 	redistest.Eventually(t, "another master", func() bool {
-		at := watcher.Do(t, "SENTINEL GET-MASTER-ADDR-BY-NAME main").([]any)
-		return at[1] != strconv.Itoa(old.Port)
+		at := s.watcher.Do(t, "SENTINEL GET-MASTER-ADDR-BY-NAME main").([]any)
+		return at[1] != strconv.Itoa(s.master.Port)
+	})
+}
+
+// demoted waits until the old master is a replica.
+func (s set) demoted(t *testing.T) {
+	t.Helper()
+	redistest.Eventually(t, "the old master a replica", func() bool {
+		return strings.Contains(s.master.Do(t, "INFO replication").(string), "role:slave")
 	})
 }
 
@@ -157,11 +207,11 @@ func (o outage) run(t *testing.T) {
 	bt, secret := newBeyondTrust(t, time.Hour), secretFile(t)
 	sso, seed := newRemedy(t, time.Hour)
 	exchanges, rotations := exchangesOf(bt), func() int { return sso.Stats().Rotations }
-	url, start, back := o.prepare(t)
+	stage := o.prepare(t)
 	all := launch(t, processes, job{
 		Loads: 1, Calls: map[string]string{support: supportPath, incidents: incidentsPath}, Pause: 500 * time.Millisecond,
 	}, func(i int) string {
-		return configuration(redisStore(url), beyondtrust(bt, secret, "[{ requests: 500, per: 1s }]", i), remedy(sso, seed, i))
+		return configuration(redisStore(stage.url), beyondtrust(bt, secret, "[{ requests: 500, per: 1s }]", i), remedy(sso, seed, i))
 	})
 	begin(t, all)
 	agree(t, all, support)
@@ -169,10 +219,9 @@ func (o outage) run(t *testing.T) {
 	if exchanges() != 1 || rotations() != 1 {
 		t.Errorf("%d exchanges and %d rotations at the start, want 1 and 1", exchanges(), rotations())
 	}
-	time.Sleep(time.Second) // until replicas of Redis have it, too
 
 	begun := time.Now()
-	start()
+	stage.begin()
 	time.Sleep(o.quiet)
 	if n := exchanges() + rotations(); n != 2 && o.quiet > 0 {
 		t.Errorf("%d exchanges with valid tokens", n-2)
@@ -181,15 +230,19 @@ func (o outage) run(t *testing.T) {
 	sso.RevokeAll()
 	time.Sleep(o.lasts)
 	atLeast(t, "exchanges", 2, exchanges)
-	back()
+	stage.back()
 	returned := time.Now()
 	agree(t, all, support)
 	agreed := time.Since(returned)
+	atLeast(t, "rotations", 2, rotations)
 	agree(t, all, incidents)
 	agreedToo := time.Since(returned)
 	during := exchanges() - 1
 	if most := processes; during > most || o.one && during != 1 {
 		t.Errorf("%d exchanges for one revocation", during)
+	}
+	if stage.later != nil {
+		stage.later()
 	}
 	after, _ := newToken(t, all, support, exchanges, bt.RevokeAll)
 	rotated, _ := newToken(t, all, incidents, rotations, sso.RevokeAll)

@@ -82,6 +82,7 @@ func (s starting) String() string {
 
 func started(t *testing.T, how starting) {
 	s := newBeyondTrust(t, time.Hour)
+	s.Delay(300 * time.Millisecond) // as real ones have it: the others meet a lock, whichever is first
 	server := redistest.Start(t)
 	url := server.URL()
 	if how.roundTrip > 0 {
