@@ -53,7 +53,7 @@ func makeDir(dir string, allowWritable bool) error {
 			}
 			rest = append(strings.Split(target, "/"), rest...)
 		case !info.IsDir():
-			return &fs.PathError{Op: "mkdir", Path: at, Err: syscall.ENOTDIR}
+			return &fs.PathError{Op: "open", Path: at, Err: syscall.ENOTDIR}
 		case len(rest) == 0:
 			return nil
 		default:
