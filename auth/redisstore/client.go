@@ -74,7 +74,7 @@ func (c *client) close() {
 
 var errClosed = errors.New("the store is closed")
 
-// begin begins an attempt. The caller ends it with finish.
+// begin begins an attempt. The caller ends it with finish and running.Done.
 func (c *client) begin() (*pool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,6 +130,24 @@ func (c *client) closeUnusedLocked(p *pool) {
 	}
 }
 
+// An operation calls a function until it succeeds or fails for good.
+type operation[T any] struct {
+	client *client
+	key    string // of the record, for the error if that is not ours
+	hold   *hold
+	call   func(context.Context, redis.UniversalClient) (T, error)
+
+	ended    chan attempt[T]
+	underWay int        // attempts
+	newest   attempt[T] // that has begun
+	last     error      // why there is no result yet
+	again    <-chan time.Time
+	wait     time.Duration // before the next try, once one has failed
+	ticks    int           // since the operation began
+	silent   int           // ticks since the newest attempt began
+	refused  int           // ticks when the server began to do nothing but refuse, or -1
+}
+
 // An attempt is one call of an operation's function.
 type attempt[T any] struct {
 	pool  *pool
@@ -140,119 +158,113 @@ type attempt[T any] struct {
 
 // do runs one operation: call, again and again with jitter while it fails in passing, until ctx ends.
 // The caller leaves then, but an attempt that is under way goes on, so that its connection is made. If
-// it takes something, h is told what became of it. key is for the error if the record is not ours.
-func do[T any](ctx context.Context, c *client, key string, h *hold, call func(context.Context, redis.UniversalClient) (T, error)) (T, error) {
+// it takes something, h is told what became of it.
+func do[T any](ctx context.Context, c *client, key string, h *hold, call func(context.Context, redis.UniversalClient) (T, error)) (v T, err error) {
 	if ctx.Done() == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, ownLimit)
 		defer cancel()
 	}
-	var none T
 	if ctx.Err() != nil {
-		return none, &unanswered{last: errNoAnswer, ctx: ctx.Err()}
+		return v, &unanswered{errNoAnswer, ctx.Err()}
 	}
-	ended := make(chan attempt[T], attempts)
-	underWay := 0
-	var newest attempt[T]
-	begin := func() error {
-		p, err := c.begin()
-		if err != nil {
-			return fmt.Errorf("%w: %w", auth.ErrStore, err)
-		}
-		h.begin()
-		underWay++
-		newest = attempt[T]{pool: p, begun: time.Now()}
-		go func(a attempt[T]) {
-			defer c.running.Done()
-			ctx, cancel := context.WithTimeout(c.dialer.life, attemptLimit)
-			defer cancel()
-			a.v, a.err = call(ctx, a.pool.redis)
-			h.end(a.err)
-			c.finish(a.pool, a.err == nil || isReply(a.err))
-			ended <- a
-		}(newest)
-		return nil
+	o := operation[T]{
+		client: c, key: key, hold: h, call: call,
+		ended: make(chan attempt[T], attempts), wait: retryLeast, refused: -1,
 	}
-	if err := begin(); err != nil {
-		return none, err
-	}
-	var (
-		last    error // why there is no result yet
-		again   <-chan time.Time
-		wait    = retryLeast
-		ticker  = time.NewTicker(tick)
-		ticks   = 0  // since the operation began
-		silent  = 0  // ticks since the newest attempt began
-		refused = -1 // ticks when the server began to do nothing but refuse
-	)
+	o.begin()
+	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
 		select {
-		case a := <-ended:
-			underWay--
-			if a.err == nil {
-				h.told()
-				return a.v, nil
+		case a := <-o.ended:
+			if o.settles(&a) {
+				return a.v, a.err
 			}
-			if c.dialer.life.Err() != nil {
-				return none, fmt.Errorf("%w: %w", auth.ErrStore, errClosed)
-			}
-			meaning, passing := c.explain(a.err, key)
-			failed := fmt.Errorf("%w: %w", auth.ErrStore, meaning)
-			if !passing {
-				return none, failed
-			}
-			if last == nil || !errors.As(meaning, new(*brokenError)) {
-				last = meaning
-			}
-			switch {
-			case !errors.Is(a.err, syscall.ECONNREFUSED):
-				refused = -1
-			case refused < 0:
-				refused = ticks
-			case c.dialer.single() && ticks-refused >= refusedTicks:
-				return none, failed
-			}
-			if isDial(a.err) {
-				c.replace(a.pool, a.begun)
-			}
-			if again == nil {
-				again = time.After(wait/2 + rand.N(wait))
-				wait = min(2*wait, retryMost)
-			}
-		case <-again:
-			again = nil
-			if underWay < attempts {
-				silent = 0
-				if err := begin(); err != nil {
-					return none, err
-				}
+		case <-o.again:
+			o.again = nil
+			if o.underWay < attempts {
+				o.begin()
 			}
 		case <-ticker.C:
-			ticks++
-			silent++
-			if silent >= silentTicks && 0 < underWay && underWay < attempts {
-				silent = 0
-				c.replace(newest.pool, newest.begun)
-				if err := begin(); err != nil {
-					return none, err
-				}
+			o.ticks++
+			o.silent++
+			if o.silent >= silentTicks && 0 < o.underWay && o.underWay < attempts {
+				c.replace(o.newest.pool, o.newest.begun)
+				o.begin()
 			}
 		case <-ctx.Done():
-			select {
-			case a := <-ended:
-				if a.err == nil {
-					h.told()
-					return a.v, nil
+			for len(o.ended) > 0 {
+				if a := <-o.ended; o.settles(&a) {
+					return a.v, a.err
 				}
-			default:
 			}
-			if last == nil {
-				last = c.dialer.silence()
+			if o.last == nil {
+				o.last = c.dialer.silence()
 			}
-			return none, &unanswered{last: last, ctx: ctx.Err()}
+			return v, &unanswered{o.last, ctx.Err()}
 		}
 	}
+}
+
+// begin begins an attempt.
+func (o *operation[T]) begin() {
+	o.underWay++
+	o.silent = 0
+	p, err := o.client.begin()
+	o.newest = attempt[T]{pool: p, begun: time.Now(), err: err}
+	if err != nil {
+		o.ended <- o.newest
+		return
+	}
+	o.hold.begin()
+	go func(a attempt[T]) {
+		defer o.client.running.Done()
+		ctx, cancel := context.WithTimeout(o.client.dialer.life, attemptLimit)
+		defer cancel()
+		a.v, a.err = o.call(ctx, a.pool.redis)
+		o.hold.end(a.err)
+		o.client.finish(a.pool, a.err == nil || isReply(a.err))
+		o.ended <- a
+	}(o.newest)
+}
+
+// settles reports whether a, which has ended, is the operation's result. If so, it has the caller's
+// error. Otherwise there will be another attempt.
+func (o *operation[T]) settles(a *attempt[T]) bool {
+	o.underWay--
+	if a.err == nil {
+		o.hold.told()
+		return true
+	}
+	cause, c := a.err, o.client
+	if c.dialer.life.Err() != nil {
+		a.err = fmt.Errorf("%w: %w", auth.ErrStore, errClosed)
+		return true
+	}
+	meaning, passing := c.explain(cause, o.key)
+	a.err = fmt.Errorf("%w: %w", auth.ErrStore, meaning)
+	switch {
+	case !passing:
+		return true
+	case !errors.Is(cause, syscall.ECONNREFUSED):
+		o.refused = -1
+	case o.refused < 0:
+		o.refused = o.ticks
+	case c.dialer.single() && o.ticks-o.refused >= refusedTicks:
+		return true
+	}
+	if o.last == nil || !errors.As(meaning, new(*brokenError)) {
+		o.last = meaning
+	}
+	if isDial(cause) {
+		c.replace(a.pool, a.begun)
+	}
+	if o.again == nil {
+		o.again = time.After(o.wait/2 + rand.N(o.wait))
+		o.wait = min(2*o.wait, retryMost)
+	}
+	return false
 }
 
 // unanswered is the error of an operation whose ctx ended before it had a result. It says what Redis

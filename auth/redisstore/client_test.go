@@ -163,7 +163,7 @@ func TestSlowNetwork(t *testing.T) {
 		t.Fatal("there is no connection")
 	}
 	tr.seen()
-	for _, op := range operations(s) {
+	for _, op := range methods(s) {
 		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // as Delete meets what Save has saved
 			t.Errorf("%s: %v", op.name, err)
 		}
@@ -189,7 +189,7 @@ func TestHung(t *testing.T) {
 	save1(t, server.URL())
 	admin := server.Admin(t)
 	var cold, warm []*store
-	for range operations(nil) {
+	for range methods(nil) {
 		cold = append(cold, opened(t, server.URL()))
 		s := opened(t, server.URL())
 		for _, err := range []error{func() error { _, err := s.Load(t.Context(), "k"); return err }(), taken(t.Context(), s)} {
@@ -206,7 +206,7 @@ func TestHung(t *testing.T) {
 			all.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 				defer cancel()
-				op := operations(s)[i]
+				op := methods(s)[i]
 				err := op.run(ctx)
 				if !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) || !strings.HasSuffix(err.Error(), ": no answer from Redis") {
 					t.Errorf("%s, %s: %v", op.name, kind, err)
@@ -219,7 +219,7 @@ func TestHung(t *testing.T) {
 	for i, s := range append(cold, warm...) {
 		settled(t, s)
 		before := connections(t, admin)
-		op := operations(s)[i%len(cold)]
+		op := methods(s)[i%len(cold)]
 		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // with itself
 			t.Errorf("%s after it: %v", op.name, err)
 		}
@@ -320,7 +320,7 @@ func TestRefusesConnections(t *testing.T) {
 	}
 	server.Kill()
 	var all sync.WaitGroup
-	for _, op := range operations(s) {
+	for _, op := range methods(s) {
 		all.Go(func() {
 			begun := time.Now()
 			err := op.run(context.WithoutCancel(t.Context()))
@@ -461,7 +461,7 @@ func TestClosed(t *testing.T) {
 	if err := <-failed; !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the store is closed") {
 		t.Errorf("under way at Close: %v", err)
 	}
-	for _, op := range operations(s) {
+	for _, op := range methods(s) {
 		if err := op.run(t.Context()); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the store is closed") {
 			t.Errorf("%s after Close: %v", op.name, err)
 		}

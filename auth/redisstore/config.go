@@ -27,7 +27,8 @@ import (
 // the path is the database. User and password are read again for each connection.
 //
 // A set of servers that Sentinel watches: host and every addr are Sentinels, and master_name is what
-// they call the set. sentinel_username and sentinel_password are for the Sentinels themselves.
+// they call the set. A Sentinel that is not named here is not asked. sentinel_username and
+// sentinel_password are for the Sentinels themselves.
 //
 //	rediss://user:password@host1:26379/0?addr=host2:26379&addr=host3:26379&master_name=main
 //

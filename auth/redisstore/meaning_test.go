@@ -35,7 +35,7 @@ func atoi(t *testing.T, text string) int {
 func wantAll(t *testing.T, s *store, says string, except ...string) {
 	t.Helper()
 	tr := traced(s)
-	for _, op := range operations(s) {
+	for _, op := range methods(s) {
 		err := op.run(tr.secondTry(t))
 		allTold(s)
 		if slices.Contains(except, op.name) {

@@ -53,21 +53,21 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-type operation struct {
+type method struct {
 	name string
 	run  func(ctx context.Context) error
 }
 
-// operations are all that a session asks of a store, on a record of version 1. Delete is the last,
+// methods are all that a session asks of a store, on a record of version 1. Delete is the last,
 // since where it succeeds there is no such record any more.
-func operations(s *store) []operation {
+func methods(s *store) []method {
 	freed := func(unlock func(), err error) error {
 		if unlock != nil {
 			unlock()
 		}
 		return err
 	}
-	return []operation{
+	return []method{
 		{"Load", func(ctx context.Context) error { _, err := s.Load(ctx, "k"); return err }},
 		{"Save", func(ctx context.Context) error {
 			return s.Save(ctx, "k", auth.Record{Version: 1, Data: []byte("new")})
