@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +64,24 @@ func TestCallLosesConsent(t *testing.T) {
 	if code != 3 || !strings.Contains(stdout, "Authentication failed") ||
 		!strings.Contains(stderr, "answered 401 Unauthorized, and there is no other token: remedy: ") || !strings.HasSuffix(stderr, "; run: itsmauth login remedy\n") {
 		t.Errorf("exit %d, %s%s", code, stdout, stderr)
+	}
+}
+
+// The command is interrupted after the browser came back and before the product has issued tokens.
+func TestInterruptedLoginIsSaved(t *testing.T) {
+	t.Parallel()
+	c := newConsented(t, 0)
+	ctx, interrupt := context.WithCancel(t.Context())
+	c.sso.BreakToken(func(http.ResponseWriter, *http.Request) bool {
+		interrupt()
+		return false
+	})
+	code, page, says := c.logIn(ctx)
+	if code != 0 || !strings.Contains(page, "remedy is connected") || !strings.Contains(says, "remedy is logged in") {
+		t.Errorf("exit %d, %s\n%s", code, says, page)
+	}
+	if st := c.sso.Stats(); statusOf(t, c.yaml, "remedy").State != "fresh" || st.Exchanges != 2 {
+		t.Errorf("%+v", st)
 	}
 }
 

@@ -79,21 +79,29 @@ func (c *consented) run(args ...string) (code int, stdout, stderr string) {
 // login runs itsmauth login, and plays the person.
 func (c *consented) login() {
 	c.Helper()
+	if code, page, says := c.logIn(c.Context()); code != 0 {
+		c.Fatal(code, page, says)
+	}
+}
+
+// logIn is login until ctx ends. It gives the page that the person ends at, and what the command says.
+func (c *consented) logIn(ctx context.Context) (code int, page, says string) {
+	c.Helper()
 	shown, stdout := io.Pipe()
 	var stderr bytes.Buffer
 	done := make(chan int)
 	go func() {
-		code := run(context.WithoutCancel(c.Context()), []string{"--config", c.yaml, "login", "remedy", "--no-browser"}, nil, stdout, &stderr)
+		code := run(ctx, []string{"--config", c.yaml, "login", "remedy", "--no-browser"}, nil, stdout, &stderr)
 		stdout.Close()
 		done <- code
 	}()
 	lines := bufio.NewReader(shown)
-	page, err := lines.ReadString('\n')
+	address, err := lines.ReadString('\n')
 	if err != nil {
 		<-done
 		c.Fatal(err, stderr.String())
 	}
-	back, err := c.sso.Consent(strings.TrimSpace(page))
+	back, err := c.sso.Consent(strings.TrimSpace(address))
 	if err != nil {
 		c.Fatal(err)
 	}
@@ -101,11 +109,13 @@ func (c *consented) login() {
 	if err != nil {
 		c.Fatal(err)
 	}
-	resp.Body.Close()
-	lines.ReadString(0)
-	if code := <-done; code != 0 {
-		c.Fatal(code, stderr.String())
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.Fatal(err)
 	}
+	says, _ = lines.ReadString(0)
+	return <-done, string(b), says + stderr.String()
 }
 
 // edit changes the stored record.
