@@ -52,7 +52,6 @@ type flow struct {
 	authURL         string // where the person allows access
 	state, verifier string
 	used            atomic.Bool
-	timeout         time.Duration // of what waits for the person or the product
 
 	// Of a handler's flow:
 	browser string // the secret of the one that began it
@@ -89,18 +88,24 @@ func (f *flow) has(q url.Values) bool {
 func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
 	code, err := f.connector.code(q)
 	if err == nil {
-		err = f.inTime(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
+		err = inTime(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
 	}
 	f.show(w, outcome(f.connector.Name, err))
 	return err
 }
 
-// inTime returns err, or a timeout in plain words if err is there because ctx has reached its deadline.
-func (f *flow) inTime(ctx context.Context, err error, waitingFor string) error {
-	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() == nil || errors.Is(err, auth.ErrStore) {
+// inTime returns err, or a timeout in plain words if err is there because of [withTimeout].
+func inTime(ctx context.Context, err error, waitingFor string) error {
+	t, ok := context.Cause(ctx).(timedOut)
+	if !ok || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, auth.ErrStore) {
 		return err
 	}
-	return timedOut{f.timeout, waitingFor}
+	t.waitingFor = waitingFor
+	return t
+}
+
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, timedOut{after: d})
 }
 
 // timedOut is a [context.DeadlineExceeded] that says what took too long.

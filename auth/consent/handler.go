@@ -177,7 +177,7 @@ func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 		h.list(w, r, http.StatusNotFound, "There is no such connector to connect.")
 		return
 	}
-	f.browser, f.began, f.timeout = browser, time.Now(), redeemTimeout
+	f.browser, f.began = browser, time.Now()
 	f.list = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
 	if err := f.connector.checkStore(r.Context()); err != nil {
 		f.show(w, outcome(name, err))
@@ -203,7 +203,7 @@ func (h *handler) callback(w http.ResponseWriter, r *http.Request) {
 		f.show(w, used(f.connector.Name))
 	default:
 		// A browser that leaves does not end the login.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), f.timeout)
+		ctx, cancel := withTimeout(context.WithoutCancel(r.Context()), redeemTimeout)
 		defer cancel()
 		_ = f.finish(ctx, w, q) // the page says it
 	}

@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -69,6 +70,7 @@ func TestLoginEndsInTime(t *testing.T) {
 	for name, tt := range map[string]struct {
 		sabotage func(*product, *moody, context.CancelFunc) // once the browser is open
 		away     bool                                       // the browser does not come back
+		deadline time.Duration                              // of the caller, if any
 		is       error                                      // of Login
 		err      string
 		page     string
@@ -124,6 +126,11 @@ func TestLoginEndsInTime(t *testing.T) {
 			is: context.Canceled, page: "It was interrupted before it was done",
 			least: time.Second, most: 12 * time.Second,
 		},
+		"the caller's own deadline": {
+			away: true, deadline: time.Second,
+			is: context.DeadlineExceeded, err: "tickets: login: context deadline exceeded",
+			least: time.Second, most: time.Second,
+		},
 		"nobody comes back": {
 			away: true,
 			is:   context.DeadlineExceeded, err: "tickets: login: timed out after 1m waiting for the browser sign-in",
@@ -133,7 +140,7 @@ func TestLoginEndsInTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				ctx, interrupt := context.WithCancel(t.Context())
+				ctx, interrupt := context.WithTimeout(t.Context(), cmp.Or(tt.deadline, time.Hour))
 				defer interrupt()
 				p, store, network := &product{}, &moody{}, memnet.Listen()
 				c := Connector{Name: "tickets", Session: auth.New(p, &auth.Options{Connector: "tickets", Store: store})}

@@ -36,8 +36,8 @@ type LoginOptions struct {
 // [NewHandler]. PKCE (RFC 7636) is used if the provider does.
 //
 // Before the browser opens, Login checks that the token store can be written. It ends at Timeout or
-// with ctx; only if the product has issued the tokens by then, it tries for up to 10 s more to save
-// them. The browser gets a page that says how the login went.
+// with ctx; only if the authorization code was sent to the product by then, it goes on for up to 10 s
+// to save the tokens. The browser gets a page that says how the login went.
 //
 // Its error is an [*auth.Error]: around [auth.ErrConsentRequired] if the person refused,
 // [auth.ErrStore] if the tokens cannot be saved, [context.DeadlineExceeded] if Timeout has passed,
@@ -74,8 +74,7 @@ func login(ctx context.Context, c Connector, o *LoginOptions) error {
 
 // run serves the callback until the browser has come back or the time is up.
 func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOptions) error {
-	f.timeout = cmp.Or(o.Timeout, 5*time.Minute)
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	ctx, cancel := withTimeout(ctx, cmp.Or(o.Timeout, 5*time.Minute))
 	defer cancel()
 	l := &loginHandler{flow: f, ctx: ctx, done: make(chan error, 1)}
 	stop := serve(listeners, l)
@@ -100,7 +99,7 @@ func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOption
 		if f.used.Swap(true) { // the browser is back, and Redeem ends soon after ctx
 			return <-l.done
 		}
-		return f.inTime(ctx, context.Cause(ctx), "the browser sign-in")
+		return inTime(ctx, context.Cause(ctx), "the browser sign-in")
 	}
 }
 
