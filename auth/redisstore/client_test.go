@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -479,38 +481,71 @@ func TestOwnLimit(t *testing.T) {
 	}
 }
 
-const quietChild = "ITSMAUTH_TEST_QUIET_CHILD"
+const childOf = "ITSMAUTH_TEST_CHILD_OF"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(quietChild) != "" {
-		s, err := Open(Config{URL: auth.SecretString("redis://127.0.0.1:1?addr=127.0.0.1:2&master_name=main")})
-		if err == nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-			defer cancel()
-			_, err = s.Load(ctx, "k")
-		}
-		os.Stdout.WriteString(err.Error())
-		os.Exit(0)
+	if url := os.Getenv(childOf); url != "" {
+		child(url)
+		return
 	}
 	flag.Parse()
 	flag.Set("test.parallel", "16") // these tests do little but wait
 	os.Exit(m.Run())
 }
 
-// go-redis writes nothing to the stderr of a process that has not asked for it.
+// child loads from the store at url, closes it, and prints the error and the goroutines that are left.
+func child(url string) {
+	s, err := Open(Config{URL: auth.SecretString(url)})
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	_, err = s.Load(ctx, "k")
+	fmt.Println(err)
+	s.(*store).Close()
+	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > 1 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if runtime.NumGoroutine() > 1 {
+		stacks := make([]byte, 1<<20)
+		fmt.Printf("left: %s", stacks[:runtime.Stack(stacks, true)])
+	}
+}
+
+// go-redis writes nothing to the stderr of a process that has not asked for it, and Close leaves no
+// goroutine behind, whatever does not answer.
 func TestQuiet(t *testing.T) {
 	t.Parallel()
-	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), quietChild+"=1")
-	var stdout, stderr strings.Builder
-	child.Stdout, child.Stderr = &stdout, &stderr
-	if err := child.Run(); err != nil {
+	hung, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(stdout.String(), "cannot reach a Sentinel") {
-		t.Errorf("the child's error is %q", &stdout)
-	}
-	if stderr.Len() > 0 {
-		t.Errorf("stderr: %s", &stderr)
+	t.Cleanup(func() { hung.Close() })
+	for url, says := range map[string]string{
+		"redis://127.0.0.1:1?addr=127.0.0.1:2&master_name=main":          "cannot reach a Sentinel",
+		"redis://127.0.0.1:1?addr=127.0.0.1:2":                           "cannot reach Redis",
+		"redis://127.0.0.1:1":                                            "cannot reach Redis",
+		"redis://" + hung.Addr().String():                                "no answer from Redis",
+		"rediss://" + hung.Addr().String():                               "no answer from Redis to the TLS handshake",
+		"redis://127.0.0.1:1?master_name=m&addr=" + hung.Addr().String(): "no answer from Redis",
+		"redis://" + hung.Addr().String() + "?cluster=true":              "no answer from Redis",
+	} {
+		t.Run(url, func(t *testing.T) {
+			t.Parallel()
+			child := exec.Command(os.Args[0])
+			child.Env = append(os.Environ(), childOf+"="+url)
+			var stdout, stderr strings.Builder
+			child.Stdout, child.Stderr = &stdout, &stderr
+			if err := child.Run(); err != nil {
+				t.Fatal(err)
+			}
+			if text := stdout.String(); !strings.HasPrefix(text, "token store failed: "+says) || strings.Contains(text, "left:") {
+				t.Error(text)
+			}
+			if stderr.Len() > 0 {
+				t.Errorf("stderr: %s", &stderr)
+			}
+		})
 	}
 }

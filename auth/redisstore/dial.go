@@ -13,12 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const (
-	// connectLimit is how long TCP may take. One that takes longer is tried anew.
-	connectLimit = 5 * time.Second
-	// sentinelLimit is how long a Sentinel may take for one reply.
-	sentinelLimit = 5 * time.Second
-)
+// connectLimit is how long TCP may take. What takes longer is tried anew.
+const connectLimit = 5 * time.Second
 
 // A dialer makes connections to a server, to a Cluster's node, or to the master that Sentinels name.
 //
@@ -151,8 +147,8 @@ func (d *dialer) ask(ctx context.Context, sentinel string) (string, error) {
 		DisableIdentity:  true,
 		DialTimeout:      attemptLimit,
 		DialerRetries:    1,
-		ReadTimeout:      sentinelLimit,
-		WriteTimeout:     sentinelLimit,
+		ReadTimeout:      attemptLimit,
+		WriteTimeout:     attemptLimit,
 		MaxRetries:       -1,
 		PipelinePoolSize: -1,
 	})

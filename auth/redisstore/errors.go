@@ -95,7 +95,7 @@ var inScript = regexp.MustCompile(`^ERR Error (?:running|compiling) script .*?@u
 // isReply reports whether err is an error reply of the Redis that was asked, as opposed to one that
 // was not reached.
 func isReply(err error) bool {
-	return errors.As(err, new(redis.Error)) || errors.As(err, new(*helloError))
+	return !isDial(err) && (errors.As(err, new(redis.Error)) || errors.As(err, new(*helloError)))
 }
 
 // explain says what err means without what it quotes, since Redis repeats the arguments of commands
@@ -179,6 +179,8 @@ func explainHandshake(err error) (meaning error, passing bool) {
 		return fmt.Errorf("the certificate of Redis is not valid (%w): see token_store.tls_config", err), false
 	case isAlert(err):
 		return fmt.Errorf("the TLS connection is refused by Redis (%w): correct token_store.tls_config", err), false
+	case errors.Is(err, context.DeadlineExceeded):
+		return errNoHandshake, true
 	}
 	return fmt.Errorf("no TLS connection to Redis: %w", err), true
 }
