@@ -332,11 +332,17 @@ func spawn(t *testing.T, j job) *process {
 }
 
 // begin has replicas load their configurations and call, all at once. It returns when each has tokens.
-func begin(t *testing.T, all []*process) (sum start) {
+func begin(t *testing.T, all []*process) start {
 	t.Helper()
 	for _, p := range all {
 		p.tell(t)
 	}
+	return begun(t, all)
+}
+
+// begun is begin's second half.
+func begun(t *testing.T, all []*process) (sum start) {
+	t.Helper()
 	for _, p := range all {
 		var s start
 		p.read(t, &s)

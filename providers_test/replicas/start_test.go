@@ -173,20 +173,35 @@ func TestSoakTokensExpire(t *testing.T) {
 	wantNoFailures(t, sum, support)
 }
 
-// A token endpoint that needs ten seconds. Those who wait do not go off alone.
+// A token endpoint that needs ten seconds. Those who wait do not go off alone, and each looks at Redis five
+// times a second at most.
 func TestSoakSlowTokenEndpoint(t *testing.T) {
+	const processes = 20
 	s := newBeyondTrust(t, time.Hour)
 	s.Delay(10 * time.Second)
-	store, secret := redisStore(redistest.Start(t).URL()), secretFile(t)
-	all := launch(t, 20, supportJob(1, 500*time.Millisecond), func(i int) string {
-		return configuration(store, beyondtrust(s, secret, "[]", i))
+	server, secret := redistest.Start(t), secretFile(t)
+	all := launch(t, processes, supportJob(1, 500*time.Millisecond), func(i int) string {
+		return configuration(redisStore(server.URL()), beyondtrust(s, secret, "[]", i))
 	})
-	first := begin(t, all)
+	for _, p := range all {
+		p.tell(t)
+	}
+	atLeast(t, "token requests", 1, func() int { return s.Stats().TokenRequests })
+	time.Sleep(3 * time.Second) // at first they look more often
+	before, from := scripts(t, server), time.Now()
+	time.Sleep(4 * time.Second)
+	looks, waited := scripts(t, server)-before, time.Since(from)
+	first := begun(t, all)
 	sum := finish(t, all)
 	n := s.Stats().Exchanges
-	summary(t, "20 processes start at once, the token endpoint needs 10 s", n, sum.Connectors[support].Failed, "slowest first token %s", seconds(first.Slowest))
+	summary(t, "20 processes start at once, the token endpoint needs 10 s", n, sum.Connectors[support].Failed,
+		"slowest first token %s, %.1f commands a second of each that waits", seconds(first.Slowest), float64(looks)/processes/waited.Seconds())
 	if n != 1 {
 		t.Errorf("%d exchanges, want 1", n)
+	}
+	// One more is the first look of those four seconds, and the holder's sign of life is one.
+	if most := processes * (5*waited.Seconds() + 1); float64(looks) > most {
+		t.Errorf("%d processes sent %d commands in %v, want at most %.0f", processes, looks, waited, most)
 	}
 	wantNoFailures(t, sum, support)
 }
