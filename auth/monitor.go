@@ -242,8 +242,8 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 		select {
 		case a := <-answers:
 			return a.v, a.err
-		case now := <-ticker.C:
-			now = time.Now() // a tick may have waited for us
+		case <-ticker.C:
+			now := time.Now() // a tick may have waited for us
 			silence += min(now.Sub(last), tickMost)
 			last = now
 			if slow != nil && silence >= slowAfter {
