@@ -173,8 +173,11 @@ type helloError struct{ reply string }
 
 func (e *helloError) Error() string { return e.reply }
 
-// A closedError is a connection without TLS that ended before it had an answer.
-type closedError struct{ text string }
+// A closedError is a connection that ended before it had an answer.
+type closedError struct {
+	encrypted bool
+	text      string
+}
 
 func (e *closedError) Error() string { return e.text }
 
@@ -198,8 +201,8 @@ func (h helloHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				return err // it does not know HELLO
 			}
 			return &helloError{reply.Error()}
-		case !h.encrypted && (errors.Is(err, io.EOF) || errors.As(err, &network) && !network.Timeout()):
-			return &closedError{err.Error()}
+		case errors.Is(err, io.EOF), errors.As(err, &network) && !network.Timeout() && !isAlert(err):
+			return &closedError{h.encrypted, err.Error()}
 		}
 		return err
 	}

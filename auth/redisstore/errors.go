@@ -104,6 +104,7 @@ func (c *client) explain(err error, key string) (meaning error, passing bool) {
 	var (
 		reply      redis.Error
 		refused    *helloError
+		closed     *closedError
 		network    net.Error
 		handshake  *handshakeError
 		atSentinel = errors.As(err, new(*sentinelError))
@@ -127,7 +128,9 @@ func (c *client) explain(err error, key string) (meaning error, passing bool) {
 		return fmt.Errorf("cannot reach a Sentinel: %w", err), true
 	case isDial(err):
 		return fmt.Errorf("cannot reach Redis: %w", err), true
-	case errors.As(err, new(*closedError)):
+	case errors.As(err, &closed) && closed.encrypted:
+		return errors.New("the connection is closed before Redis answers; if it wants a client certificate, set token_store.tls_config.cert_file and key_file"), true
+	case errors.As(err, &closed):
 		return errors.New("the connection is closed before Redis answers; if its port wants TLS, begin token_store.url with rediss://"), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, redis.ErrPoolTimeout),
 		errors.As(err, &network) && network.Timeout():
