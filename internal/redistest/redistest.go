@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,11 +47,19 @@ func program(t testing.TB, name string) string {
 	return ""
 }
 
-// FreePort is one that nothing listens on, and that the system gives to nobody who dials meanwhile.
+// lastPort is what FreePort has returned. It begins anywhere, since other processes have ports, too.
+var lastPort = func() *atomic.Uint32 {
+	p := new(atomic.Uint32)
+	p.Store(rand.Uint32N(20000))
+	return p
+}()
+
+// FreePort is one that nothing listens on, that the system gives to nobody who dials meanwhile, and
+// that no other test of this process is given.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
-		port := 10000 + rand.IntN(20000)
+		port := 10000 + int(lastPort.Add(1)%20000)
 		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			l.Close()
 			return port
