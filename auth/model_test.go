@@ -22,11 +22,10 @@ var modelSeed = flag.Uint64("model.seed", 0, "seed of TestModel's only run; 0 is
 
 // Two processes of one account do at random what processes do, and a plain model of what was said
 // and done says what each answer may be.
-func TestModel(t *testing.T) { runModel(t, 5) }
+func TestModel(t *testing.T) { runModel(t, 4, 1000) }
 
-func runModel(t *testing.T, runs int) {
+func runModel(t *testing.T, runs, steps int) {
 	t.Parallel()
-	const steps = 2000
 	seeds := []uint64{*modelSeed}
 	if *modelSeed == 0 {
 		seeds = make([]uint64, runs)

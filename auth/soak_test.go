@@ -19,7 +19,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-func TestSoakModel(t *testing.T) { runModel(t, 50) }
+func TestSoakModel(t *testing.T) { runModel(t, 50, 2000) }
 
 // Many callers on tokens that hardly live, from an endpoint that is well, fails, stalls and returns
 // garbage by turns: they hear what it last did wrong and nothing else, and only while there is no
