@@ -372,7 +372,7 @@ var trialData = []byte("itsmauth: a trial write")
 func (m *monitor) check(ctx context.Context) error {
 	r, err := run(ctx, m, m.timeout, func(ctx context.Context) (Record, error) { return m.bare.Load(ctx, trialKey) }, nil, nil)
 	if err != nil || r.Version != 0 && !bytes.Equal(r.Data, trialData) {
-		return err
+		return storeError(err)
 	}
 	written := Record{Version: r.Version, Expires: time.Now().Add(time.Minute), Data: trialData}
 	for _, f := range []func(context.Context) error{

@@ -465,6 +465,15 @@ func TestLoginIsLost(t *testing.T) {
 			t.Errorf("the store has %q", got)
 		}
 
+		// The product does not answer.
+		hung := newSession(t, hangingLogin{}, &auth.Options{Store: store})
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start = time.Now()
+		if err := hung.Redeem(ctx, "code", ""); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 1100*time.Millisecond {
+			t.Errorf("a product that hangs: %v after %v", err, time.Since(start))
+		}
+
 		// Nothing was begun, so nothing is waited for.
 		unlock, err := store.Lock(t.Context(), s.Key())
 		if err != nil {
@@ -478,6 +487,16 @@ func TestLoginIsLost(t *testing.T) {
 		}
 		unlock()
 	})
+}
+
+// hangingLogin is a product that does not answer.
+type hangingLogin struct{ consenting }
+
+func (hangingLogin) CodeFlow() *auth.CodeFlow {
+	return &auth.CodeFlow{Redeem: func(ctx context.Context, _, _ string) (*oauth2.Token, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
 }
 
 // windows is a Windower whose slots can stop coming.
