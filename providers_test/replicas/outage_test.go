@@ -275,11 +275,12 @@ func (o outage) run(t *testing.T) {
 func TestSoakFirstTokenWithoutRedis(t *testing.T) {
 	const timeout = 5 * time.Second // token_store.timeout
 	for _, tt := range []struct {
-		name string
-		stop func(*testing.T, *redistest.Server)
+		name  string
+		stop  func(*testing.T, *redistest.Server)
+		least time.Duration // of the first token
 	}{
-		{"hung", func(t *testing.T, s *redistest.Server) { s.Signal(t, syscall.SIGSTOP) }},
-		{"connections refused", func(_ *testing.T, s *redistest.Server) { s.Kill() }},
+		{"hung", func(t *testing.T, s *redistest.Server) { s.Signal(t, syscall.SIGSTOP) }, timeout},
+		{"connections refused", func(_ *testing.T, s *redistest.Server) { s.Kill() }, 900 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, server, secret := newBeyondTrust(t, time.Hour), redistest.Start(t), secretFile(t)
@@ -313,7 +314,10 @@ func TestSoakFirstTokenWithoutRedis(t *testing.T) {
 			if took[1] >= timeout || took[2] >= timeout {
 				t.Errorf("tokens took %v: not the first alone waited for Redis", took)
 			}
-			if tt.name != "hung" && took[0] >= timeout {
+			if took[0] < tt.least {
+				t.Errorf("the first token took %v, want at least %v", took[0], tt.least)
+			}
+			if tt.least < timeout && took[0] >= timeout {
 				t.Errorf("the first token took %v: a refused connection was taken for silence", took[0])
 			}
 			if n := s.Stats().Exchanges; n != 3 {
