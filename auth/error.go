@@ -98,7 +98,7 @@ func (e *Error) Error() string {
 		return b.String() + "; a person must log in"
 	}
 	for _, a := range advice {
-		if errors.Is(e.Err, a.is) {
+		if errors.Is(e.Err, a.is) && !(a.is == ErrStore && strings.Contains(b.String(), "token_store")) { // which says more
 			return b.String() + "; " + a.say
 		}
 	}

@@ -53,7 +53,7 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 		select {
 		case <-back:
 		case <-late.C:
-			return err
+			return &Error{Op: "store", Err: fmt.Errorf("%w; asked again for %s, and the refresh token was not spent", cmp.Or(c.store.gate(), ErrStore), exchangeTimeout)}
 		case <-c.closing.Done():
 			return &Error{Op: "token", Err: ErrClosed}
 		}

@@ -14,9 +14,9 @@ import (
 const loginGrace = 10 * time.Second
 
 // Redeem exchanges an authorization code (RFC 6749 section 4.1.3) and saves what it gives, as the new
-// beginning of the chain. If ctx ends after the product has issued the tokens, Redeem tries to save
-// them for up to 10 s more. If that fails too, the login is lost, and the error, around [ErrStore],
-// says so. Its error is an [*Error].
+// beginning of the chain. If ctx ends after the code was sent, Redeem goes on for up to 10 s, since the
+// product may have issued the tokens. If they are not saved by then, the login is lost, and the error,
+// around [ErrStore], says so. Its error is an [*Error].
 func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	flow := s.CodeFlow()
 	if flow == nil {
@@ -28,14 +28,11 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	err := s.detached(late, "login", ctx, func(life context.Context, h *held) error {
 		exchange, cancel := context.WithTimeout(life, exchangeTimeout)
 		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
+		defer context.AfterFunc(late, cancel)()
 		start := time.Now()
 		tok, err := flow.Redeem(context.WithValue(exchange, oauth2.HTTPClient, s.opts.Client), code, verifier)
 		if err == nil && (tok == nil || tok.AccessToken == "") {
 			err = &Error{Op: "login", Err: fmt.Errorf("%w: no access token", ErrProtocol)}
-		}
-		if err != nil && ctx.Err() != nil {
-			return &Error{Op: "login", Err: contextError(ctx)}
 		}
 		if err != nil {
 			return explain(exchange, err, true)

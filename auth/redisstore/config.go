@@ -149,7 +149,7 @@ func parseURL(text string) (a address, err error) {
 	a.addrs = []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))}
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if a.db, err = strconv.Atoi(path); err != nil || a.db < 0 {
-			return a, errors.New("the path must be a database's number")
+			return a, errors.New("the path must be a database's number; write % / ? # @ of a password as %25 %2F %3F %23 %40")
 		}
 	}
 	for name, values := range q {

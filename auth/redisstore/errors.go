@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	errForeign     = errors.New("holds something that is not of itsmauth, or its neighbours :lock, :window and :peers do; move it away, or set another token_store.key_prefix")
+	errForeign     = errors.New("holds something that is not of itsmauth, or the same key with :lock, :window or :peers does; rename that key, or set another token_store.key_prefix")
 	errDamaged     = errors.New("is damaged; put a good copy back, or remove it to start anew")
 	errNoAnswer    = errors.New("no answer from Redis")
 	errNoHandshake = errors.New("no answer from Redis to the TLS handshake; if its port does not speak TLS, begin token_store.url with redis://")
@@ -59,7 +59,7 @@ const unknownCommand = "ERR unknown command"
 const denied = "Redis does not let this user do that: give the user of token_store.url +@read +@write +@scripting +@connection +time on the keys of token_store.key_prefix"
 
 var meanings = []meaning{
-	{"OOM", "Redis is full: raise its maxmemory, or let it evict keys of other prefixes", false},
+	{"OOM", "Redis is full: raise its maxmemory, or delete keys that are not needed", false},
 	{"READONLY", "Redis is read-only: it is a replica, or a failover is under way; token_store.url must lead to the master", true},
 	{"MISCONF", "Redis refuses writes because it cannot save them to its disk: see Redis's log", false},
 	{"NOREPLICAS", "Redis refuses writes because too few replicas follow it (min-replicas-to-write)", true},
@@ -78,6 +78,7 @@ var meanings = []meaning{
 	{"DENIED", "Redis is in protected mode, in which it serves its own machine alone: give it a password, or set its protected-mode to no", false},
 	{"NOPROTO", "Redis is too old: version 6 is the oldest that works", false},
 	{"ERR max number of clients", "Redis has no room for another connection: raise its maxclients", true},
+	{"ERR This instance has cluster support disabled", "this Redis is not a Cluster: remove cluster=true, or the addr parameters, from token_store.url", false},
 	{"ERR DB index is out of range", "Redis has no database of that number: correct the path of token_store.url", false},
 	{unknownCommand, "this server does not know Redis's commands: if it is a Sentinel, add master_name to token_store.url", false},
 }
