@@ -44,8 +44,12 @@ func (c *core) obtain(ctx context.Context, f *flight) error {
 	}
 	late := time.NewTimer(exchangeTimeout)
 	defer late.Stop()
-	for {
+	for conflicts := 0; ; {
 		err := c.protocol(ctx, f)
+		if f.snap == nil && errors.Is(err, ErrConflict) && conflicts < 3 { // before anything was spent
+			conflicts++
+			continue
+		}
 		back := c.store.silence()
 		if err == nil || f.snap != nil || !errors.Is(err, ErrStore) || back == nil || f.kind != foreground {
 			return err
@@ -189,6 +193,16 @@ func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
 	rec, err := c.store.Load(ctx, c.key)
 	if err != nil {
 		return tokenRecord{}, 0, err
+	}
+	t, err := decodeRecord(rec)
+	return t, rec.Version, err
+}
+
+// loadNow is load also where the store was silent.
+func (c *core) loadNow(ctx context.Context) (tokenRecord, uint64, error) {
+	rec, err := c.store.loadNow(ctx, c.key)
+	if err != nil {
+		return tokenRecord{}, 0, storeError(err)
 	}
 	t, err := decodeRecord(rec)
 	return t, rec.Version, err
@@ -545,11 +559,11 @@ func (c *core) refuse(ctx context.Context, h *held, prev tokenRecord, failed *Er
 // keep saves r and publishes it. A rotated refresh token is saved however long that takes, with the
 // lock held, until Close.
 func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord) error {
-	rotated := r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
+	rotated := f.login || r.RefreshToken != "" && r.RefreshToken != prev.RefreshToken && !c.refresh.Expendable
 	if !rotated {
 		c.publish(f, c.snapshot(r)) // nothing is lost if it is not saved, so nobody waits for the store
 	}
-	published, closing, again := !rotated, false, true
+	published, closing, again, began := !rotated, false, true, time.Now()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, saveEvery) {
 		var err error
 		if closing {
@@ -559,7 +573,7 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 		}
 		if errors.Is(err, ErrConflict) {
 			var stored tokenRecord
-			if stored, h.version, err = c.load(ctx); err == nil {
+			if stored, h.version, err = c.loadNow(ctx); err == nil {
 				newer := stored.Generation >= r.Generation
 				switch {
 				case stored.Generation == r.Generation && stored.AccessToken == r.AccessToken:
@@ -601,6 +615,7 @@ func (c *core) keep(ctx context.Context, f *flight, h *held, prev, r tokenRecord
 			return nil
 		case !published:
 			c.opts.Logger.Error("rotated refresh token not saved yet; trying on", "connector", c.opts.Connector, "error", err)
+		case f.saving == nil && time.Since(began) > exchangeTimeout: // then those who wait for another token leave
 			f.saving = &Error{Op: "store", Err: fmt.Errorf("%w; the rotated refresh token is not saved yet", err)}
 			close(f.stuck)
 		}

@@ -156,13 +156,13 @@ func (c *core) storeBack() {
 			c.next.Store(0)
 		}
 	}
-	c.settling = time.Now().Add(settleFor)
+	c.settling = time.Now().Add(settleFor * c.store.timeout)
 	c.startOffering()
 }
 
-// settleFor is how long after an outage a session looks for the tokens that others offer. Within
-// askEvery each knows that the store is back.
-const settleFor = 3 * askEvery
+// settleFor is for how many of the store's timeouts after an outage a session looks for the tokens that
+// others offer: each of them has to notice that the store is back, to look, and to save.
+const settleFor = 3
 
 // unsettled reports whether other processes may have, or need, another token than this one. c.mu is
 // held.
@@ -184,16 +184,20 @@ var errNotDue = errors.New("not due")
 
 // settle sets the timer for the next look at what others offer after an outage. c.mu is held.
 func (c *core) settle() {
+	wait := askEvery
+	if c.unread { // a record that cannot be read
+		wait = watchEvery
+	}
 	switch {
-	case c.closing.Err() != nil || !c.unsettled() || c.store.unusable() != nil: // storeBack is called
+	case c.closing.Err() != nil || !c.unsettled() || c.store.failed(): // storeBack is called
 	case c.offerer == nil:
-		c.offerer = time.AfterFunc(less(askEvery), func() {
+		c.offerer = time.AfterFunc(less(wait), func() {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.startOffering()
 		})
 	default:
-		c.offerer.Reset(less(askEvery))
+		c.offerer.Reset(less(wait))
 	}
 }
 

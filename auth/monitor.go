@@ -72,6 +72,8 @@ type monitor struct {
 
 	mu       sync.Mutex
 	closed   bool
+	heard    time.Time     // when an operation was last answered
+	checked  time.Time     // when a write last succeeded after another operation failed
 	failure  error         // why the store cannot be used, or nil
 	silent   bool          // it does not answer, so no operation is begun
 	back     chan struct{} // closed when it can be used again
@@ -166,6 +168,11 @@ func (m *monitor) change(ctx context.Context, f func(context.Context) error) err
 	return err
 }
 
+// loadNow is Load also where the store was silent.
+func (m *monitor) loadNow(ctx context.Context, key string) (Record, error) {
+	return run(ctx, m, m.timeout, func(ctx context.Context) (Record, error) { return m.Store.Load(ctx, key) }, nil, nil)
+}
+
 // saveNow is Save also where the store was silent: the last try of a process that ends.
 func (m *monitor) saveNow(ctx context.Context, key string, r Record) error {
 	return m.runError(ctx, func(ctx context.Context) error { return m.Store.Save(ctx, key, r) })
@@ -201,18 +208,44 @@ var errSilent = errors.New("no answer")
 // ask runs one operation, unless the store is known to be silent, and notes what its failure says of
 // the store. late is given the result of an operation that is answered after its caller has left.
 func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, error), late func(T)) (T, error) {
-	if err := m.gate(); err != nil {
-		return *new(T), err
-	}
-	v, err := run(ctx, m, m.timeout, op, late, &m.slow)
-	if err == nil {
-		return v, nil
-	}
-	if !errors.Is(err, ErrConflict) {
+	for again := true; ; again = false {
+		if err := m.gate(); err != nil {
+			return *new(T), err
+		}
+		began := time.Now()
+		v, err := run(ctx, m, m.timeout, op, late, &m.slow)
+		if err == nil || errors.Is(err, ErrConflict) {
+			m.answered()
+			return v, err
+		}
 		err = storeError(err)
+		if again && errors.Is(err, errSilent) && ctx.Err() == nil && m.heardSince(began) {
+			continue // this one was lost in an outage that is over
+		}
 		m.judge(ctx, err)
+		return v, err
 	}
-	return v, err
+}
+
+// answered notes that the store has answered.
+func (m *monitor) answered() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard = time.Now()
+}
+
+// heardSince reports whether the store has answered any operation since t.
+func (m *monitor) heardSince(t time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.heard.After(t)
+}
+
+// failed reports whether the store cannot be used, so that storeBack will be called.
+func (m *monitor) failed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failure != nil
 }
 
 // run calls op and waits for its answer until ctx ends, or until there was none for limit in which
@@ -317,14 +350,36 @@ func (m *monitor) judge(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	var dial *net.OpError
-	silent := errors.Is(err, errSilent) || errors.As(err, &dial) && dial.Op == "dial"
-	if !silent && m.check(ctx) == nil {
+	silent := unanswered(err)
+	if !silent && m.works(ctx) {
 		return
 	}
 	if m.fail(err, silent) {
 		m.logger.Warn("the token store fails; it is asked again every second", "error", err)
 	}
+}
+
+// unanswered reports whether err means that the store did not answer at all.
+func unanswered(err error) bool {
+	var dial *net.OpError
+	return errors.Is(err, errSilent) || errors.As(err, &dial) && dial.Op == "dial"
+}
+
+// works reports whether the store can be written. It does not ask more often than each askEvery.
+func (m *monitor) works(ctx context.Context) bool {
+	m.mu.Lock()
+	lately := !m.checked.IsZero() && time.Since(m.checked) < askEvery
+	m.mu.Unlock()
+	if lately {
+		return true
+	}
+	if m.check(ctx) != nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.checked = time.Now()
+	return true
 }
 
 // fail notes that the store cannot be used, and reports whether that is news.
@@ -344,16 +399,29 @@ func (m *monitor) fail(err error, silent bool) bool {
 }
 
 // await asks until the store can be written, and tells the sessions.
+// A question that gets no answer does not keep it from asking again.
 func (m *monitor) await() {
-	for again := true; again; again = m.check(m.life) != nil {
+	works := make(chan struct{}, 1)
+	ask := func() {
+		if m.check(m.life) == nil {
+			select {
+			case works <- struct{}{}:
+			default:
+			}
+		}
+	}
+	for waiting := true; waiting; {
 		select {
 		case <-time.After(less(askEvery)):
+			m.spawn(ask)
+		case <-works:
+			waiting = false
 		case <-m.life.Done():
 			return
 		}
 	}
 	m.mu.Lock()
-	m.failure, m.silent = nil, false
+	m.failure, m.silent, m.heard = nil, false, time.Now()
 	close(m.back)
 	sessions := slices.Collect(maps.Keys(m.sessions))
 	m.mu.Unlock()

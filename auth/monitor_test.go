@@ -570,3 +570,119 @@ func TestWindowSilence(t *testing.T) {
 		store.slots.resume()
 	})
 }
+
+// A store that answers slowly takes long to be heard of again. Processes agree all the same.
+func TestLoneTokensSettleOverASlowStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(stalling)
+		p := &product{lifetime: time.Hour}
+		var all []*auth.Session
+		store.stall()
+		for range 5 {
+			s := newSession(t, p, &auth.Options{Store: monitor(t, slowStore{store, 1200 * time.Millisecond}, nil)})
+			all = append(all, s)
+			get(t, s)
+			time.Sleep(333 * time.Millisecond)
+		}
+		store.resume()
+		time.Sleep(30 * time.Second)
+		for i, s := range all {
+			if got, want := get(t, s), store.stored(t, s.Key()); got != want {
+				t.Errorf("process %d has %s, the store %s", i, got, want)
+			}
+		}
+	})
+}
+
+// A login without a refresh token that cannot be saved is lost as well, and says so.
+func TestLoginWithoutRefreshTokenIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &stalling{refuse: errors.New("disk full"), writes: true}
+		s := newSession(t, shortLogin{}, &auth.Options{Store: store})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Redeem(ctx, "code", ""); !errors.Is(err, auth.ErrStore) {
+			t.Errorf("Redeem: %v", err)
+		}
+	})
+}
+
+// shortLogin is a product that gives no refresh token.
+type shortLogin struct{ consenting }
+
+func (shortLogin) CodeFlow() *auth.CodeFlow {
+	return &auth.CodeFlow{Redeem: func(context.Context, string, string) (*oauth2.Token, error) {
+		return &oauth2.Token{AccessToken: "A", ExpiresIn: 3600}, nil
+	}}
+}
+
+// conflicting is a Store in which another process saves just before the next save.
+type conflicting struct {
+	auth.Memory
+	conflicts atomic.Int64
+}
+
+func (c *conflicting) Save(ctx context.Context, key string, r auth.Record) error {
+	if c.conflicts.Add(-1) >= 0 {
+		return auth.ErrConflict
+	}
+	return c.Memory.Save(ctx, key, r)
+}
+
+// A mark that meets another version has spent nothing, so the exchange begins again.
+func TestConflictBeforeExchange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, p := new(conflicting), &rotating{current: "R0", lifetime: time.Hour}
+		s := newSession(t, p, &auth.Options{Store: store})
+		get(t, s)
+		time.Sleep(2 * time.Hour)
+		store.conflicts.Store(1)
+		if got := get(t, s); got != "T2" {
+			t.Error(got)
+		}
+	})
+}
+
+// Who needs another token while a rotated refresh token is being saved waits for that.
+func TestSaveOfRefreshTokenIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, p := new(stalling), &rotating{current: "R0", lifetime: time.Hour}
+		s := newSession(t, p, &auth.Options{Store: store})
+		get(t, s)
+		time.Sleep(2 * time.Hour)
+		p.product.delay = time.Second
+		time.AfterFunc(500*time.Millisecond, func() { // between the mark and the save
+			store.set(func() { store.refuse, store.writes = errors.New("broken"), true })
+		})
+		time.AfterFunc(5*time.Second, store.resume)
+		tok, err := s.Token(t.Context())
+		if err != nil || tok.AccessToken != "T2" {
+			t.Fatal(tok, err)
+		}
+		s.Invalidate(tok)
+		if got := get(t, s); got != "T3" {
+			t.Error(got)
+		}
+	})
+}
+
+// A window that another program's key spoils says nothing of the others.
+func TestSpoiledWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(windows)
+		w := monitor(t, store, nil).(auth.Windower).Window("it", nil, time.Second)
+		store.slots.set(func() { store.slots.refuse = errors.New("WRONGTYPE") })
+		if _, _, err := w.Take(t.Context(), "spoiled"); !errors.Is(err, auth.ErrStore) {
+			t.Error(err)
+		}
+		store.slots.resume()
+		if _, _, err := w.Take(t.Context(), "good"); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -90,7 +90,7 @@ func (w *monitoredWindow) Take(ctx context.Context, id string) (time.Duration, i
 	t, err := w.take(ctx, patience, id)
 	if err == nil {
 		w.m.windows.heard(time.Since(began))
-	} else if ctx.Err() == nil && w.m.windows.fail(err) {
+	} else if ctx.Err() == nil && unanswered(err) && w.m.windows.fail(err) {
 		w.m.spawn(w.await)
 	}
 	return t.wait, t.processes, err
