@@ -38,7 +38,7 @@ func TestFreshTokenCostsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Scripts and reads of the record; connections are made, and greeted, when it suits the store.
+	// Only scripts and reads of the record count: the store may open connections at any time.
 	commands := func() (n int) {
 		for name, calls := range commandCalls(t, server) {
 			if strings.HasPrefix(name, "eval") || name == "hgetall" {
@@ -64,7 +64,7 @@ func TestFreshTokenCostsNothing(t *testing.T) {
 	}
 }
 
-// commandCalls tells how often Redis has run each command, those within scripts included.
+// commandCalls returns how often Redis has run each command, within scripts too.
 func commandCalls(t *testing.T, server *redistest.Server) map[string]int {
 	t.Helper()
 	all := make(map[string]int)

@@ -18,8 +18,8 @@ import (
 )
 
 // The process that holds the lock is killed, or stopped as by Ctrl-Z, in the middle of its exchange. One of
-// the others makes the exchange, and no call fails: they wait less than the minute that a call may take.
-// The stopped process, woken, has the others' token.
+// the other processes makes the exchange, and no call fails: a call may take a minute, and this takes less. When
+// the stopped process goes on, it uses the same token as the others.
 func TestSoakHolder(t *testing.T) {
 	for _, store := range []struct {
 		name string
@@ -83,7 +83,7 @@ func holder(t *testing.T, processes, loads int, store string, signal syscall.Sig
 		p.away = false
 		agree(t, all, support)
 	}
-	time.Sleep(2 * time.Second) // for who would be late
+	time.Sleep(2 * time.Second) // an exchange too many may come late
 	requests := s.Stats().TokenRequests - before
 	sum := finish(t, all)
 	summary(t, what, requests-1, sum.Connectors[support].Failed, "one token again after %s", seconds(took))

@@ -17,7 +17,7 @@ import (
 )
 
 // Eight processes call as fast as they can. The product never sees more than the limit in any second,
-// however far away Redis is, and over the file store.
+// at each round trip to Redis, and with the file store.
 func TestSoakLimits(t *testing.T) {
 	for _, roundTrip := range []time.Duration{0, 100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond} {
 		t.Run(fmt.Sprintf("redis/%v", roundTrip), func(t *testing.T) {
@@ -38,8 +38,8 @@ func fileStore(t *testing.T) string {
 // A stall is a time in which Redis did not answer.
 type stall struct{ from, to time.Time }
 
-// watch asks Redis all the time over one connection, and gives the times in which it had no answer for so
-// long. The processes keep to their shares then, and the limits are not promised to hold.
+// watch sends PING all the time over one connection, and returns when Redis took longer than long to answer.
+// The product promises to keep the limits while Redis answers.
 func watch(t *testing.T, addr string, long time.Duration) (stalls func() []stall) {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{
@@ -64,8 +64,8 @@ func watch(t *testing.T, addr string, long time.Duration) (stalls func() []stall
 	return func() []stall { stop(); <-ended; return all }
 }
 
-// undisturbed is the requests that were not sent in a stall, or shortly before or after one: it takes the
-// processes some seconds to be heard of again.
+// undisturbed returns the requests that were not sent in a stall, just before it, or in the five seconds after
+// it, in which the processes find out that Redis answers again.
 func undisturbed(requests []beyondtrusttest.Request, stalls []stall) []beyondtrusttest.Request {
 	return slices.DeleteFunc(requests, func(r beyondtrusttest.Request) bool {
 		return slices.ContainsFunc(stalls, func(s stall) bool {
@@ -85,7 +85,7 @@ func limited(t *testing.T, store, what string, stalls func() []stall) {
 	before, begun := s.Stats().APICalls, time.Now()
 	time.Sleep(d)
 	calls, took := s.Stats().APICalls-before, time.Since(begun)
-	// A busy machine is slower, but it comes to that.
+	// On a busy machine this may take longer.
 	atLeast(t, "calls", before+enough, func() int { return s.Stats().APICalls })
 	sum := finish(t, all)
 	most := busiestSecond(t, undisturbed(s.Requests(), stalls()))
@@ -103,10 +103,10 @@ func limited(t *testing.T, store, what string, stalls func() []stall) {
 	wantNoFailures(t, sum, support)
 }
 
-// busiestSecond is how many requests arrived in any second, at most.
+// busiestSecond returns the largest number of requests that arrived within one second.
 //
-// The limits hold for requests that are less than 100 ms on their way. One that needed longer, because
-// the machine was busy, is taken to have arrived 100 ms after it was sent.
+// The product promises to keep the limits for requests that arrive within 100 ms. A request that took
+// longer, because the machine was busy, counts as if it had arrived 100 ms after it was sent.
 func busiestSecond(t *testing.T, requests []beyondtrusttest.Request) (most int) {
 	t.Helper()
 	var arrivals []time.Time
@@ -125,7 +125,7 @@ func busiestSecond(t *testing.T, requests []beyondtrusttest.Request) (most int) 
 		} else {
 			t.Errorf("%s %s does not say when it was sent", r.Method, r.Path)
 		}
-		arrivals = append(arrivals, at.Round(0)) // wall-clock, as all others
+		arrivals = append(arrivals, at.Round(0)) // all by the wall clock
 	}
 	slices.SortFunc(arrivals, time.Time.Compare)
 	for i, first := 0, 0; i < len(arrivals); i++ {
@@ -151,7 +151,7 @@ func TestSoakLimitsWithoutRedis(t *testing.T) {
 	begin(t, all)
 	time.Sleep(2 * time.Second)
 	server.Kill()
-	time.Sleep(5 * time.Second) // until all know, and what they sent before is a second old
+	time.Sleep(5 * time.Second) // all find out, and what they sent before leaves the window
 	from, before := time.Now(), s.Stats().APICalls
 	time.Sleep(d)
 	calls := s.Stats().APICalls - before

@@ -53,9 +53,9 @@ type outage struct {
 	prepare func(t *testing.T) stage
 	// one is whether the processes still get one token for all.
 	one bool
-	// refuses is whether Redis says that it cannot help. Whoever spends a refresh token does not wait then.
+	// refuses is whether Redis answers with an error. Then a call that needs a refresh token fails at once.
 	refuses bool
-	// quiet is how long tokens stay valid in it, and lasts how long it is then until back is called.
+	// quiet is the time from begin until all tokens are revoked, and lasts the time from there to back.
 	quiet, lasts time.Duration
 }
 
@@ -192,10 +192,10 @@ func (s set) demoted(t *testing.T) {
 }
 
 // Something happens to Redis while twenty processes call BeyondTrust, with client credentials, and Remedy,
-// with a login whose refresh token is another after each use. In the middle of it all access tokens are
-// revoked. No call to BeyondTrust fails: where Redis cannot help each process makes one token of its own,
-// for which the account has room. Calls to Remedy wait for Redis, no refresh token is used twice, and nobody
-// has to log in again. With Redis back the processes agree on one token.
+// with a login whose refresh token changes with each exchange. During the outage all access tokens are revoked.
+// No call to BeyondTrust fails: while Redis is away each process obtains a token of its own, and the account
+// has room for these. Calls to Remedy wait for Redis, no refresh token is used twice, and no call asks for a
+// login. When Redis is back the processes agree on one token.
 func TestSoakOutages(t *testing.T) {
 	for _, o := range outages {
 		t.Run(o.name, func(t *testing.T) { o.run(t) })
@@ -265,13 +265,13 @@ func (o outage) run(t *testing.T) {
 		t.Errorf("%d tokens were killed by others", n)
 	}
 	if reuses, refused := sso.Stats().Reuses, sum.Connectors[incidents].Refused; reuses > 0 || refused > 0 {
-		t.Errorf("%d refresh tokens were used twice, %d calls wanted a login", reuses, refused)
+		t.Errorf("%d refresh tokens were used twice, %d calls asked for a login", reuses, refused)
 	}
 }
 
 // A process that starts while Redis is away has connectors of three accounts. The first token waits until
-// it is certain that Redis is away: five seconds where it does not answer, one where it refuses
-// connections. The other two do not wait again.
+// it is certain that Redis is away: 5 s if Redis does not answer, 1 s if it refuses connections. The other two
+// do not wait again.
 func TestSoakFirstTokenWithoutRedis(t *testing.T) {
 	const timeout = 5 * time.Second // token_store.timeout
 	for _, tt := range []struct {
@@ -310,9 +310,9 @@ func TestSoakFirstTokenWithoutRedis(t *testing.T) {
 			}
 			summary(t, "three accounts in a process, Redis "+tt.name, s.Stats().Exchanges, 0,
 				"first token %s, second %s, third %s", seconds(took[0]), seconds(took[1]), seconds(took[2]))
-			// Whoever waits for Redis's silence waits for all of that. It may take longer on a busy machine.
+			// A token that waited for Redis took the whole timeout, or longer on a busy machine.
 			if took[1] >= timeout || took[2] >= timeout {
-				t.Errorf("tokens took %v: not the first alone waited for Redis", took)
+				t.Errorf("tokens took %v: more than one waited for Redis", took)
 			}
 			if took[0] < tt.least {
 				t.Errorf("the first token took %v, want at least %v", took[0], tt.least)

@@ -83,8 +83,8 @@ type end struct {
 // A tally counts the calls of a connector.
 type tally struct {
 	Calls   int
-	Failed  int            // not for want of a login
-	Refused int            // for want of a login
+	Failed  int            // other than for a login
+	Refused int            // because somebody must log in
 	Errors  map[string]int // how many calls failed with that error
 }
 
@@ -279,7 +279,7 @@ func (s stamp) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.next.RoundTrip(r)
 }
 
-// silence is the longest that a test waits for a line of a replica. It only ends a test that would hang.
+// silence is how long a test waits for a line of a replica before it gives up.
 const silence = 5 * time.Minute
 
 // process is a replica that runs.
@@ -288,7 +288,7 @@ type process struct {
 	stdin io.WriteCloser
 	pipe  *os.File
 	out   *bufio.Reader
-	away  bool // killed, or stopped: not to be asked
+	away  bool // killed or stopped, so it does not answer
 }
 
 // launch starts n replicas, which wait for begin. The file of each is configuration's text.
@@ -340,7 +340,7 @@ func begin(t *testing.T, all []*process) start {
 	return begun(t, all)
 }
 
-// begun is begin's second half.
+// begun is the second half of begin: it waits for the replicas' tokens.
 func begun(t *testing.T, all []*process) (sum start) {
 	t.Helper()
 	for _, p := range all {
@@ -374,7 +374,7 @@ func (p *process) read(t *testing.T, v any) {
 	}
 }
 
-// finish ends the replicas and adds up what those not away report.
+// finish ends the replicas and adds up their reports, except of those that are away.
 func finish(t *testing.T, all []*process) end {
 	t.Helper()
 	sum := end{Connectors: make(map[string]*tally)}
@@ -448,8 +448,8 @@ func secretFile(t *testing.T) string {
 	return path
 }
 
-// newBeyondTrust starts an appliance that, but for its 30 tokens, has no limits. The processes are told
-// of limits where a test is about these.
+// newBeyondTrust starts an appliance that allows 30 tokens and any number of requests. Where a test needs rate
+// limits, only the processes know of them.
 func newBeyondTrust(t *testing.T, lifetime time.Duration) *beyondtrusttest.Server {
 	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{PerSecond: -1, PerHour: -1, TokenLifetime: lifetime})
 	t.Cleanup(s.Close)

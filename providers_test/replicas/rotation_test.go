@@ -22,8 +22,8 @@ type spent struct {
 	faults []string
 }
 
-// see notes a token request. A refresh token that is sent twice is a fault, unless the one who sent it
-// first was killed: it may have taken the new one with it.
+// see notes a token request. To send a refresh token twice is a fault, unless the replica that sent it first was
+// killed: the new refresh token may have been lost with it.
 func (s *spent) see(r *http.Request) (replica int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,10 +48,10 @@ func (s *spent) kill(p *process, replica int) {
 	p.cmd.Process.Kill()
 }
 
-// Twenty processes share a login whose refresh token is another after each exchange. While that happens
-// forty times, one process after another is killed, whatever it does, and replaced. No refresh token is
-// used twice, but for one whose user was killed: what the product had answered it may have died with it.
-// Then somebody has to log in again, and does. In the end the store has the newest refresh token.
+// Twenty processes share a login whose refresh token changes with each exchange. During forty exchanges one
+// process after another is killed, at any moment, and replaced. No refresh token is used twice, unless the
+// process that used it first was killed and the product's answer was lost. The test logs in again then. In the
+// end the store has the newest refresh token.
 func TestSoakRotations(t *testing.T) {
 	const processes = 20
 	want := 40
@@ -98,14 +98,14 @@ func TestSoakRotations(t *testing.T) {
 	}
 	sum := finish(t, all).Connectors[incidents]
 	summary(t, "20 processes, a rotating login, one process killed every 2 s", s.Stats().Rotations, sum.Failed,
-		"%d killed, %d logins, %d of %d calls wanted one", kills, logins, sum.Refused, sum.Calls)
+		"%d killed, %d logins, %d of %d calls asked for one", kills, logins, sum.Refused, sum.Calls)
 	seen.mu.Lock()
 	for _, fault := range seen.faults {
 		t.Error(fault)
 	}
 	seen.mu.Unlock()
 	if sum.Refused > 0 && logins == 0 {
-		t.Errorf("%d calls wanted a login although no refresh token was lost", sum.Refused)
+		t.Errorf("%d calls asked for a login although no refresh token was lost", sum.Refused)
 	}
 	for err, n := range sum.Errors {
 		if err == "status 401" {
@@ -123,9 +123,10 @@ func TestSoakRotations(t *testing.T) {
 	}
 }
 
-// The process that spends a refresh token is killed before it has the answer. The others wait until its
-// time is over, and one of them tries the old refresh token. If the product had not seen it, all goes on.
-// Else it was used twice, once, and all ask for a login; with that they go on.
+// The process that spends a refresh token is killed before it has the answer. The other processes wait until
+// that exchange can no longer be under way, and one of them sends the old refresh token. If the product has
+// never seen it, it works. If the product has, it is refused, is not sent again, and calls ask for a login;
+// after the login they work.
 func TestSoakRotatingHolderKilled(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -160,7 +161,7 @@ func TestSoakRotatingHolderKilled(t *testing.T) {
 			if tt.lost {
 				want = 1
 				atLeast(t, "second uses", before.Reuses+1, func() int { return s.Stats().Reuses })
-				time.Sleep(3 * time.Second) // calls, which want a login
+				time.Sleep(3 * time.Second) // calls that ask for a login
 				write(t, seed, s.MintRefresh())
 			}
 			atLeast(t, "exchanges", before.Exchanges+1+want, func() int { return s.Stats().Exchanges })
@@ -169,19 +170,19 @@ func TestSoakRotatingHolderKilled(t *testing.T) {
 			sum := finish(t, all).Connectors[incidents]
 			stats := s.Stats()
 			summary(t, "20 processes, a rotating login, its holder killed "+tt.name, stats.Exchanges, sum.Failed,
-				"one token again after %s; %d of %d calls wanted a login", seconds(took), sum.Refused, sum.Calls)
+				"one token again after %s; %d of %d calls asked for a login", seconds(took), sum.Refused, sum.Calls)
 			seen.mu.Lock()
 			for _, fault := range seen.faults {
 				t.Error(fault)
 			}
 			seen.mu.Unlock()
 			for err, n := range sum.Errors {
-				if !tt.lost || err != "status 401" { // the product's own word where there was no login
+				if !tt.lost || err != "status 401" { // where the login is lost, a call returns the product's 401
 					t.Errorf("%4d times: %s", n, err)
 				}
 			}
 			if stats.Reuses != want || (sum.Refused > 0) != tt.lost {
-				t.Errorf("%d refresh tokens were used twice, want %d; %d calls wanted a login", stats.Reuses, want, sum.Refused)
+				t.Errorf("%d refresh tokens were used twice, want %d; %d calls asked for a login", stats.Reuses, want, sum.Refused)
 			}
 		})
 	}

@@ -29,15 +29,15 @@ func summary(t *testing.T, what string, exchanges, failed int, figures string, a
 	t.Logf("| %s | %d | %d | %s |", what, exchanges, failed, fmt.Sprintf(figures, args...))
 }
 
-// seconds is d with two digits.
+// seconds prints d with two decimals.
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 
-// wantNoFailures is an error if any call of a connector failed, or wanted a login.
+// wantNoFailures fails the test if a call of the connector failed or asked for a login.
 func wantNoFailures(t *testing.T, sum end, connector string) {
 	t.Helper()
 	n := sum.Connectors[connector]
 	if n.Failed > 0 || n.Refused > 0 {
-		t.Errorf("%s: of %d calls %d failed and %d wanted a login", connector, n.Calls, n.Failed, n.Refused)
+		t.Errorf("%s: of %d calls %d failed and %d asked for a login", connector, n.Calls, n.Failed, n.Refused)
 		for err, times := range n.Errors {
 			t.Logf("%4d times: %s", times, err)
 		}
@@ -47,12 +47,12 @@ func wantNoFailures(t *testing.T, sum end, connector string) {
 	}
 }
 
-// supportJob is to call BeyondTrust.
+// supportJob is a job that calls BeyondTrust.
 func supportJob(loads int, pause time.Duration) job {
 	return job{Loads: loads, Calls: map[string]string{support: supportPath}, Pause: pause}
 }
 
-// proxied is the URL of a Redis behind a proxy.
+// proxied puts a proxy in front of a Redis and returns the URL through it.
 func proxied(t *testing.T, server *redistest.Server, roundTrip time.Duration) (url string, proxy *redistest.Proxy) {
 	t.Helper()
 	proxy = redistest.Delay(t, server.Addr(), roundTrip)
@@ -111,8 +111,7 @@ func newToken(t *testing.T, all []*process, connector string, exchanges func() i
 	return exchanges() - before, time.Since(begun)
 }
 
-// scripts is how many scripts Redis has run, which is how many commands the store has sent but for reads
-// of the record.
+// scripts returns how many scripts Redis has run. The store sends nothing else, except reads of the record.
 func scripts(t *testing.T, server *redistest.Server) (n int) {
 	t.Helper()
 	for name, calls := range commandCalls(t, server) {
@@ -129,7 +128,7 @@ func keepBusy(t *testing.T, n int) {
 	for range n {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), replicaEnv+"=busy")
-		if _, err := cmd.StdinPipe(); err != nil { // it ends with us, at the latest
+		if _, err := cmd.StdinPipe(); err != nil { // closed when this process ends, which ends the loop
 			t.Fatal(err)
 		}
 		if err := cmd.Start(); err != nil {
@@ -142,10 +141,22 @@ func keepBusy(t *testing.T, n int) {
 // throttle has processes share a tenth of a CPU. It skips the test where there is no cgroup for that.
 func throttle(t *testing.T, all []*process) {
 	t.Helper()
-	dir, err := cgroup(t)
+	dir, err := cgroup()
 	if err != nil {
 		t.Skipf("no cgroup that limits the CPU: %v", err)
 	}
+	t.Cleanup(func() {
+		for _, p := range all {
+			p.cmd.Process.Kill() // a group that has processes cannot be removed
+		}
+		for range 100 {
+			if syscall.Rmdir(dir) == nil {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Logf("%s is left behind", dir)
+	})
 	for _, p := range all {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(p.cmd.Process.Pid)), 0); err != nil {
 			t.Skipf("no cgroup that limits the CPU: %v", err)
@@ -154,7 +165,7 @@ func throttle(t *testing.T, all []*process) {
 }
 
 // cgroup makes a group whose processes share a tenth of a CPU.
-func cgroup(t *testing.T) (dir string, err error) {
+func cgroup() (dir string, err error) {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return "", err
@@ -186,17 +197,9 @@ func cgroup(t *testing.T) (dir string, err error) {
 	if dir, err = os.MkdirTemp(parent, "itsmauth-soak-"); err != nil {
 		return "", err
 	}
-	t.Cleanup(func() { // after the processes' own
-		for range 100 {
-			if syscall.Rmdir(dir) == nil {
-				return
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		t.Logf("%s is left behind", dir)
-	})
 	for _, name := range slices.Sorted(maps.Keys(limits)) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(limits[name]), 0); err != nil {
+			syscall.Rmdir(dir)
 			return "", err
 		}
 	}

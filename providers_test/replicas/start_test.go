@@ -25,8 +25,8 @@ func TestSoakStart(t *testing.T) {
 	}
 }
 
-// Two hundred replicas start at once, in twenty processes, or each in its own: on a machine that has
-// nothing else to do, and on one whose two cores are busy.
+// Two hundred replicas start at once, in twenty processes or each in its own process, on an idle machine and
+// beside two busy loops.
 func TestSoakStartTwoHundred(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -48,8 +48,8 @@ func TestSoakStartTwoHundred(t *testing.T) {
 	}
 }
 
-// Forty processes that share a tenth of a CPU hardly ever run. At most one of them takes that for the
-// silence of Redis and makes a second exchange.
+// Forty processes start at once and share a tenth of a CPU, so each of them waits most of the time. At most one
+// mistakes that for a Redis that does not answer, and makes a second exchange.
 func TestSoakStartTenthOfCPU(t *testing.T) {
 	started(t, starting{processes: 40, loads: 1, throttled: true, most: 2})
 }
@@ -82,7 +82,7 @@ func (s starting) String() string {
 
 func started(t *testing.T, how starting) {
 	s := newBeyondTrust(t, time.Hour)
-	s.Delay(300 * time.Millisecond) // as real ones have it: the others meet a lock, whichever is first
+	s.Delay(300 * time.Millisecond) // real token endpoints need as long; meanwhile the others find the lock taken
 	server := redistest.Start(t)
 	url := server.URL()
 	if how.roundTrip > 0 {
@@ -114,8 +114,8 @@ func started(t *testing.T, how starting) {
 	wantNoFailures(t, sum, support)
 }
 
-// The processes have a token. Then all tokens are revoked, the client secret is changed, and tokens are
-// revoked again: each costs one exchange, whatever the number of processes, and no call.
+// All tokens are revoked, the client secret is changed, and all tokens are revoked again. Each time the
+// processes make one exchange together, and no call fails.
 func TestSoakRevoked(t *testing.T) {
 	for _, tt := range []struct{ processes, loads int }{{40, 1}, {20, 10}} {
 		t.Run(fmt.Sprint(tt.processes*tt.loads), func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestSoakRevoked(t *testing.T) {
 			}
 			for _, step := range steps {
 				cost, took := newToken(t, all, support, exchangesOf(s), step.f)
-				time.Sleep(time.Second) // for who would be late
+				time.Sleep(time.Second) // an exchange too many may come late
 				summary(t, fmt.Sprintf("%d replicas: %s", tt.processes*tt.loads, step.name), cost, 0, "one token again after %s", seconds(took))
 			}
 			sum := finish(t, all)
@@ -151,7 +151,7 @@ func TestSoakRevoked(t *testing.T) {
 	}
 }
 
-// Tokens of ten seconds: the processes never make more exchanges than one per token, and no call fails.
+// Tokens live for ten seconds. The processes make one exchange for each, and no call fails.
 func TestSoakTokensExpire(t *testing.T) {
 	const processes, lifetime, d = 40, 10 * time.Second, 25 * time.Second
 	begun := time.Now()
@@ -173,8 +173,8 @@ func TestSoakTokensExpire(t *testing.T) {
 	wantNoFailures(t, sum, support)
 }
 
-// A token endpoint that needs ten seconds. Those who wait do not go off alone, and each looks at Redis five
-// times a second at most.
+// The token endpoint needs ten seconds. The processes that wait for it make no exchange of their own, and each
+// sends Redis five commands a second at most.
 func TestSoakSlowTokenEndpoint(t *testing.T) {
 	const processes = 20
 	s := newBeyondTrust(t, time.Hour)
@@ -199,7 +199,7 @@ func TestSoakSlowTokenEndpoint(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d exchanges, want 1", n)
 	}
-	// One more is the first look of those four seconds, and the holder's sign of life is one.
+	// One more each: a command at the very beginning, or the holder's to keep the lock.
 	if most := processes * (5*waited.Seconds() + 1); float64(looks) > most {
 		t.Errorf("%d processes sent %d commands in %v, want at most %.0f", processes, looks, waited, most)
 	}
