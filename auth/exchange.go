@@ -132,11 +132,15 @@ func (c *core) look(ctx context.Context) (tokenRecord, uint64, error) {
 // the others have had their time to offer theirs.
 func (c *core) offer(ctx context.Context, f *flight) error {
 	settled := func(r tokenRecord) bool {
-		if r.Generation >= f.last.record.Generation && !c.adopt(f, r) { // ours, or of no use
+		adopts := r.Generation >= f.last.record.Generation && c.adopt(f, r)
+		if r.Generation >= f.last.record.Generation && !adopts { // ours, or of no use
 			c.saved()
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if adopts {
+			c.keepLooking()
+		}
 		return !c.alone
 	}
 	r, version, err := c.look(ctx)
@@ -150,6 +154,9 @@ func (c *core) offer(ctx context.Context, f *flight) error {
 	defer h.unlock()
 	if c.current.Load() == f.last { // else it was refused meanwhile
 		_ = c.save(ctx, h, f.last.record) // the next look tells
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.keepLooking()
 	}
 	return errNotDue
 }

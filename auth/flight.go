@@ -156,13 +156,13 @@ func (c *core) storeBack() {
 			c.next.Store(0)
 		}
 	}
-	c.settling = time.Now().Add(settleFor * c.store.timeout)
+	c.keepLooking()
 	c.startOffering()
 }
 
-// settleFor is for how many of the store's timeouts after an outage a session looks for the tokens that
-// others offer: each of them has to notice that the store is back, to look, and to save.
-const settleFor = 3
+// keepLooking has the session look for the tokens that others offer, for three times the store's
+// timeout: each of them has to notice that the store is back, to look, and to save. c.mu is held.
+func (c *core) keepLooking() { c.settling = time.Now().Add(3 * c.store.timeout) }
 
 // unsettled reports whether other processes may have, or need, another token than this one. c.mu is
 // held.
