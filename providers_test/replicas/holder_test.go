@@ -71,8 +71,13 @@ func holder(t *testing.T, processes, loads int, store string, signal syscall.Sig
 	})
 	before := s.Stats().TokenRequests
 	s.RevokeAll()
-	p := <-hit
-	p.away = true
+	var p *process
+	select {
+	case p = <-hit:
+		p.away = true
+	case <-time.After(silence):
+		t.Fatal("no token request")
+	}
 	atLeast(t, "token requests", before+2, func() int { return s.Stats().TokenRequests })
 	agree(t, all, support)
 	took := time.Since(at)
@@ -98,7 +103,7 @@ func (p *process) signal(sig syscall.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil || sig != syscall.SIGSTOP {
 		return err
 	}
-	for {
+	for end := time.Now().Add(silence); ; time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 		if err != nil {
 			return err
@@ -106,6 +111,8 @@ func (p *process) signal(sig syscall.Signal) error {
 		if _, state, _ := bytes.Cut(stat, []byte(") ")); bytes.HasPrefix(state, []byte("T")) {
 			return nil
 		}
-		time.Sleep(time.Millisecond)
+		if time.Now().After(end) {
+			return fmt.Errorf("the process does not stop: %s", stat)
+		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,7 +281,7 @@ func (s stamp) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // silence is how long a test waits for a line of a replica before it gives up.
-const silence = 5 * time.Minute
+const silence = 2 * time.Minute
 
 // process is a replica that runs.
 type process struct {
@@ -370,7 +371,9 @@ func (p *process) read(t *testing.T, v any) {
 		err = json.Unmarshal(line, v)
 	}
 	if err != nil {
-		t.Fatalf("a replica's line: %v: %s", err, line)
+		p.cmd.Process.Signal(syscall.SIGQUIT) // prints what it is doing
+		time.Sleep(time.Second)
+		t.Fatalf("replica %d does not answer: %v %s", p.cmd.Process.Pid, err, line)
 	}
 }
 

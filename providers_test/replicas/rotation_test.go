@@ -155,7 +155,11 @@ func TestSoakRotatingHolderKilled(t *testing.T) {
 				return !tt.lost
 			})
 			s.RevokeAll()
-			<-hit
+			select {
+			case <-hit:
+			case <-time.After(silence):
+				t.Fatal("no token request")
+			}
 			at := time.Now()
 			want := 0
 			if tt.lost {
