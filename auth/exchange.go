@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"time"
@@ -17,11 +16,6 @@ import (
 )
 
 const (
-	// lockTimeout bounds the wait for the store's lock: longer than its holder can need.
-	lockTimeout = 70 * time.Second
-	// A store's lock is tried after 10 ms, then less often, and after a second five times a second.
-	lockPauseLeast = 10 * time.Millisecond
-	lockPauseMost  = 200 * time.Millisecond
 	// saveEvery is the longest pause between two tries to save a rotated refresh token, and markWait, the
 	// least wait for somebody else's mark, is longer: where it was the store that was away, the one whose
 	// mark it is saves first.
@@ -127,40 +121,6 @@ func (c *core) look(ctx context.Context) (tokenRecord, uint64, error) {
 	return r, version, err
 }
 
-// offer saves the current token, if it was obtained without the store, unless the store has a newer
-// one, which is adopted. It is called again until the store has the token that this process has, and
-// the others have had their time to offer theirs.
-func (c *core) offer(ctx context.Context, f *flight) error {
-	settled := func(r tokenRecord) bool {
-		adopts := r.Generation >= f.last.record.Generation && c.adopt(f, r)
-		if r.Generation >= f.last.record.Generation && !adopts { // ours, or of no use
-			c.saved()
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if adopts {
-			c.keepLooking()
-		}
-		return !c.alone
-	}
-	r, version, err := c.look(ctx)
-	if err != nil || settled(r) {
-		return errNotDue
-	}
-	h, err := c.lock(ctx, nil, held{tokenRecord: r, version: version}, settled)
-	if err != nil || h == nil {
-		return errNotDue
-	}
-	defer h.unlock()
-	if c.current.Load() == f.last { // else it was refused meanwhile
-		_ = c.save(ctx, h, f.last.record) // the next look tells
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.keepLooking()
-	}
-	return errNotDue
-}
-
 // released reports whether what is in the store, or a changed secret, ends the memory of a failure.
 func (c *core) released(f *flight, err error) bool {
 	if f.held == errNotDue || err != nil {
@@ -213,116 +173,6 @@ func (c *core) loadNow(ctx context.Context) (tokenRecord, uint64, error) {
 	}
 	t, err := decodeRecord(rec)
 	return t, rec.Version, err
-}
-
-// lock takes the store's lock, h being the record as last seen. It gives nil, without the lock, once
-// enough is true of a record that another process saved. If the store lost last, it is written back
-// before anything else.
-func (c *core) lock(ctx context.Context, last *snapshot, h held, enough func(tokenRecord) bool) (*held, error) {
-	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	defer context.AfterFunc(c.closing, func() { // who holds it may be long
-		select {
-		case <-time.After(closeGrace):
-			cancel()
-		case <-lctx.Done():
-		}
-	})()
-	wait := c.waitForLock
-	if c.store.locker != nil {
-		wait = c.tryLock
-	}
-	if err := wait(lctx, &h, enough); err != nil {
-		return nil, err
-	}
-	if h.unlock == nil {
-		return nil, nil
-	}
-	if c.ahead(last, h.tokenRecord) {
-		if err := c.save(ctx, &h, last.record); err != nil {
-			h.unlock()
-			return nil, err
-		}
-		c.opts.Logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
-	}
-	return &h, nil
-}
-
-// tryLock tries until it has the lock, or a record that is enough.
-func (c *core) tryLock(ctx context.Context, h *held, enough func(tokenRecord) bool) error {
-	pause := lockPauseLeast
-	for began := time.Now(); ; {
-		r, unlock, err := c.store.tryLock(ctx, c.key, h.version)
-		if err != nil || unlock != nil {
-			h.unlock = unlock
-			return err
-		}
-		if r.Version != h.version {
-			h.version = r.Version
-			if h.tokenRecord, err = decodeRecord(r); err != nil || enough(h.tokenRecord) {
-				return err
-			}
-			continue
-		}
-		select {
-		case <-time.After(pause + rand.N(pause)):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: waiting for the lock: %w", ErrStore, contextError(ctx))
-		}
-		if pause = min(pause*3/2, lockPauseMost/2); time.Since(began) > time.Second {
-			pause = lockPauseMost
-		}
-	}
-}
-
-// waitForLock waits in the store's own way, and meanwhile looks at the record once a second, to see
-// what others save and that the store answers.
-func (c *core) waitForLock(ctx context.Context, h *held, enough func(tokenRecord) bool) error {
-	if err := c.store.gate(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type outcome struct {
-		unlock func()
-		err    error
-	}
-	locked, left := make(chan outcome), make(chan struct{})
-	defer close(left)
-	c.store.spawn(func() {
-		unlock, err := c.store.Store.Lock(ctx, c.key)
-		select {
-		case locked <- outcome{unlock, err}:
-		case <-left:
-			if err == nil {
-				unlock()
-			}
-		}
-	})
-	look := time.NewTicker(askEvery)
-	defer look.Stop()
-	for {
-		var o outcome
-		select {
-		case o = <-locked:
-			if o.err != nil {
-				return storeError(o.err)
-			}
-		case <-look.C:
-		}
-		known, err := h.version, error(nil)
-		h.tokenRecord, h.version, err = c.load(ctx)
-		switch {
-		case o.unlock != nil && err != nil:
-			o.unlock()
-			return err
-		case o.unlock != nil:
-			h.unlock = o.unlock
-			return nil
-		case err != nil || h.version != known && enough(h.tokenRecord):
-			return err
-		}
-	}
 }
 
 // save stores t over h's record.
