@@ -50,6 +50,10 @@ func TestFreshTokenCostsNothing(t *testing.T) {
 	if err := call(conn, supportPath); err != nil {
 		t.Fatal(err)
 	}
+	// The call does not wait for the save of its token, and the save not for the unlock.
+	redistest.Eventually(t, "the end of the exchange", func() bool {
+		return len(server.Do(t, "KEYS *}").([]any)) == 1 && len(server.Do(t, "KEYS *:lock").([]any)) == 0
+	})
 	before := commands()
 	if before == 0 {
 		t.Fatal("the exchange was not counted")
