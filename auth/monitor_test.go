@@ -686,3 +686,113 @@ func TestSpoiledWindow(t *testing.T) {
 		}
 	})
 }
+
+// losing is a Store that never answers some loads.
+type losing struct {
+	auth.Memory
+	lost    sync.Map // keys whose next load has no answer
+	trials  atomic.Int32
+	damaged atomic.Bool // all records, but not the one that is written on trial
+}
+
+func (s *losing) Load(ctx context.Context, key string) (auth.Record, error) {
+	if _, ok := s.lost.LoadAndDelete(key); ok {
+		<-ctx.Done()
+		return auth.Record{}, fmt.Errorf("%w: %w", auth.ErrStore, ctx.Err())
+	}
+	if s.damaged.Load() && key != "trial" {
+		return auth.Record{}, errors.New("damaged")
+	}
+	return s.Memory.Load(ctx, key)
+}
+
+func (s *losing) Save(ctx context.Context, key string, r auth.Record) error {
+	if key == "trial" {
+		s.trials.Add(1)
+	}
+	return s.Memory.Save(ctx, key, r)
+}
+
+// An operation whose answer is lost is repeated once where the store has answered others meanwhile.
+func TestLostOperationIsRepeated(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, p := new(losing), &product{lifetime: time.Hour}
+		var log bytes.Buffer
+		m := monitor(t, store, &auth.MonitorOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		other := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Connector: "other", Store: m})
+		s := newSession(t, p, &auth.Options{Store: m})
+		store.lost.Store(s.Key(), nil)
+		time.AfterFunc(time.Second, func() { other.Token(t.Context()) })
+		tok := get(t, s)
+		if log.Len() > 0 {
+			t.Error(log.String())
+		}
+		if again := get(t, newSession(t, p, &auth.Options{Store: store})); again != tok {
+			t.Errorf("another process has %s, want %s", again, tok)
+		}
+	})
+}
+
+// Many records that cannot be read are no reason to write many times on trial.
+func TestTrialWritesAreFew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(losing)
+		store.damaged.Store(true)
+		m := monitor(t, store, nil)
+		for i := range 20 {
+			get(t, newSession(t, &product{lifetime: time.Hour}, &auth.Options{Connector: fmt.Sprint(i), Store: m}))
+		}
+		if n := store.trials.Load(); n != 1 {
+			t.Errorf("%d trial writes", n)
+		}
+	})
+}
+
+// After an outage a session goes on looking at what others offer, also while another operation waits.
+func TestSlowOperationHidesNoToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, p := new(losing), &product{lifetime: time.Hour}
+		outage := new(stalling)
+		m := monitor(t, both{store, outage}, nil)
+		other := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Connector: "other", Store: m})
+		s := newSession(t, p, &auth.Options{Store: m})
+		outage.stall()
+		get(t, s)
+		outage.resume()
+		time.Sleep(2500 * time.Millisecond) // it has been offered
+		store.lost.Store(other.Key(), nil)
+		go other.Token(t.Context())
+		time.Sleep(2500 * time.Millisecond)
+		replaced := newSession(t, p, &auth.Options{Store: store})
+		first := must(replaced.Token(t.Context()))
+		replaced.Rejected(response(401, "token"), first)
+		want := get(t, replaced)
+		time.Sleep(8 * time.Second)
+		if got := get(t, s); got != want || got == first.AccessToken {
+			t.Errorf("it has %s, the store %s", got, want)
+		}
+	})
+}
+
+// both answers as the Store does, once the other does.
+type both struct {
+	auth.Store
+	first *stalling
+}
+
+func (b both) Load(ctx context.Context, key string) (auth.Record, error) {
+	if err := b.first.answer(ctx, key, false); err != nil {
+		return auth.Record{}, err
+	}
+	return b.Store.Load(ctx, key)
+}
+
+func (b both) Save(ctx context.Context, key string, r auth.Record) error {
+	if err := b.first.answer(ctx, key, true); err != nil {
+		return err
+	}
+	return b.Store.Save(ctx, key, r)
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,7 +41,7 @@ const (
 // an operation whose time is too short to connect still leaves a connection for the next one.
 type client struct {
 	dialer  *dialer
-	connect func() redis.UniversalClient
+	connect func(dialFunc) redis.UniversalClient
 
 	running sync.WaitGroup // attempts
 
@@ -53,11 +54,24 @@ type client struct {
 // A pool is connections to one server, or to the nodes of one Cluster.
 type pool struct {
 	redis    redis.UniversalClient
-	attempts int       // under way
-	answered time.Time // when Redis last answered
+	dialer   *dialer
+	master   atomic.Pointer[string] // the address of its server, where Sentinels name it
+	attempts int                    // under way
+	answered time.Time              // when Redis last answered
 }
 
-func newClient(d *dialer, connect func() redis.UniversalClient) *client {
+// bind reports whether p's connections go to addr. The first one decides.
+func (p *pool) bind(addr string) bool {
+	return p.master.CompareAndSwap(nil, &addr) || *p.master.Load() == addr
+}
+
+// moved reports whether p's server is not the master any more.
+func (p *pool) moved() bool {
+	addr := p.master.Load()
+	return addr != nil && p.dialer.sentinels.replaced(*addr)
+}
+
+func newClient(d *dialer, connect func(dialFunc) redis.UniversalClient) *client {
 	return &client{dialer: d, connect: connect, pools: map[*pool]struct{}{}}
 }
 
@@ -90,7 +104,8 @@ func (c *client) begin() (*pool, error) {
 }
 
 func (c *client) addPoolLocked() *pool {
-	p := &pool{redis: c.connect()}
+	p := &pool{dialer: c.dialer}
+	p.redis = c.connect(c.dialer.dial(p))
 	c.pools[p] = struct{}{}
 	return p
 }
@@ -101,7 +116,7 @@ func (c *client) finish(p *pool, answered bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.attempts--
-	if answered {
+	if answered && !p.moved() {
 		p.answered = time.Now()
 		if previous := c.current; previous != p && previous.answered.IsZero() {
 			c.current = p
@@ -135,7 +150,7 @@ type operation[T any] struct {
 	client *client
 	key    string // of the record, for the error if that is not ours
 	hold   *hold
-	call   func(context.Context, redis.UniversalClient) (T, error)
+	call   func(context.Context, *pool) (T, error)
 
 	ended    chan attempt[T]
 	underWay int        // attempts
@@ -159,7 +174,7 @@ type attempt[T any] struct {
 // do runs one operation: call, again and again with jitter while it fails in passing, until ctx ends.
 // The caller leaves then, but an attempt that is under way goes on, so that its connection is made. If
 // it takes something, h is told what became of it.
-func do[T any](ctx context.Context, c *client, key string, h *hold, call func(context.Context, redis.UniversalClient) (T, error)) (v T, err error) {
+func do[T any](ctx context.Context, c *client, key string, h *hold, call func(context.Context, *pool) (T, error)) (v T, err error) {
 	if ctx.Done() == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, ownLimit)
@@ -222,7 +237,7 @@ func (o *operation[T]) begin() {
 		defer o.client.running.Done()
 		ctx, cancel := context.WithTimeout(o.client.dialer.life, attemptLimit)
 		defer cancel()
-		a.v, a.err = o.call(ctx, a.pool.redis)
+		a.v, a.err = o.call(ctx, a.pool)
 		o.hold.end(a.err)
 		o.client.finish(a.pool, a.err == nil || isReply(a.err))
 		o.ended <- a
@@ -257,7 +272,10 @@ func (o *operation[T]) settles(a *attempt[T]) bool {
 	if o.last == nil || !errors.As(meaning, new(*brokenError)) {
 		o.last = meaning
 	}
-	if isDial(cause) {
+	switch {
+	case errors.Is(cause, errMoved):
+		c.replace(a.pool, time.Now())
+	case isDial(cause):
 		c.replace(a.pool, a.begun)
 	}
 	if o.again == nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,8 +42,8 @@ func traced(s *store) *trace {
 	tr := &trace{}
 	for _, c := range []*client{s.records, s.windows} {
 		connect := c.connect
-		c.connect = func() redis.UniversalClient {
-			r := connect()
+		c.connect = func(dial dialFunc) redis.UniversalClient {
+			r := connect(dial)
 			r.AddHook(tr)
 			return r
 		}
@@ -291,7 +292,7 @@ func TestAttempts(t *testing.T) {
 // Only a slow connection is slow: it is used again, and what replaced it is given up.
 func TestSlowIsNotGone(t *testing.T) {
 	t.Parallel()
-	c := newClient(newDialer(address{}), func() redis.UniversalClient { return redis.NewClient(&redis.Options{}) })
+	c := newClient(newDialer(address{}), func(dialFunc) redis.UniversalClient { return redis.NewClient(&redis.Options{}) })
 	defer c.close()
 	begun := time.Now()
 	slow, err := c.begin()
@@ -398,6 +399,55 @@ func TestFailover(t *testing.T) {
 	t.Logf("saved %v after the master's death", time.Since(begun).Round(10*time.Millisecond))
 	if r, err := opened(t, url).Load(t.Context(), "k"); err != nil || r.Version != 2 || string(r.Data) != "new" {
 		t.Errorf("after the failover: %v, %v", r, err)
+	}
+}
+
+// A master that hung answers again for some seconds after the Sentinels have named another. What it is
+// told then is lost.
+func TestMasterWakes(t *testing.T) {
+	t.Parallel()
+	for name, savesEarly := range map[string]bool{"lock afterwards": false, "save that waits": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, redises, watchers := redistest.Sentinels(t)
+			save1(t, url)
+			s := opened(t, url)
+			redistest.Eventually(t, "the record on the replicas", func() bool {
+				return redises[1].Do(t, "EXISTS itsmauth:{k}").(int64)+redises[2].Do(t, "EXISTS itsmauth:{k}").(int64) == 2
+			})
+			if _, err := s.Load(t.Context(), "k"); err != nil {
+				t.Fatal(err)
+			}
+			redises[0].Signal(t, syscall.SIGSTOP)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			saved := make(chan error, 1)
+			save := func() { saved <- s.Save(ctx, "k", auth.Record{Version: 1, Data: []byte("new")}) }
+			if savesEarly {
+				go save()
+			}
+			var master int
+			redistest.Eventually(t, "another master", func() bool {
+				at := watchers[0].Do(t, "SENTINEL GET-MASTER-ADDR-BY-NAME main").([]any)
+				master = slices.IndexFunc(redises, func(s *redistest.Server) bool { return strconv.Itoa(s.Port) == at[1] })
+				return master > 0
+			})
+			redises[0].Signal(t, syscall.SIGCONT)
+			if !savesEarly {
+				_, unlock, err := s.TryLock(ctx, "k", 1)
+				if err != nil || unlock == nil {
+					t.Fatalf("TryLock: %v", err)
+				}
+				defer unlock()
+				save()
+			}
+			if err := <-saved; err != nil {
+				t.Fatal(err)
+			}
+			if v := redises[master].Do(t, "HGET itsmauth:{k} version"); v != "2" {
+				t.Errorf("the new master has version %v, want 2", v)
+			}
+		})
 	}
 }
 

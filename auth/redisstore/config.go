@@ -47,7 +47,7 @@ type Config struct {
 }
 
 // connector gives what makes connections, and connect, which makes a pool of them.
-func (c Config) connector() (d *dialer, connect func() redis.UniversalClient, err error) {
+func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalClient, err error) {
 	var r refusals.List
 	r.When(strings.ContainsAny(c.KeyPrefix, "{}"), "key_prefix", "must not have braces")
 	a, err := c.address()
@@ -69,9 +69,8 @@ func (c Config) connector() (d *dialer, connect func() redis.UniversalClient, er
 		r.Add("tls_config", errors.New("needs a url of scheme rediss"))
 	}
 	o := redis.UniversalOptions{
-		Addrs:  a.addrs,
-		DB:     a.db,
-		Dialer: d.dial,
+		Addrs: a.addrs,
+		DB:    a.db,
 		CredentialsProviderContext: func(context.Context) (string, string, error) {
 			a, err := c.address()
 			if err != nil {
@@ -93,16 +92,18 @@ func (c Config) connector() (d *dialer, connect func() redis.UniversalClient, er
 		PoolSize:              poolSize,
 		PipelinePoolSize:      -1,
 	}
-	return d, func() redis.UniversalClient {
+	return d, func(dial dialFunc) redis.UniversalClient {
+		o := o
+		o.Dialer = dial
 		hook := helloHook{encrypted: a.tls}
 		if !a.cluster {
 			r := redis.NewClient(o.Simple())
 			r.AddHook(hook)
 			return r
 		}
-		o := o.Cluster()
-		o.DisableRoutingPolicies = true // they cost a round trip and are for other commands
-		r := redis.NewClusterClient(o)
+		ofCluster := o.Cluster()
+		ofCluster.DisableRoutingPolicies = true // they cost a round trip and are for other commands
+		r := redis.NewClusterClient(ofCluster)
 		r.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
 		return r
 	}, r.Err()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
@@ -19,11 +18,12 @@ const connectLimit = 5 * time.Second
 // A dialer makes connections to a server, to a Cluster's node, or to the master that Sentinels name.
 //
 // It does what redis.NewFailoverClient does with fewer round trips, and bears with a Sentinel that
-// hangs. It need not hear of a failover: Sentinel ends the connections to a master that it demotes.
+// hangs.
 type dialer struct {
 	address
 	tls         *tls.Config  // nil: none
 	handshaking atomic.Int32 // TLS handshakes under way
+	sentinels   sentinels
 
 	life  context.Context // ends with close
 	close context.CancelFunc
@@ -66,23 +66,31 @@ type handshakeError struct{ err error }
 func (e *handshakeError) Error() string { return e.err.Error() }
 func (e *handshakeError) Unwrap() error { return e.err }
 
-// dial is go-redis's Dialer. Its ctx is go-redis's own, which knows nothing of close.
-func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(d.life, cancel)()
-	conn, err := d.dialMaster(ctx, network, addr)
-	if err != nil {
-		return nil, &connectError{err}
+// A dialFunc is go-redis's Dialer.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dial gives the Dialer of a pool. go-redis's ctx knows nothing of close.
+func (d *dialer) dial(p *pool) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(d.life, cancel)()
+		conn, err := d.dialMaster(ctx, network, addr, p)
+		if err != nil {
+			return nil, &connectError{err}
+		}
+		return conn, nil
 	}
-	return conn, nil
 }
 
-func (d *dialer) dialMaster(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d *dialer) dialMaster(ctx context.Context, network, addr string, p *pool) (net.Conn, error) {
 	if d.masterName != "" {
 		var err error
 		if addr, err = d.master(ctx); err != nil {
 			return nil, &sentinelError{err}
+		}
+		if !p.bind(addr) {
+			return nil, errMoved
 		}
 	}
 	return d.connect(ctx, network, addr)
@@ -106,62 +114,6 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 		return nil, &handshakeError{err}
 	}
 	return encrypted, nil
-}
-
-// master asks all Sentinels for the master's address and takes the first answer.
-func (d *dialer) master(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		addr string
-		err  error
-	}
-	answers := make(chan answer, len(d.addrs))
-	for _, sentinel := range d.addrs {
-		go func() {
-			addr, err := d.ask(ctx, sentinel)
-			answers <- answer{addr, err}
-		}()
-	}
-	var failed error
-	for range d.addrs {
-		a := <-answers
-		switch {
-		case a.err == nil:
-			return a.addr, nil
-		case failed == nil, isReply(a.err) && !isReply(failed), errors.Is(a.err, redis.Nil):
-			failed = a.err
-		}
-	}
-	return "", failed
-}
-
-// ask asks one Sentinel.
-func (d *dialer) ask(ctx context.Context, sentinel string) (string, error) {
-	c := redis.NewSentinelClient(&redis.Options{
-		Addr:             sentinel,
-		Username:         d.sentinelUsername,
-		Password:         d.sentinelPassword,
-		Dialer:           d.connect,
-		Protocol:         2,
-		DisableIdentity:  true,
-		DialTimeout:      attemptLimit,
-		DialerRetries:    1,
-		ReadTimeout:      attemptLimit,
-		WriteTimeout:     attemptLimit,
-		MaxRetries:       -1,
-		PipelinePoolSize: -1,
-	})
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })() // a read does not end with ctx
-	master, err := c.GetMasterAddrByName(ctx, d.masterName).Result()
-	if err != nil {
-		return "", err
-	}
-	if len(master) != 2 {
-		return "", fmt.Errorf("unexpected answer of the Sentinel %s", sentinel)
-	}
-	return net.JoinHostPort(master[0], master[1]), nil
 }
 
 // A helloHook looks at the reply to HELLO, the first command of a connection. After a refusal go-redis

@@ -21,6 +21,7 @@ var (
 	errNoHandshake = errors.New("no answer from Redis to the TLS handshake; if its port does not speak TLS, begin token_store.url with redis://")
 	errNoMaster    = errors.New("the Sentinels know no master of that name: correct master_name in token_store.url")
 	errMoving      = errors.New("the key is being moved to another node of the Cluster")
+	errMoved       = errors.New("Redis is failing over: the Sentinels name another master now")
 	errLocked      = errors.New("another process holds the lock")
 )
 
@@ -113,6 +114,8 @@ func (c *client) explain(err error, key string) (meaning error, passing bool) {
 	switch {
 	case errors.As(err, new(*credentialsError)):
 		return err, false
+	case errors.Is(err, errMoved):
+		return errMoved, true
 	case atSentinel && errors.Is(err, redis.Nil):
 		return errNoMaster, false
 	case errors.Is(err, errDamaged), errors.Is(err, errForeign):

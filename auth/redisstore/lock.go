@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/itsmauth/itsmauth/auth"
 )
 
@@ -36,8 +34,13 @@ func (l *lease) lockKey() string { return l.s.key(l.key, ":lock") }
 
 // take takes the lock, or takes it for longer. A lock that Redis has lost is taken again.
 func (l *lease) take(ctx context.Context) (bool, error) {
-	taken, err := run(ctx, l.s.records, l.s.key(l.key, ""), &l.hold, lock, []string{l.lockKey()}, l.owner, lockLife.Milliseconds())
-	return taken == 1, err
+	return do(ctx, l.s.records, l.s.key(l.key, ""), &l.hold, func(ctx context.Context, p *pool) (bool, error) {
+		taken, err := lock.Eval(ctx, p.redis, []string{l.lockKey()}, l.owner, lockLife.Milliseconds()).Int64()
+		if taken == 1 {
+			err = l.s.dialer.confirm(ctx, p)
+		}
+		return taken == 1, err
+	})
 }
 
 // tellUnlock frees the lock for others, if it is this lease's. If that fails for good, it lapses.
@@ -77,11 +80,13 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 		taken  bool
 	}
 	l, name := s.newLease(key), s.key(key, "")
-	t, err := do(ctx, s.records, name, &l.hold, func(ctx context.Context, r redis.UniversalClient) (t trial, err error) {
-		reply, err := tryLock.Eval(ctx, r, []string{l.lockKey(), name}, l.owner, lockLife.Milliseconds(), version(known)).Result()
+	t, err := do(ctx, s.records, name, &l.hold, func(ctx context.Context, p *pool) (t trial, err error) {
+		reply, err := tryLock.Eval(ctx, p.redis, []string{l.lockKey(), name}, l.owner, lockLife.Milliseconds(), version(known)).Result()
 		switch reply := reply.(type) {
 		case int64:
-			t.taken, t.record.Version = reply == 1, known
+			if t.taken, t.record.Version = reply == 1, known; t.taken {
+				err = s.dialer.confirm(ctx, p)
+			}
 		case []any:
 			fields := map[string]string{}
 			for i, name := range recordFields {

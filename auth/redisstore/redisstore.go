@@ -142,8 +142,8 @@ func (s *store) tell(c *client, use time.Duration, key string, script *redis.Scr
 
 // run runs a script that answers with one number.
 func run(ctx context.Context, c *client, key string, h *hold, script *redis.Script, keys []string, args ...any) (int64, error) {
-	return do(ctx, c, key, h, func(ctx context.Context, r redis.UniversalClient) (int64, error) {
-		return script.Eval(ctx, r, keys, args...).Int64()
+	return do(ctx, c, key, h, func(ctx context.Context, p *pool) (int64, error) {
+		return script.Eval(ctx, p.redis, keys, args...).Int64()
 	})
 }
 
@@ -152,8 +152,8 @@ const recordFormat = "itsmauth token 1"
 
 func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
 	name := s.key(key, "")
-	return do(ctx, s.records, name, nil, func(ctx context.Context, r redis.UniversalClient) (auth.Record, error) {
-		fields, err := r.HGetAll(ctx, name).Result()
+	return do(ctx, s.records, name, nil, func(ctx context.Context, p *pool) (auth.Record, error) {
+		fields, err := p.redis.HGetAll(ctx, name).Result()
 		if err != nil || len(fields) == 0 {
 			return auth.Record{}, err
 		}
@@ -195,8 +195,14 @@ func (s *store) Delete(ctx context.Context, key string, v uint64) error {
 func version(v uint64) string { return strconv.FormatUint(v, 10) }
 
 func (s *store) change(ctx context.Context, key string, script *redis.Script, args ...any) error {
-	name := s.key(key, "")
-	changed, err := run(ctx, s.records, name, nil, script, []string{name}, args...)
+	name, begun := s.key(key, ""), time.Now()
+	changed, err := do(ctx, s.records, name, nil, func(ctx context.Context, p *pool) (int64, error) {
+		changed, err := script.Eval(ctx, p.redis, []string{name}, args...).Int64()
+		if err == nil && time.Since(begun) > lateAfter {
+			err = s.dialer.confirm(ctx, p)
+		}
+		return changed, err
+	})
 	if err == nil && changed == 0 {
 		return fmt.Errorf("%w: %s in Redis", auth.ErrConflict, name)
 	}

@@ -38,8 +38,8 @@ type window struct {
 
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
 	h := new(hold)
-	answer, err := do(ctx, w.s.windows, w.s.key(w.key, ""), h, func(ctx context.Context, r redis.UniversalClient) ([]int64, error) {
-		return take.Eval(ctx, r, w.keys, append([]any{id}, w.args...)...).Int64Slice()
+	answer, err := do(ctx, w.s.windows, w.s.key(w.key, ""), h, func(ctx context.Context, p *pool) ([]int64, error) {
+		return take.Eval(ctx, p.redis, w.keys, append([]any{id}, w.args...)...).Int64Slice()
 	})
 	if h.unsettled() {
 		w.late.Store(id, h)

@@ -146,6 +146,18 @@ var outages = []outage{
 			}
 		},
 	},
+	{
+		name: "failing over, master hung and soon back",
+		prepare: func(t *testing.T) stage {
+			set := newSet(t)
+			return stage{
+				url:   set.url,
+				begin: func() { set.replicated(t); set.master.Signal(t, syscall.SIGSTOP) },
+				back:  func() { set.promoted(t); set.master.Signal(t, syscall.SIGCONT) },
+				later: func() { set.demoted(t) },
+			}
+		},
+	},
 }
 
 // A set is a master with two replicas that Sentinels watch.
