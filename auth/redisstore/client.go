@@ -21,6 +21,8 @@ const (
 	tick = 50 * time.Millisecond
 	// silentTicks is how long an attempt may have no answer before another one begins beside it.
 	silentTicks = int(2 * time.Second / tick)
+	// doubtTicks is how long until the Sentinels are asked whether there is another master.
+	doubtTicks = int(askEvery / tick)
 	// refusedTicks is how long a single server may refuse connections before that is believed.
 	refusedTicks = int(time.Second / tick)
 )
@@ -28,7 +30,7 @@ const (
 const (
 	// ownLimit ends an operation whose caller set no limit at all.
 	ownLimit = 5 * time.Second
-	// attempts is how many attempts of one operation may be under way.
+	// attempts is how many attempts of one operation may be under way, and one more after a failover.
 	attempts = 3
 	// attemptLimit ends an attempt, and its connection, whether somebody still waits for it or not.
 	attemptLimit = 15 * time.Second
@@ -67,6 +69,9 @@ func (p *pool) bind(addr string) bool {
 
 // moved reports whether p's server is not the master any more.
 func (p *pool) moved() bool {
+	if p == nil {
+		return false
+	}
 	addr := p.master.Load()
 	return addr != nil && p.dialer.sentinels.replaced(*addr)
 }
@@ -95,8 +100,9 @@ func (c *client) begin() (*pool, error) {
 	if c.closed {
 		return nil, errClosed
 	}
-	if c.current == nil {
+	if p := c.current; p == nil || p.moved() {
 		c.current = c.addPoolLocked()
+		c.closeUnusedLocked(p)
 	}
 	c.current.attempts++
 	c.running.Add(1)
@@ -139,7 +145,7 @@ func (c *client) replace(p *pool, since time.Time) {
 }
 
 func (c *client) closeUnusedLocked(p *pool) {
-	if p != c.current && p.attempts == 0 {
+	if p != nil && p != c.current && p.attempts == 0 {
 		delete(c.pools, p)
 		p.redis.Close()
 	}
@@ -185,7 +191,7 @@ func do[T any](ctx context.Context, c *client, key string, h *hold, call func(co
 	}
 	o := operation[T]{
 		client: c, key: key, hold: h, call: call,
-		ended: make(chan attempt[T], attempts), wait: retryLeast, refused: -1,
+		ended: make(chan attempt[T], attempts+1), wait: retryLeast, refused: -1,
 	}
 	o.begin()
 	ticker := time.NewTicker(tick)
@@ -203,8 +209,14 @@ func do[T any](ctx context.Context, c *client, key string, h *hold, call func(co
 			}
 		case <-ticker.C:
 			o.ticks++
-			o.silent++
-			if o.silent >= silentTicks && 0 < o.underWay && o.underWay < attempts {
+			if o.silent++; o.silent%doubtTicks == 0 {
+				c.doubt()
+			}
+			switch moved := o.newest.pool.moved(); {
+			case o.underWay == 0:
+			case moved && o.underWay <= attempts:
+				o.begin()
+			case o.silent >= silentTicks && o.underWay < attempts:
 				c.replace(o.newest.pool, o.newest.begun)
 				o.begin()
 			}
@@ -272,10 +284,7 @@ func (o *operation[T]) settles(a *attempt[T]) bool {
 	if o.last == nil || !errors.As(meaning, new(*brokenError)) {
 		o.last = meaning
 	}
-	switch {
-	case errors.Is(cause, errMoved):
-		c.replace(a.pool, time.Now())
-	case isDial(cause):
+	if isDial(cause) {
 		c.replace(a.pool, a.begun)
 	}
 	if o.again == nil {

@@ -21,7 +21,7 @@ var (
 	errNoHandshake = errors.New("no answer from Redis to the TLS handshake; if its port does not speak TLS, begin token_store.url with redis://")
 	errNoMaster    = errors.New("the Sentinels know no master of that name: correct master_name in token_store.url")
 	errMoving      = errors.New("the key is being moved to another node of the Cluster")
-	errMoved       = errors.New("Redis is failing over: the Sentinels name another master now")
+	errMoved       = errors.New("a failover of Redis is under way: the Sentinels name another master")
 	errLocked      = errors.New("another process holds the lock")
 )
 

@@ -36,11 +36,21 @@ func (l *lease) lockKey() string { return l.s.key(l.key, ":lock") }
 func (l *lease) take(ctx context.Context) (bool, error) {
 	return do(ctx, l.s.records, l.s.key(l.key, ""), &l.hold, func(ctx context.Context, p *pool) (bool, error) {
 		taken, err := lock.Eval(ctx, p.redis, []string{l.lockKey()}, l.owner, lockLife.Milliseconds()).Int64()
-		if taken == 1 {
-			err = l.s.dialer.confirm(ctx, p)
+		if err == nil {
+			err = l.s.confirmLock(ctx, taken == 1, p)
 		}
 		return taken == 1, err
 	})
+}
+
+// confirmLock gives an error if a lock that was taken is worth nothing, since p's server is not the
+// master any more. Where it could not be taken, that is found out in the background.
+func (s *store) confirmLock(ctx context.Context, taken bool, p *pool) error {
+	if taken {
+		return s.dialer.confirm(ctx, p)
+	}
+	s.records.doubt()
+	return nil
 }
 
 // tellUnlock frees the lock for others, if it is this lease's. If that fails for good, it lapses.
@@ -84,9 +94,8 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 		reply, err := tryLock.Eval(ctx, p.redis, []string{l.lockKey(), name}, l.owner, lockLife.Milliseconds(), version(known)).Result()
 		switch reply := reply.(type) {
 		case int64:
-			if t.taken, t.record.Version = reply == 1, known; t.taken {
-				err = s.dialer.confirm(ctx, p)
-			}
+			t.taken, t.record.Version = reply == 1, known
+			err = s.confirmLock(ctx, t.taken, p)
 		case []any:
 			fields := map[string]string{}
 			for i, name := range recordFields {

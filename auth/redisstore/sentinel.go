@@ -20,6 +20,8 @@ const (
 	// confirmLimit is how long the Sentinels are waited for: confirmMore once most of them have answered.
 	confirmLimit = 2500 * time.Millisecond
 	confirmMore  = 500 * time.Millisecond
+	// askEvery is how often they are asked in the background while a master is in doubt.
+	askEvery = time.Second
 	// forgetAfter is when what the Sentinels said is forgotten: they may have been set up anew.
 	forgetAfter = 30 * time.Second
 )
@@ -33,6 +35,7 @@ type sentinels struct {
 	mu     sync.Mutex
 	newest opinion
 	heard  time.Time
+	asked  time.Time // in the background
 }
 
 // An opinion is what one Sentinel says.
@@ -60,12 +63,19 @@ func (s *sentinels) replaced(addr string) bool {
 	return s.newest.addr != "" && s.newest.addr != addr
 }
 
-// confirm gives errMoved if the Sentinels name another master than p's. Without an answer of theirs it
-// is taken for the master: there is no telling.
-func (d *dialer) confirm(ctx context.Context, p *pool) error {
-	if d.masterName == "" {
-		return nil
+// due reports whether the Sentinels may be asked in the background again.
+func (s *sentinels) due() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.asked) < askEvery {
+		return false
 	}
+	s.asked = time.Now()
+	return true
+}
+
+// hear asks all Sentinels who the master is.
+func (d *dialer) hear(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
 	defer cancel()
 	answers := 0
@@ -78,10 +88,27 @@ func (d *dialer) confirm(ctx context.Context, p *pool) error {
 			defer time.AfterFunc(confirmMore, cancel).Stop()
 		}
 	}
-	if p.moved() {
+}
+
+// confirm gives errMoved if the Sentinels name another master than p's. Without an answer of theirs it
+// is taken for the master: there is no telling.
+func (d *dialer) confirm(ctx context.Context, p *pool) error {
+	if d.masterName == "" {
+		return nil
+	}
+	if d.hear(ctx); p.moved() {
 		return errMoved
 	}
 	return nil
+}
+
+// doubt asks the Sentinels in the background, for operations to go to another master if there is one.
+func (c *client) doubt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d := c.dialer; !c.closed && d.masterName != "" && d.sentinels.due() {
+		c.running.Go(func() { d.hear(d.life) })
+	}
 }
 
 // master asks all Sentinels for the master's address and takes the first answer that is not outdated.
