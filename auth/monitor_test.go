@@ -687,6 +687,38 @@ func TestSpoiledWindow(t *testing.T) {
 	})
 }
 
+// A failover may lose what was offered. Then it is offered again.
+func TestLostOfferIsRepeated(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(stalling)
+		s := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Store: monitor(t, store, nil)})
+		first := must(s.Token(t.Context()))
+		synctest.Wait() // it is saved
+		older, err := store.Memory.Load(t.Context(), s.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.stall()
+		s.Invalidate(first)
+		want := get(t, s)
+		store.resume()
+		time.Sleep(3 * time.Second)
+		if got := store.stored(t, s.Key()); got != want {
+			t.Fatalf("the store has %s, want %s", got, want)
+		}
+		now, _ := store.Memory.Load(t.Context(), s.Key())
+		older.Version = now.Version
+		if err := store.Memory.Save(t.Context(), s.Key(), older); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		if got := store.stored(t, s.Key()); got != want {
+			t.Errorf("the store has %s, want %s", got, want)
+		}
+	})
+}
+
 // losing is a Store that never answers some loads.
 type losing struct {
 	auth.Memory

@@ -52,21 +52,22 @@ func (c *core) startOffering() {
 	}
 }
 
-// offer saves the current token, if it was obtained without the store, unless the store has a newer
-// one, which is adopted. It is called again until the store has the token that this process has, and
+// offer saves the current token, if the store does not have it, unless the store has a newer one,
+// which is adopted. It is called again until the store has the token that this process has, and
 // the others have had their time to offer theirs.
 func (c *core) offer(ctx context.Context, f *flight) error {
 	settled := func(r tokenRecord) bool {
-		adopts := r.Generation >= f.last.record.Generation && c.adopt(f, r)
-		if r.Generation >= f.last.record.Generation && !adopts { // ours, or of no use
+		if r.Generation < f.last.record.Generation {
+			return false // it never had ours, or a failover lost it
+		}
+		if !c.adopt(f, r) { // ours, or of no use
 			c.saved()
+			return true
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if adopts {
-			c.keepLooking()
-		}
-		return !c.alone
+		c.keepLooking()
+		return true
 	}
 	r, version, err := c.look(ctx)
 	if err != nil || settled(r) {
