@@ -1,5 +1,6 @@
-# make test    formatting, vet, staticcheck, and all tests with -race, in about 3 minutes on two cores
+# make test    formatting, vet, and all tests with -race: 2 minutes on two cores, 5 the first time
 # make soak    what needs many processes and minutes: replicas, kills, outages, limits; about 15 minutes
+# make lint    staticcheck
 # make servers installs the programs that some tests need, where it may
 # make bench   the figures of docs/performance.md, in rounds, some 12 minutes on a quiet machine
 # make fuzz    each fuzz target for FUZZTIME (60s)
@@ -10,7 +11,9 @@ TOOL      = $(GO) tool -modfile=internal/tools/go.mod
 
 .PHONY: test soak servers lint bench fuzz
 
-test: servers lint
+test: servers
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet -race -tags soak ./...
 	$(GO) test -race ./...
 	cd internal/browser && $(GO) test -race ./...
 
@@ -22,8 +25,6 @@ servers:
 	@sh .ci/servers
 
 lint:
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
-	$(GO) vet -tags soak ./...
 	$(TOOL) staticcheck -tags soak ./...
 
 bench:
