@@ -88,21 +88,30 @@ func (e *Error) Error() string {
 	if e.RetryAfter > 0 {
 		fmt.Fprintf(&b, "; retry after %s", e.RetryAfter.Round(time.Second))
 	}
-	if errors.Is(e.Err, ErrConsentRequired) {
-		if e.seeded {
-			return b.String() + "; give another refresh_token"
-		}
-		if e.Connector != "" {
-			return b.String() + "; run: itsmauth login " + e.Connector
-		}
-		return b.String() + "; a person must log in"
-	}
-	for _, a := range advice {
-		if errors.Is(e.Err, a.is) && !(a.is == ErrStore && strings.Contains(b.String(), "token_store")) { // which says more
-			return b.String() + "; " + a.say
-		}
+	if advice := e.Advice(); advice != "" {
+		b.WriteString("; " + advice)
 	}
 	return b.String()
+}
+
+// Advice says what to do, such as "run: itsmauth login remedy", or is "" if Err is none of the
+// sentinels above that have advice. [Error.Error] ends with it, after a semicolon and a space.
+func (e *Error) Advice() string {
+	if errors.Is(e.Err, ErrConsentRequired) {
+		switch {
+		case e.seeded:
+			return "give another refresh_token"
+		case e.Connector != "":
+			return "run: itsmauth login " + e.Connector
+		}
+		return "a person must log in"
+	}
+	for _, a := range advice {
+		if errors.Is(e.Err, a.is) && !(a.is == ErrStore && strings.Contains(e.Err.Error(), "token_store")) { // which says more
+			return a.say
+		}
+	}
+	return ""
 }
 
 // withoutQueries takes from err's text those of the URLs that net/http put there.
