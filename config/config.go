@@ -29,11 +29,11 @@ type file struct {
 	// Version of the format: 1.
 	Version int `yaml:"version" required:"true"`
 	// TokenStore keeps the tokens. The library's default is memory, the CLI's is files.
-	TokenStore place `yaml:"token_store"`
+	TokenStore node `yaml:"token_store"`
 	// Defaults are under the settings of every connector.
 	Defaults defaults `yaml:"defaults"`
 	// Connectors, by the names to get them by.
-	Connectors place `yaml:"connectors" required:"true"`
+	Connectors node `yaml:"connectors" required:"true"`
 }
 
 // Connectors are the products of one file, by name. It is safe for concurrent use.
@@ -91,7 +91,7 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 			err = errors.New("opening it gave no store")
 		}
 		if err != nil {
-			d.refuseKeys("token_store", err)
+			d.refuseKeys(keyPath{"token_store"}, err)
 		} else {
 			if store.keys != nil {
 				opened = auth.Encrypt(opened, store.keys...)
@@ -123,17 +123,17 @@ func (d *decoder) root(data []byte) (f file, ok bool) {
 	if root == nil {
 		return f, false
 	}
-	at := place{key: root, value: root}
-	d.places[""] = at
+	at := node{key: root, value: root}
+	d.nodes[at.path.String()] = at
 	entries, ok := d.entries(at)
 	if !ok {
 		return f, false
 	}
-	entries = slices.DeleteFunc(entries, func(e place) bool { return strings.HasPrefix(e.name, "x-") })
+	entries = slices.DeleteFunc(entries, func(e node) bool { return strings.HasPrefix(e.name, "x-") })
 	d.fill(valueOf(&f), at, entries)
 	d.strict(at, entries, reflect.TypeFor[file]())
 	if f.Version != 1 {
-		d.refuseKey("version", "must be 1, the one version there is")
+		d.refuseKey(keyPath{"version"}, "must be 1, the one version there is")
 	}
 	return f, true
 }

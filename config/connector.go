@@ -119,7 +119,7 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 
 // add makes the connector of a plan, and its identity's session if it is the first.
 func (c *Connectors) add(p *plan, o *options) error {
-	if p.first == p {
+	if p.leader == p {
 		limits := p.Transport.RateLimits
 		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
 		if w, ok := c.store.(auth.Windower); ok {
@@ -131,7 +131,7 @@ func (c *Connectors) add(p *plan, o *options) error {
 		p.session = auth.New(p.provider, so)
 		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
 	} else {
-		p.transport.Limiter, p.session = p.first.transport.Limiter, p.first.session.For(p.name)
+		p.transport.Limiter, p.session = p.leader.transport.Limiter, p.leader.session.For(p.name)
 	}
 	client, err := transport.NewClient(p.session, &p.transport)
 	if err != nil {
@@ -140,7 +140,7 @@ func (c *Connectors) add(p *plan, o *options) error {
 	c.clients = append(c.clients, client)
 	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.Proxy}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
-		u, ok := p.settings[key].(*url.URL)
+		u, ok := p.settings[key].value.(*url.URL)
 		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return endpoint.Origin(o) == endpoint.Origin(u) }) {
 			conn.endpoints = append(conn.endpoints, u)
 		}

@@ -8,9 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,59 +17,50 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A place is a value in the file: where it leads in the configuration, its key, and itself. A
-// Go field of this type is given the place and decodes it later.
-type place struct {
-	path, name string // the name is the path's last key
+// A node is a value in the file, with its key and its path. A Go field of this type is given the
+// node, to be decoded later.
+type node struct {
+	path       keyPath
+	name       string // the path's last key
 	key, value *yaml.Node
 }
 
-// below is the path of a key below another.
-func below(path, name string) string {
-	if !plainName.MatchString(name) {
-		name = strconv.Quote(name)
-	}
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
-
-// shown is below for a key that may be anything, a secret on a line of its own included.
-func shown(path, name string) string {
-	if len(name) > 40 || !plainName.MatchString(name) || strings.ContainsAny(name, " /") {
-		return path
-	}
-	return below(path, name)
-}
-
-var plainName = regexp.MustCompile(`^[\pL\pN_-][\pL\pN_ /-]*$`)
-
-// A decoder fills Go values in place, so that layers merge: keys that are absent leave what is
-// there, structs merge, the rest is replaced. It collects what it refuses.
+// A decoder fills Go values in node, so that layers merge: keys that are absent leave what is
+// there, structs merge, everything else is replaced. It collects the problems it finds.
 //
-// Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where it applies,
-// `required:"true"`, `enum:"one,another"`, `path:"true"`, relative to the file, `default:"one"`, which a
-// constructor sees to, and `min:"1"`, which may go on to say why: `min:"1, why"`.
+// Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where they apply,
+// `required:"true"`, `enum:"one,another"`, `path:"true"` (relative to the file), `default:"one"`
+// (which the constructor fills in), and `min:"1"` or, with a reason, `min:"1, why"`.
 type decoder struct {
 	file     string
-	dir      string // of the file
+	dir      string // the file's, absolute
 	problems Problems
-	refused  map[string]bool // the paths with a problem at or below them
-	standIns map[string]bool // their paths
-	places   map[string]place
-	leaves   map[string]any // the scalars decoded since it was made, by path, but for defaults
+
+	// By path:
+	nodes        map[string]node
+	faulty       map[string]bool // there is a problem here or below
+	placeholders map[string]bool
+	layers       map[string]keyPath // values missing below the key are looked for below the path
+	scalars      map[string]setting // decoded since decodeRest began, without those that equal their defaults
+}
+
+// A setting is a decoded scalar.
+type setting struct {
+	path  keyPath
+	value any
 }
 
 func newDecoder(file string) *decoder {
 	dir := filepath.Dir(file)
 	if abs, err := filepath.Abs(dir); err == nil {
-		dir = abs // secrets and certificates are read again, and the program may have changed its directory
+		dir = abs // files are read again later, and the program may change its working directory
 	}
-	return &decoder{file: file, dir: dir, refused: map[string]bool{}, standIns: map[string]bool{}, places: map[string]place{}, leaves: map[string]any{}}
+	return &decoder{file: file, dir: dir, nodes: map[string]node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
+		layers: map[string]keyPath{}, scalars: map[string]setting{}}
 }
 
-func target(n *yaml.Node) *yaml.Node {
+// deref follows aliases.
+func deref(n *yaml.Node) *yaml.Node {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
@@ -79,14 +68,14 @@ func target(n *yaml.Node) *yaml.Node {
 }
 
 func isNull(n *yaml.Node) bool {
-	n = target(n)
+	n = deref(n)
 	return n.Kind == yaml.ScalarNode && n.Tag == "!!null"
 }
 
 // entries lists what a mapping holds in order, what << brings last, and reports whether it is one.
 // Null is an empty mapping.
-func (d *decoder) entries(at place) (list []place, ok bool) {
-	n := target(at.value)
+func (d *decoder) entries(at node) (list []node, ok bool) {
+	n := deref(at.value)
 	if isNull(n) {
 		return nil, true
 	}
@@ -97,31 +86,31 @@ func (d *decoder) entries(at place) (list []place, ok bool) {
 	var merged []*yaml.Node
 	lines := map[string]int{}
 	for pair := range slices.Chunk(n.Content, 2) {
-		key, value := target(pair[0]), pair[1]
+		key, value := deref(pair[0]), pair[1]
 		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" {
 			d.refuse(pair[0], at.path, "a key must be a name")
 			continue
 		}
 		name, first := key.Value, lines[key.Value]
 		if first != 0 {
-			d.refuse(pair[0], shown(at.path, name), fmt.Sprintf("duplicate key, first on line %d", first))
+			d.refuse(pair[0], at.path.unknownKey(name), fmt.Sprintf("duplicate key, first on line %d", first))
 		}
 		switch { // a second << brings something all the same, lest that be missing too
-		case key.Tag == "!!merge" && target(value).Kind == yaml.SequenceNode:
-			merged = append(merged, target(value).Content...)
+		case key.Tag == "!!merge" && deref(value).Kind == yaml.SequenceNode:
+			merged = append(merged, deref(value).Content...)
 		case key.Tag == "!!merge":
 			merged = append(merged, value)
 		case first == 0:
-			list = append(list, place{below(at.path, name), name, pair[0], value})
+			list = append(list, node{at.path.key(name), name, pair[0], value})
 		}
 		lines[name] = cmp.Or(first, pair[0].Line)
 	}
 	for _, m := range merged {
-		if target(m).Kind != yaml.MappingNode {
+		if deref(m).Kind != yaml.MappingNode {
 			d.refuse(m, at.path, "<< takes a mapping or a list of mappings")
 			continue
 		}
-		more, _ := d.entries(place{at.path, at.name, at.key, m})
+		more, _ := d.entries(node{at.path, at.name, at.key, m})
 		for _, e := range more {
 			if lines[e.name] == 0 {
 				lines[e.name] = e.key.Line
@@ -155,50 +144,49 @@ func fields(t reflect.Type) (list []field) {
 }
 
 // fill decodes those entries of a mapping that a struct has fields for.
-func (d *decoder) fill(v reflect.Value, at place, entries []place) {
+func (d *decoder) fill(v reflect.Value, at node, entries []node) {
 	for _, f := range fields(v.Type()) {
-		v, path := v.FieldByIndex(f.Index), below(at.path, f.key)
-		i := slices.IndexFunc(entries, func(e place) bool { return e.name == f.key })
+		v, path := v.FieldByIndex(f.Index), at.path.below(f.key)
+		i := slices.IndexFunc(entries, func(e node) bool { return e.name == f.key })
 		switch {
 		case i >= 0 && !isNull(entries[i].value):
 			d.value(entries[i], v, f)
-			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.refused[path] {
+			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.faulty[path.String()] {
 				d.refuse(entries[i].value, path, "must not be empty")
-				d.standIn(v, path)
+				d.setPlaceholder(v, path)
 			}
 		case !f.required:
 		case i >= 0:
 			d.refuse(entries[i].key, path, "needs a value")
-			d.standIn(v, path)
+			d.setPlaceholder(v, path)
 		default:
 			d.refuse(at.key, path, "missing")
-			d.standIn(v, path)
+			d.setPlaceholder(v, path)
 		}
 	}
 }
 
-// standIn puts something in the place of what is missing or was refused. Constructors look at the rest
-// all the same, and are neither to miss it as well nor to trip over it. No two are alike, lest two
-// connectors become one identity.
-func (d *decoder) standIn(v reflect.Value, path string) {
-	d.standIns[path] = true
+// setPlaceholder sets a missing or refused value to a unique dummy, so that constructors can still
+// check the other settings, and two broken connectors do not get the same identity.
+func (d *decoder) setPlaceholder(v reflect.Value, at keyPath) {
+	d.placeholders[at.String()] = true
 	switch t := v.Type(); {
 	case t == secretType:
 		v.Set(reflect.ValueOf(auth.SecretFunc(func() (string, error) { return "", errors.New("refused") })))
 	case t == urlType:
-		v.Set(reflect.ValueOf(&url.URL{Scheme: "https", Host: "invalid.invalid", Path: "/" + path}))
+		v.Set(reflect.ValueOf(&url.URL{Scheme: "https", Host: "invalid.invalid", Path: "/" + at.String()}))
 	case t.Kind() == reflect.String:
-		v.SetString(path)
+		v.SetString(at.String())
 	case t.Kind() == reflect.Pointer:
 		v.Set(reflect.New(t.Elem()))
-		d.standIn(v.Elem(), path)
+		d.setPlaceholder(v.Elem(), at)
 	case t.Kind() == reflect.Slice:
 		v.Set(reflect.MakeSlice(t, 1, 1))
-		d.standIn(v.Index(0), path)
+		d.setPlaceholder(v.Index(0), at)
 	case t.Kind() == reflect.Struct:
 		for _, f := range fields(t) {
 			if f.required {
-				d.standIn(v.FieldByIndex(f.Index), path)
+				d.setPlaceholder(v.FieldByIndex(f.Index), at)
 			}
 		}
 	}
@@ -208,7 +196,7 @@ func (d *decoder) standIn(v reflect.Value, path string) {
 var notEmpty = map[reflect.Kind]string{reflect.String: "minLength", reflect.Slice: "minItems", reflect.Map: "minProperties"}
 
 // strict refuses the entries of a mapping that none of the structs has a field for.
-func (d *decoder) strict(at place, entries []place, structs ...reflect.Type) {
+func (d *decoder) strict(at node, entries []node, structs ...reflect.Type) {
 	var known []string
 	for _, t := range structs {
 		for _, f := range fields(t) {
@@ -217,14 +205,15 @@ func (d *decoder) strict(at place, entries []place, structs ...reflect.Type) {
 	}
 	for _, e := range entries {
 		if !slices.Contains(known, e.name) && !d.full() {
-			d.refuse(e.key, shown(at.path, e.name), "unknown key"+suggest(e.name, slices.Values(known)))
+			d.refuse(e.key, at.path.unknownKey(e.name), "unknown key"+suggest(e.name, slices.Values(known)))
 		}
 	}
 }
 
-// own decodes what a mapping holds beside common, into a new struct, and begins new leaves.
-func (d *decoder) own(at place, entries []place, common, t reflect.Type) reflect.Value {
-	d.leaves = map[string]any{}
+// decodeRest decodes the entries that common has no fields for into a new t, refuses those that t has
+// none for either, and starts d.scalars anew.
+func (d *decoder) decodeRest(at node, entries []node, common, t reflect.Type) reflect.Value {
+	d.scalars = map[string]setting{}
 	v := reflect.New(t).Elem()
 	d.fill(v, at, entries)
 	d.strict(at, entries, common, t)
@@ -232,7 +221,7 @@ func (d *decoder) own(at place, entries []place, common, t reflect.Type) reflect
 }
 
 var (
-	placeType    = reflect.TypeFor[place]()
+	nodeType     = reflect.TypeFor[node]()
 	secretType   = reflect.TypeFor[auth.Secret]()
 	urlType      = reflect.TypeFor[*url.URL]()
 	durationType = reflect.TypeFor[time.Duration]()
@@ -240,14 +229,14 @@ var (
 )
 
 // value decodes one value, which is not null, unless it is a list's or a map's.
-func (d *decoder) value(at place, v reflect.Value, f field) {
-	d.places[at.path] = at
-	switch t, n := v.Type(), target(at.value); {
-	case t == placeType:
+func (d *decoder) value(at node, v reflect.Value, f field) {
+	d.nodes[at.path.String()] = at
+	switch t, n := v.Type(), deref(at.value); {
+	case t == nodeType:
 		v.Set(reflect.ValueOf(at))
 	case isNull(n):
 		d.refuse(at.key, at.path, "needs a value")
-		d.standIn(v, at.path)
+		d.setPlaceholder(v, at.path)
 	case t == urlType || t == secretType:
 		d.scalar(at, v, f)
 	case t.Kind() == reflect.Pointer:
@@ -257,27 +246,27 @@ func (d *decoder) value(at place, v reflect.Value, f field) {
 	case t.Kind() == reflect.Struct:
 		entries, ok := d.entries(at)
 		if !ok {
-			d.standIn(v, at.path)
+			d.setPlaceholder(v, at.path)
 			return
 		}
 		d.fill(v, at, entries)
 		d.strict(at, entries, t)
 	case t.Kind() == reflect.Slice && n.Kind != yaml.SequenceNode:
 		d.refuse(at.value, at.path, "must be a list, such as [a, b]")
-		d.standIn(v, at.path)
+		d.setPlaceholder(v, at.path)
 	case t.Kind() == reflect.Slice:
 		list := reflect.MakeSlice(t, len(n.Content), len(n.Content))
 		for i, c := range n.Content {
-			d.value(place{fmt.Sprintf("%s[%d]", at.path, i), at.name, c, c}, list.Index(i), f)
+			d.value(node{at.path.index(i), at.name, c, c}, list.Index(i), f)
 		}
 		v.Set(list)
 		if list.Len() == 0 && f.Tag.Get("default") != "" {
-			d.leaves[at.path] = list.Interface()
+			d.scalars[at.path.String()] = setting{at.path, list.Interface()}
 		}
 	case t.Kind() == reflect.Map:
 		entries, ok := d.entries(at)
 		if !ok {
-			d.standIn(v, at.path)
+			d.setPlaceholder(v, at.path)
 			return
 		}
 		m := reflect.MakeMap(t)

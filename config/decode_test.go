@@ -84,7 +84,7 @@ func TestDecodeInPlace(t *testing.T) {
 			t.Fatal(problem)
 		}
 		d := newDecoder(".")
-		if d.value(place{key: root, value: root}, valueOf(&v), field{}); d.problems != nil {
+		if d.value(node{key: root, value: root}, valueOf(&v), field{}); d.problems != nil {
 			t.Fatal(d.problems)
 		}
 		return v
@@ -184,7 +184,7 @@ connectors:
     transport: {tls_config: {cert_file: cert.pem, key_file: ./key.pem}}
 `)["a"]
 	t.Chdir(t.TempDir())
-	if v, err := p.settings["client_secret"].(auth.Secret).Value(); v != secret || err != nil {
+	if v, err := p.settings["client_secret"].value.(auth.Secret).Value(); v != secret || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
 	if _, err := p.transport.TLS.GetClientCertificate(nil); err != nil {

@@ -20,13 +20,14 @@ import (
 // A plan is a connector that was looked at and not yet made.
 type plan struct {
 	connectorConfig
-	name, path string
-	provider   auth.Provider
-	settings   map[string]any // the provider's own scalars, by key
-	transport  transport.Options
-	key        string // the identity
-	first      *plan  // the first connector of this identity, itself perhaps
-	session    *auth.Session
+	name      string
+	path      keyPath
+	provider  auth.Provider
+	settings  map[string]setting // the provider's own, by their path below the connector
+	transport transport.Options
+	key       string // the identity's
+	leader    *plan  // the first connector of this identity, which may be this one
+	session   *auth.Session
 }
 
 // plans looks at all connectors, in the order of the file.
@@ -36,9 +37,9 @@ func (d *decoder) plans(f file, o *options) (plans []*plan) {
 	}
 	entries, _ := d.entries(f.Connectors)
 	if len(entries) == 0 {
-		d.refuseKey("connectors", "must not be empty")
+		d.refuseKey(keyPath{"connectors"}, "must not be empty")
 	}
-	first := map[string]*plan{}
+	leaders := map[string]*plan{}
 	for _, at := range entries {
 		if d.full() {
 			break
@@ -51,11 +52,11 @@ func (d *decoder) plans(f file, o *options) (plans []*plan) {
 		if p == nil {
 			continue // whose identity is not known
 		}
-		d.identify(p)
-		if p.first = first[p.key]; p.first == nil {
-			p.first, first[p.key] = p, p
+		d.setIdentity(p)
+		if p.leader = leaders[p.key]; p.leader == nil {
+			p.leader, leaders[p.key] = p, p
 		} else {
-			d.compare(p.first, p)
+			d.checkSharedSettings(p)
 		}
 		plans = append(plans, p)
 	}
@@ -64,30 +65,32 @@ func (d *decoder) plans(f file, o *options) (plans []*plan) {
 
 // plan looks at one connector. It goes on after a problem, to find them all, and gives nil only if no
 // provider comes of it.
-func (d *decoder) plan(at place, base defaults, o *options) *plan {
-	d.places[at.path] = at
+func (d *decoder) plan(at node, base defaults, o *options) *plan {
+	d.nodes[at.path.String()] = at
+	d.layers[at.path.String()] = keyPath{"defaults"}
 	entries, ok := d.entries(at)
 	if !ok {
 		return nil
 	}
-	p := &plan{name: at.name, path: at.path, settings: map[string]any{}}
+	p := &plan{name: at.name, path: at.path, settings: map[string]setting{}}
 	p.defaults = base
 	d.fill(valueOf(&p.connectorConfig), at, entries)
 	if u := p.BaseURL; u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		d.refuseKey(at.path+".base_url", "must not have a query or a fragment")
+		d.refuseKey(at.path.below("base_url"), "must not have a query or a fragment")
 		u.RawQuery, u.ForceQuery, u.Fragment, u.RawFragment = "", false, "", "" // said once is enough
 	}
 	trimSlashes(p.BaseURL)
 	d.options(p, o)
 	def, known := o.providers[p.Provider]
 	if !known {
-		d.refuseKey(at.path+".provider", "unknown provider"+suggest(p.Provider, maps.Keys(o.providers)))
+		d.refuseKey(at.path.below("provider"), "unknown provider"+suggest(p.Provider, maps.Keys(o.providers)))
 		d.plainHTTP(p)
 		return nil // whose the other keys are is not known
 	}
-	settings := d.own(at, entries, reflect.TypeFor[connectorConfig](), def.Settings())
-	for path, v := range d.leaves {
-		p.settings[path[len(at.path)+len("."):]] = v
+	settings := d.decodeRest(at, entries, reflect.TypeFor[connectorConfig](), def.Settings())
+	for _, s := range d.scalars {
+		s.path = s.path[len(at.path):]
+		p.settings[s.path.String()] = s
 	}
 	d.plainHTTP(p)
 	var err error
@@ -114,17 +117,17 @@ func trimSlashes(u *url.URL) {
 	u.RawPath = u.RawPath[:max(0, len(u.RawPath)-slashes)]
 }
 
-// identify asks a session that lives no longer than that for the identity and for the product's
+// setIdentity asks a session that lives no longer than that for the identity and for the product's
 // own limits, which are above the defaults and below what the connector says itself.
-func (d *decoder) identify(p *plan) {
+func (d *decoder) setIdentity(p *plan) {
 	s := auth.New(p.provider, p.sessionOptions())
 	p.key = s.Key()
 	own := s.Traffic()
 	s.Close(context.Background()) // it did nothing to wait for
-	if _, said := d.places[p.path+".transport.rate_limits"]; !said && own.Limits != nil {
+	if own.Limits != nil && !d.has(p.path.below("transport", "rate_limits")) {
 		p.Transport.RateLimits = own.Limits
 	}
-	if _, said := d.places[p.path+".transport.connection"]; !said && own.Close {
+	if own.Close && !d.has(p.path.below("transport", "connection")) {
 		p.transport.Close = true
 	}
 }
@@ -132,59 +135,58 @@ func (d *decoder) identify(p *plan) {
 func (p *plan) sessionOptions() *auth.Options {
 	o := &auth.Options{Connector: p.name, Provider: p.Provider, Account: p.Account, EarlyRefresh: p.EarlyRefresh}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
-		if s, ok := p.settings[key].(auth.Secret); ok {
+		if s, ok := p.settings[key].value.(auth.Secret); ok {
 			o.Secrets = append(o.Secrets, s)
 		}
 	}
 	return o
 }
 
-// compare refuses what p has of its own and cannot have, since it shares first's session.
-func (d *decoder) compare(first, p *plan) {
-	ours, theirs := p.shared(), first.shared()
-	keys := maps.Clone(ours)
-	maps.Copy(keys, theirs)
-	for key := range keys {
-		path := p.path + "." + key
-		if d.settled(path) || d.settled(first.path+"."+key) {
-			continue // what it is to be is not known
+// checkSharedSettings refuses settings of p that differ from its leader's, whose session p shares.
+func (d *decoder) checkSharedSettings(p *plan) {
+	ours, theirs := p.sharedSettings(), p.leader.sharedSettings()
+	all := maps.Clone(ours)
+	maps.Copy(all, theirs)
+	for key, s := range all {
+		at := p.path.below(s.path...)
+		if d.reported(at) || d.reported(p.leader.path.below(s.path...)) {
+			continue // the intended value is unknown
 		}
-		if !same(ours[key], theirs[key]) {
-			d.refuse(d.nearest(path), path,
-				"differs from connector "+first.name+", whose token this one shares; give both the same, or one another account")
+		if !equalSetting(ours[key].value, theirs[key].value) {
+			d.refuse(d.nodeAt(at), at, "differs from connector "+p.leader.name+", whose token this one shares; give both the same, or one another account")
 		}
 	}
 }
 
-// shared are the settings that all connectors of one identity have alike, by key.
-func (p *plan) shared() map[string]any {
+// sharedSettings are the settings that must be equal in all connectors of one identity.
+func (p *plan) sharedSettings() map[string]setting {
+	shared := map[string]setting{}
+	add := func(value any, at ...string) { shared[keyPath(at).String()] = setting{at, value} }
 	t := &p.Transport
-	shared := map[string]any{
-		"transport.proxy_url":       t.Proxy,
-		"transport.rate_limits":     slices.Concat(t.RateLimits), // nil, if there are none
-		"transport.max_concurrency": t.MaxConcurrency,
-		"early_refresh":             cmp.Or(p.EarlyRefresh, 5*time.Minute),
-	}
+	add(t.Proxy, "transport", "proxy_url")
+	add(slices.Concat(t.RateLimits), "transport", "rate_limits") // nil, if there are none
+	add(t.MaxConcurrency, "transport", "max_concurrency")
+	add(cmp.Or(p.EarlyRefresh, 5*time.Minute), "early_refresh")
 	for _, f := range fields(reflect.TypeFor[tlsfile.Config]()) {
 		if v := valueOf(&t.TLS).FieldByIndex(f.Index); !isDefault(v, f) {
-			shared["transport.tls_config."+f.key] = v.Interface()
+			add(v.Interface(), "transport", "tls_config", f.key)
 		}
 	}
-	var scopes []string // whose order does not matter (RFC 6749 section 3.3)
-	for key, v := range p.settings {
-		if strings.HasPrefix(key, "scopes[") {
-			scopes = append(scopes, fmt.Sprint(v))
+	var scopes []string // their order does not matter (RFC 6749 section 3.3)
+	for _, s := range p.settings {
+		if s.path[0] == "scopes" && len(s.path) > 1 {
+			scopes = append(scopes, fmt.Sprint(s.value))
 		} else {
-			shared[key] = v
+			add(s.value, s.path...)
 		}
 	}
 	if slices.Sort(scopes); scopes != nil {
-		shared["scopes"] = scopes
+		add(scopes, "scopes")
 	}
 	return shared
 }
 
-func same(a, b any) bool {
+func equalSetting(a, b any) bool {
 	s, ok := a.(auth.Secret)
 	t, both := b.(auth.Secret)
 	if !ok || !both {

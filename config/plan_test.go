@@ -85,7 +85,7 @@ connectors:
 	for name, p := range plans {
 		o := p.transport
 		got[name] = shape{p.BaseURL.String(), "", p.EarlyRefresh, o.Timeout, o.Retry.MaxAttempts, o.Retry.MinBackoff, p.Transport.RateLimits,
-			o.Close, o.MaxReplayBody, fmt.Sprint(o.AllowedOrigins), p.first == plain, len(p.sessionOptions().Secrets), len(p.settings)}
+			o.Close, o.MaxReplayBody, fmt.Sprint(o.AllowedOrigins), p.leader == plain, len(p.sessionOptions().Secrets), len(p.settings)}
 	}
 	acmes := []auth.Limit{{Requests: 20, Per: time.Second}}
 	base := shape{"https://acme.example", "", time.Minute, 10 * time.Second, 2, time.Second, acmes, true, -1, "[https://one.example]", true, 1, 2}
@@ -178,5 +178,36 @@ connectors: {a: {provider: acme, client_id: a, client_secret: x, base_url: 'http
 	}
 	if s := fmt.Sprintf("%v %+v %#v", p.Transport, p.Transport, p.Transport); strings.Contains(s, "client-7") {
 		t.Error(s)
+	}
+}
+
+// A fault of a default is reported where the default is written, once, whatever the connectors are called.
+func TestDefaultsFaultPosition(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"plain", "transport", "early_refresh", "defaults", "connectors", "a.b", "a.transport", "transport.b", `"`, "[0]", "ein name"} {
+		data := fmt.Sprintf(`
+version: 1
+defaults:
+  transport:
+    user_agent: "a\rb"
+    tls_config: {ca_file: none.pem, cert_file: cert.pem}
+    allowed_origins: [http://h]
+connectors:
+  %q: {provider: acme, base_url: 'https://h', client_id: a, client_secret: x}
+`, name)
+		_, err := Parse("t.yaml", []byte(data), testOptions()...)
+		var got []string
+		for _, p := range err.(Problems) {
+			got = append(got, fmt.Sprintf("%d:%d: %s", p.Line, p.Col, p.Path))
+		}
+		want := []string{
+			"5:17: defaults.transport.user_agent",
+			"6:27: defaults.transport.tls_config.ca_file",
+			"6:48: defaults.transport.tls_config.cert_file",
+			"7:23: defaults.transport.allowed_origins[0]",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("connector %q\n-want +got\n%s", name, diff)
+		}
 	}
 }

@@ -4,9 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"reflect"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -79,87 +78,90 @@ const maxProblems = 1000
 
 func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
 
-func (d *decoder) refuse(at *yaml.Node, path, message string) { d.wrap(at, path, message, nil) }
+func (d *decoder) refuse(at *yaml.Node, p keyPath, message string) { d.wrap(at, p, message, nil) }
 
-func (d *decoder) wrap(at *yaml.Node, path, message string, err error) {
+func (d *decoder) wrap(at *yaml.Node, p keyPath, message string, err error) {
 	if !d.full() {
-		d.problems = append(d.problems, Problem{d.file, at.Line, at.Column, path, oneLine(message), err})
+		d.problems = append(d.problems, Problem{d.file, at.Line, at.Column, p.String(), oneLine(message), err})
 	}
-	for d.refused[path] = true; path != ""; d.refused[path] = true {
-		path = above(path)
+	for i := range len(p) + 1 {
+		d.faulty[p[:i].String()] = true
 	}
 }
 
-var index = regexp.MustCompile(`\.(\d+)\b`)
-
-// refuseKeys puts each [auth.KeyError] in err at its key, unless that is settled, and any other error
-// at path itself.
-func (d *decoder) refuseKeys(path string, err error) {
+// refuseKeys puts each [auth.KeyError] in err at its key, unless that has a problem already, and any
+// other error at p itself.
+func (d *decoder) refuseKeys(p keyPath, err error) {
 	var k *auth.KeyError
 	joined, ok := err.(interface{ Unwrap() []error })
 	switch {
-	case ok && errors.As(err, &k): // several at fault; without a key, it is one error with two causes
+	case ok && errors.As(err, &k): // several errors; without a KeyError, it is one with two causes
 		for _, err := range joined.Unwrap() {
-			d.refuseKeys(path, err)
+			d.refuseKeys(p, err)
 		}
 	case errors.As(err, &k):
-		key := path + "." + index.ReplaceAllString(k.Key, "[$1]")
-		if of, name, ok := strings.Cut(k.Key, "."); ok { // of a mapping with any names
-			if quoted := below(path+"."+of, name); d.places[quoted].value != nil {
-				key = quoted
-			}
-		}
-		if !d.settled(key) {
+		if key := d.errorPath(p, k.Key); !d.reported(key) {
 			d.refuseKeys(key, k.Err)
 		}
 	default:
-		at, path := d.where(path)
-		d.wrap(at, path, err.Error(), err)
+		p = d.resolve(p)
+		d.wrap(d.nodeAt(p), p, err.Error(), err)
 	}
 }
 
-// refuseKey refuses the value at path, unless that is settled.
-func (d *decoder) refuseKey(path, message string) {
-	if !d.settled(path) {
-		at, path := d.where(path)
-		d.refuse(at, path, message)
+// errorPath is the path of a KeyError's key below p: names and indexes with dots between, or a name from
+// the file, which may hold dots, below the name of its mapping.
+func (d *decoder) errorPath(p keyPath, key string) keyPath {
+	if mapping, name, ok := strings.Cut(key, "."); ok && d.has(p.below(mapping).key(name)) {
+		return p.below(mapping).key(name)
 	}
-}
-
-// settled reports whether there is a problem at path already, or with what path is in.
-func (d *decoder) settled(path string) bool {
-	_, own := d.where(path)
-	if d.refused[path] || d.refused[own] {
-		return true
-	}
-	for path != "" && !d.standIns[path] {
-		path = above(path)
-	}
-	return path != ""
-}
-
-// where finds the value at path, which a connector may have from the defaults, and its own path. If
-// there is none, it is the nearest key above.
-func (d *decoder) where(path string) (at *yaml.Node, own string) {
-	for _, f := range fields(reflect.TypeFor[defaults]()) {
-		if i := strings.Index(path, "."+f.key); i > 0 && d.places[path].value == nil && d.places["defaults"+path[i:]].value != nil {
-			path = "defaults" + path[i:]
+	for _, name := range strings.Split(key, ".") {
+		if i, err := strconv.Atoi(name); err == nil {
+			p = p.index(i)
+		} else {
+			p = p.key(name)
 		}
 	}
-	return d.nearest(path), path
+	return p
 }
 
-// nearest finds the value at path; failing that, the nearest key above.
-func (d *decoder) nearest(path string) *yaml.Node {
-	if p, ok := d.places[path]; ok {
-		return p.value
+// refuseKey refuses the value at p, unless it has a problem already.
+func (d *decoder) refuseKey(p keyPath, message string) {
+	if !d.reported(p) {
+		p = d.resolve(p)
+		d.refuse(d.nodeAt(p), p, message)
 	}
-	for {
-		path = above(path)
-		if p, ok := d.places[path]; ok { // "" is there, the file
-			return p.key
+}
+
+// reported reports whether p has a problem already, or is or lies below a placeholder.
+func (d *decoder) reported(p keyPath) bool {
+	for i := range len(p) {
+		if d.placeholders[p[:i+1].String()] {
+			return true
 		}
 	}
+	return d.faulty[p.String()] || d.faulty[d.resolve(p).String()]
 }
 
-func above(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
+// has reports whether the file gives p a value.
+func (d *decoder) has(p keyPath) bool { return d.nodes[p.String()].value != nil }
+
+// resolve is the path at which the value at p is written, which may be in a layer below.
+func (d *decoder) resolve(p keyPath) keyPath {
+	for i := range p {
+		if layer, ok := d.layers[p[:i].String()]; ok && !d.has(p) && d.has(layer.below(p[i:]...)) {
+			return layer.below(p[i:]...)
+		}
+	}
+	return p
+}
+
+// nodeAt is the value at p or, without one, the nearest key above.
+func (d *decoder) nodeAt(p keyPath) *yaml.Node {
+	if d.has(p) {
+		return d.nodes[p.String()].value
+	}
+	for p = p[:len(p)-1]; !d.has(p); p = p[:len(p)-1] { // the document itself is there
+	}
+	return d.nodes[p.String()].key
+}

@@ -33,11 +33,11 @@ var (
 )
 
 // scalar decodes a string, a number, a secret, a URL and the like.
-func (d *decoder) scalar(at place, v reflect.Value, f field) {
-	n := target(at.value)
+func (d *decoder) scalar(at node, v reflect.Value, f field) {
+	n := deref(at.value)
 	if n.Kind != yaml.ScalarNode {
 		d.refuse(at.value, at.path, "must be a single value, not a list or a mapping")
-		d.standIn(v, at.path)
+		d.setPlaceholder(v, at.path)
 		return
 	}
 	text, expanded, err := expand(n.Value, d.dir)
@@ -81,11 +81,11 @@ func (d *decoder) scalar(at place, v reflect.Value, f field) {
 	}
 	if err != nil {
 		d.wrap(at.value, at.path, err.Error(), err)
-		d.standIn(v, at.path)
+		d.setPlaceholder(v, at.path)
 		return
 	}
 	if !isDefault(v, f) {
-		d.leaves[at.path] = v.Interface()
+		d.scalars[at.path.String()] = setting{at.path, v.Interface()}
 	}
 }
 

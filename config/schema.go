@@ -146,7 +146,7 @@ func (s schema) value(t reflect.Type, f field) object {
 		return ref(name)
 	}
 	switch k := t.Kind(); {
-	case t == placeType:
+	case t == nodeType:
 		return object{}
 	case k == reflect.Pointer:
 		return s.value(t.Elem(), f)

@@ -68,13 +68,13 @@ func compiled(t testing.TB, opts ...Option) *jsonschema.Schema {
 
 // plainValue is what an editor makes of YAML 1.2: aliases and merges written out.
 func plainValue(n *yaml.Node) any {
-	n = target(n)
+	n = deref(n)
 	switch n.Kind {
 	case yaml.MappingNode:
 		m := map[string]any{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			if key := n.Content[i]; key.Tag == "!!merge" {
-				from := []*yaml.Node{target(n.Content[i+1])}
+				from := []*yaml.Node{deref(n.Content[i+1])}
 				if from[0].Kind == yaml.SequenceNode {
 					from = from[0].Content
 				}
@@ -89,7 +89,7 @@ func plainValue(n *yaml.Node) any {
 			}
 		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			if key := target(n.Content[i]); key.Tag != "!!merge" {
+			if key := deref(n.Content[i]); key.Tag != "!!merge" {
 				m[key.Value] = plainValue(n.Content[i+1])
 			}
 		}

@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -87,16 +86,16 @@ func (d *decoder) options(p *plan, o *options) {
 		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return o.wrap(p.name, next) }
 	}
 	if strings.ContainsAny(t.UserAgent, "\r\n\x00") {
-		d.refuseKey(p.path+".transport.user_agent", "must not hold a line break")
+		d.refuseKey(p.path.below("transport", "user_agent"), "must not hold a line break")
 	}
 	var err error
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {
-		d.refuseKeys(p.path+".transport.tls_config", err)
+		d.refuseKeys(p.path.below("transport", "tls_config"), err)
 	}
 	if !t.Proxy.IsZero() {
 		u, err := proxyURL(t.Proxy)
 		if err != nil {
-			d.refuseKey(p.path+".transport.proxy_url", err.Error())
+			d.refuseKey(p.path.below("transport", "proxy_url"), err.Error())
 		}
 		proxy := &proxy{secret: t.Proxy, url: u, read: time.Now()}
 		p.transport.Proxy = proxy.of
@@ -139,19 +138,19 @@ func proxyURL(secret auth.Secret) (*url.URL, error) {
 
 // plainHTTP refuses URLs to which credentials would go in the clear.
 func (d *decoder) plainHTTP(p *plan) {
-	if d.settled(p.path + ".transport.allow_http") {
+	if d.reported(p.path.below("transport", "allow_http")) {
 		return
 	}
-	urls := map[string]any{"base_url": p.BaseURL}
-	maps.Copy(urls, p.settings)
+	urls := slices.Collect(maps.Values(p.settings))
+	urls = append(urls, setting{keyPath{"base_url"}, p.BaseURL})
 	for i, u := range p.Transport.AllowedOrigins {
-		urls[fmt.Sprintf("transport.allowed_origins[%d]", i)] = u
+		urls = append(urls, setting{keyPath{"transport", "allowed_origins"}.index(i), u})
 	}
-	for key, u := range urls {
-		u, _ := u.(*url.URL)
+	for _, s := range urls {
+		u, _ := s.value.(*url.URL)
 		if u != nil && u.Scheme == "http" && !p.Transport.AllowHTTP && !endpoint.Loopback(u.Hostname()) {
-			at, path := d.where(p.path + "." + key)
-			d.wrap(at, path, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
+			at := d.resolve(p.path.below(s.path...))
+			d.wrap(d.nodeAt(at), at, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -37,7 +36,7 @@ type storePlan struct {
 }
 
 // store decodes token_store.
-func (d *decoder) store(at place, o *options) (p storePlan) {
+func (d *decoder) store(at node, o *options) (p storePlan) {
 	if at.value == nil {
 		return storePlan{typ: o.defaultStore, open: o.openDefault}
 	}
@@ -49,7 +48,7 @@ func (d *decoder) store(at place, o *options) (p storePlan) {
 	d.fill(valueOf(&c), at, entries)
 	if s, known := o.stores[c.Type]; known {
 		before := len(d.problems)
-		settings := d.own(at, entries, reflect.TypeFor[storeConfig](), s.settings)
+		settings := d.decodeRest(at, entries, reflect.TypeFor[storeConfig](), s.settings)
 		if len(d.problems) == before { // or it might make a directory that nobody means
 			p.open = func() (auth.Store, error) { return s.open(settings.Interface()) }
 		}
@@ -59,30 +58,30 @@ func (d *decoder) store(at place, o *options) (p storePlan) {
 		if c.Type == "redis" {
 			message = `this store was not handed in; add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`
 		}
-		d.refuseKey("token_store.type", message)
+		d.refuseKey(keyPath{"token_store", "type"}, message)
 	}
 	p.typ, p.keys, p.timeout = c.Type, d.encryption(at, &c), c.Timeout
 	return p
 }
 
-func (d *decoder) encryption(at place, c *storeConfig) (keys []auth.Key) {
-	const path = "token_store.encryption_keys"
+func (d *decoder) encryption(at node, c *storeConfig) (keys []auth.Key) {
+	keysPath := keyPath{"token_store", "encryption_keys"}
 	for i, secret := range c.EncryptionKeys {
 		text, _ := secret.Value()
 		key, err := auth.ParseKey(text)
 		if err != nil {
-			d.refuseKey(fmt.Sprintf("%s[%d]", path, i), "must be base64 of 32 bytes; itsmauth keygen makes one")
+			d.refuseKey(keysPath.index(i), "must be base64 of 32 bytes; itsmauth keygen makes one")
 		}
 		keys = append(keys, key)
 	}
 	switch none := c.Encryption == "none"; {
 	case keys != nil && none:
-		d.refuse(d.nearest(path), path, "there are keys, but encryption is none")
+		d.refuse(d.nodeAt(keysPath), keysPath, "there are keys, but encryption is none")
 	case keys != nil || none:
 	case c.Encryption != "":
-		d.refuseKey("token_store.encryption", "needs encryption_keys; itsmauth keygen makes one")
+		d.refuseKey(keyPath{"token_store", "encryption"}, "needs encryption_keys; itsmauth keygen makes one")
 	case c.Type == "redis":
-		d.refuse(at.key, path, "missing; itsmauth keygen makes a key, or say encryption: none")
+		d.refuse(at.key, keysPath, "missing; itsmauth keygen makes a key, or say encryption: none")
 	}
 	return keys
 }
