@@ -13,8 +13,8 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// A call is replayed once after a refused token, and once more if that token came from the store: the
-// process that obtained it may have lost it to another one.
+// A call is replayed once after a rejected token, and once more if that token came from the store: another
+// process may have invalidated it.
 func TestAdoptedTokenLeavesTheReplay(t *testing.T) {
 	t.Parallel()
 	for name, own := range map[string]bool{"adopted": false, "own": true} {
@@ -64,10 +64,10 @@ func TestAdoptedTokenLeavesTheReplay(t *testing.T) {
 				if _, err := other.Token(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				other.Close(t.Context()) // which waits for the save
+				other.Close(t.Context()) // waits for the save
 			}
 			want, wantStatus := []string{"T1", "T2", "T3"}, http.StatusOK
-			if own { // T2 is ours, and T3
+			if own { // our own exchanges obtain T2 and T3
 				ours.Invalidate(first)
 				if _, err := ours.Token(t.Context()); err != nil {
 					t.Fatal(err)

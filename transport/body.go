@@ -10,47 +10,46 @@ import (
 	"time"
 )
 
-// payload is the caller's request body, which may have to be sent more than once. It is closed
-// exactly once.
-type payload struct {
+// callBody is the caller's request body, which may be sent more than once and is closed exactly once.
+type callBody struct {
 	body    io.ReadCloser
-	getBody func() (io.ReadCloser, error) // nil: what is read is kept, up to max
+	getBody func() (io.ReadCloser, error) // nil: up to max bytes that were read are kept
 	max     int64
 
-	reading sync.Mutex // held over body.Read; Close must not wait for that
+	reading sync.Mutex // held during body.Read, for which Close must not wait
 
-	mu     sync.Mutex
-	kept   []byte
-	lost   bool  // more was read than is kept
-	err    error // how body ended
-	last   *upload
-	open   int  // uploads not closed yet
-	over   bool // no further attempt: body is closed with its last upload
-	closed bool
+	mu        sync.Mutex
+	kept      []byte
+	truncated bool  // more was read than is kept
+	err       error // how body ended
+	last      *attemptBody
+	open      int  // attemptBodies not closed yet
+	final     bool // no further attempt: body is closed with the last attemptBody
+	closed    bool
 }
 
-func newPayload(req *http.Request, max int64) *payload {
+func newCallBody(req *http.Request, max int64) *callBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	return &payload{body: req.Body, getBody: req.GetBody, max: max}
+	return &callBody{body: req.Body, getBody: req.GetBody, max: max}
 }
 
-// replayable reports whether the body can be sent from its beginning again.
-func (p *payload) replayable() bool {
+// replayable reports whether the body can be sent again from its beginning.
+func (p *callBody) replayable() bool {
 	if p == nil || p.getBody != nil {
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.lost && (p.err == nil || p.err == io.EOF)
+	return !p.truncated && (p.err == nil || p.err == io.EOF)
 }
 
-// next gives the body of the next attempt. The one before must have been abandoned.
-func (p *payload) next(c *call) (*upload, error) {
+// next returns the body of the next attempt. That of the attempt before must be abandoned.
+func (p *callBody) next(c *call) (*attemptBody, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u := &upload{p: p, c: c}
+	u := &attemptBody{p: p, c: c}
 	if p.getBody != nil && p.last != nil {
 		body, err := p.getBody()
 		if err != nil {
@@ -63,97 +62,97 @@ func (p *payload) next(c *call) (*upload, error) {
 	return u, nil
 }
 
-// abandon takes the body from the last attempt, if it can be sent again, and reports whether it
-// can. What that attempt was about to read does not change it any more.
-func (p *payload) abandon() bool {
+// abandon takes the body from the latest attempt, whose pending Reads then fail. It reports false, and
+// does nothing, if the body cannot be sent again.
+func (p *callBody) abandon() bool {
 	if p == nil {
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.getBody == nil && p.lost {
+	if p.getBody == nil && p.truncated {
 		return false
 	}
 	if p.last != nil {
-		p.last.stale.Store(true)
+		p.last.abandoned.Store(true)
 	}
 	return true
 }
 
-// interrupt closes the caller's body, which ends a Read that waits for input.
-func (p *payload) interrupt() {
+// interrupt closes the caller's body at once, to end a Read that waits for input.
+func (p *callBody) interrupt() {
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
-	p.over, p.open = true, 0
-	last := p.unneeded()
+	p.final, p.open = true, 0
+	due := p.closeDueLocked()
 	p.mu.Unlock()
-	if !last {
+	if !due {
 		return
 	}
 	closed := make(chan struct{})
 	go func() { p.body.Close(); close(closed) }()
-	select { // Close itself may wait for the Read, as that of a server's request body does
+	select { // the body of a server's request waits in Close for its Read
 	case <-closed:
 	case <-time.After(10 * time.Millisecond):
 	}
 }
 
-// finish says that there will be no further attempt.
-func (p *payload) finish() {
+// finish is called when there is no further attempt.
+func (p *callBody) finish() {
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
-	p.over = true
-	last := p.unneeded()
+	p.final = true
+	due := p.closeDueLocked()
 	p.mu.Unlock()
-	if last {
+	if due {
 		p.body.Close()
 	}
 }
 
-// unneeded reports, once, that nobody needs the caller's body any more: it is to be closed, without
-// p.mu, which is held here.
-func (p *payload) unneeded() bool {
-	if p.closed || !p.over || p.open > 0 {
+// closeDueLocked reports, once, that the caller must close p.body after unlocking p.mu.
+func (p *callBody) closeDueLocked() bool {
+	if p.closed || !p.final || p.open > 0 {
 		return false
 	}
 	p.closed = true
 	return true
 }
 
-// upload is the body of one attempt.
-type upload struct {
-	p      *payload
+// attemptBody is the request body of one attempt.
+type attemptBody struct {
+	p      *callBody
 	c      *call
 	copied io.ReadCloser // from GetBody; nil: the caller's own
-	pos    int           // in what is kept
-	stale  atomic.Bool
+	pos    int           // in kept
 	closed bool
+
+	abandoned atomic.Bool
 }
 
-var errStale = errors.New("the body belongs to another attempt")
+var errAbandoned = errors.New("the body belongs to another attempt")
 
-func (u *upload) Read(b []byte) (int, error) {
-	if u.stale.Load() {
-		return 0, errStale
+func (u *attemptBody) Read(b []byte) (int, error) {
+	if u.abandoned.Load() {
+		return 0, errAbandoned
 	}
-	u.c.flowing()
+	u.c.uploading()
 	n, err := u.read(b)
 	switch {
-	case u.stale.Load():
-		return 0, errStale
+	case u.abandoned.Load():
+		return 0, errAbandoned
 	case err != nil:
-		u.c.uploaded()
+		u.c.creditUpload()
 	default:
-		u.c.flowing()
+		u.c.uploading()
 	}
 	return n, err
 }
 
-func (u *upload) read(b []byte) (int, error) {
+func (u *attemptBody) read(b []byte) (int, error) {
 	p := u.p
 	switch {
 	case u.copied != nil:
@@ -179,18 +178,18 @@ func (u *upload) read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err
-	if !p.lost && int64(len(p.kept)+n) > p.max && !u.stale.Load() {
-		p.lost, p.kept, u.pos = true, nil, 0
+	if !p.truncated && int64(len(p.kept)+n) > p.max && !u.abandoned.Load() {
+		p.truncated, p.kept, u.pos = true, nil, 0
 	}
-	if !p.lost {
+	if !p.truncated {
 		p.kept = append(p.kept, b[:n]...)
 		u.pos += n
 	}
 	return n, err
 }
 
-// Close closes the copy, or, with the last upload of the call, the caller's body.
-func (u *upload) Close() error {
+// Close closes the copy, and with the last attemptBody of the call the caller's body.
+func (u *attemptBody) Close() error {
 	p := u.p
 	p.mu.Lock()
 	if u.closed {
@@ -199,9 +198,9 @@ func (u *upload) Close() error {
 	}
 	u.closed = true
 	p.open--
-	last := p.unneeded()
+	due := p.closeDueLocked()
 	p.mu.Unlock()
-	if last {
+	if due {
 		p.body.Close()
 	}
 	if u.copied != nil {
@@ -210,43 +209,43 @@ func (u *upload) Close() error {
 	return nil
 }
 
-// answer is the body of a response, whose silence is noted.
-type answer struct {
+// timedBody is a response body whose silences are timed.
+type timedBody struct {
 	c *call
 	io.ReadCloser
 }
 
-func (a *answer) Read(b []byte) (int, error) {
-	if !a.c.handed && time.Now().UnixNano() >= a.c.deadline.Load() {
-		return 0, os.ErrDeadlineExceeded // the rest is for the caller, if for anybody
+func (b *timedBody) Read(p []byte) (int, error) {
+	if !b.c.returned && time.Now().UnixNano() >= b.c.deadline.Load() {
+		return 0, os.ErrDeadlineExceeded // stop Rejected and drain; the caller may read on
 	}
-	a.c.silent.Store(a.c.clock())
-	n, err := a.ReadCloser.Read(b)
-	a.c.silent.Store(0)
+	b.c.waitingSince.Store(b.c.clock())
+	n, err := b.ReadCloser.Read(p)
+	b.c.waitingSince.Store(0)
 	return n, err
 }
 
-// download is the body of the returned response: it ends the call.
-type download struct{ answer }
+// returnedBody is the body of the returned response. Its end, or Close, ends the call.
+type returnedBody struct{ timedBody }
 
-func (d *download) Read(b []byte) (int, error) {
-	n, err := d.answer.Read(b)
+func (b *returnedBody) Read(p []byte) (int, error) {
+	n, err := b.timedBody.Read(p)
 	if err != nil {
 		if err != io.EOF {
-			err = d.c.explain(unquoted(err))
+			err = b.c.callError(redactServerText(err))
 		}
-		d.c.end()
+		b.c.end()
 	}
 	return n, err
 }
 
-func (d *download) Close() error {
-	err := d.answer.Close()
-	d.c.end()
+func (b *returnedBody) Close() error {
+	err := b.timedBody.Close()
+	b.c.end()
 	return err
 }
 
-// upgraded is the connection that a response of 101 has become: closing it ends the call.
+// upgraded is the connection after a 101 response. Close ends the call.
 type upgraded struct {
 	io.ReadWriteCloser
 	c *call

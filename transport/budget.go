@@ -7,12 +7,12 @@ import (
 
 const (
 	budgetSeconds = 10
-	budgetFloor   = 10 // retries in budgetSeconds, whatever the calls
-	budgetShare   = 10 // one retry in so many calls
+	budgetFloor   = 10 // retries that are always allowed in budgetSeconds
+	budgetShare   = 10 // calls for each further retry
 )
 
-// budget keeps retries from multiplying an outage: of the last 10 s, at most a tenth of the calls
-// and 10 more.
+// budget limits retries, so that they do not multiply the load in an outage. In 10 s there are at most
+// a tenth of the calls, plus 10.
 type budget struct {
 	seconds [16]struct {
 		at      atomic.Int64 // the second counted here
@@ -22,8 +22,8 @@ type budget struct {
 	mu sync.Mutex
 }
 
-// call counts a call in the given second of the clock.
-func (b *budget) call(second int64) {
+// addCall counts a call in the given second of Unix time.
+func (b *budget) addCall(second int64) {
 	s := &b.seconds[second%int64(len(b.seconds))]
 	if s.at.Load() != second {
 		b.mu.Lock()
@@ -37,8 +37,8 @@ func (b *budget) call(second int64) {
 	s.calls.Add(1)
 }
 
-// retry takes one retry, if there is one left.
-func (b *budget) retry(second int64) bool {
+// takeRetry counts a retry; false if none is left.
+func (b *budget) takeRetry(second int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var calls, retries int64

@@ -28,53 +28,53 @@ import (
 type call struct {
 	t        *roundTripper
 	req      *http.Request // the caller's; never changed
-	origin   *origin       // nil: bare
-	payload  *payload
-	attempts int           // that went out and count against Retry.MaxAttempts
-	replayed bool          // after a refused token
-	adopted  bool          // that token came from the store, so there is one more replay
-	drawn    time.Duration // of the wait after the latest attempt, 0 if it is not yet
+	origin   *origin       // nil: sent without credentials
+	body     *callBody
+	attempts int           // sent, and counted against Retry.MaxAttempts
+	replayed bool          // after a rejected token
+	adopted  bool          // that token came from the store, so another replay is left
+	pauseFor time.Duration // the random pause that a 429 led to, reused as the retry's wait; 0: none
 
-	ctx   context.Context // of the attempt under way, or of the last
+	ctx   context.Context // of the latest attempt
 	first attempt
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of ctx
 	ended  bool
 
-	timer    *time.Timer // looks whether a limit has passed
-	began    time.Time
-	deadline atomic.Int64           // wall clock ns by which headers are due
-	silent   atomic.Int64           // since when the product or the caller has been waited for, by clock; 0: is not
-	upstart  atomic.Int64           // when the request's body began to flow, 0 if it does not
-	answered atomic.Bool            // the attempt's headers are there
-	dialed   atomic.Pointer[dialed] // the connection that the attempt had made, or nil
+	timer        *time.Timer // runs expire
+	began        time.Time
+	deadline     atomic.Int64           // when headers are due, in Unix ns
+	waitingSince atomic.Int64           // start of the current silence, by clock; 0: none
+	uploadSince  atomic.Int64           // when the request body began to move, in Unix ns; 0: it does not
+	answered     atomic.Bool            // response headers have come
+	dialed       atomic.Pointer[dialed] // the connection made for the attempt, or nil
 
-	slot   *slot
-	handed bool // the answer is the caller's: timeout is over
-	down   download
+	slot     *slot
+	returned bool // the caller has the response, so Timeout is over
+	respBody returnedBody
 }
 
 func (c *call) do() (*http.Response, error) {
 	now := time.Now()
 	c.began = now
-	c.payload = newPayload(c.req, c.t.o.MaxReplayBody)
-	c.deadline.Store(c.due(now))
+	c.body = newCallBody(c.req, c.t.o.MaxReplayBody)
+	c.deadline.Store(c.headerDeadline(now))
 	resp, err := c.attempt()
-	c.budget().call(now.Unix())
-	if wait, again := c.again(resp, err); again {
+	c.budget().addCall(now.Unix())
+	if wait, again := c.shouldRetry(resp, err); again {
 		resp, err = c.retry(resp, err, wait)
 	}
-	c.payload.finish()
+	c.body.finish()
 	if err != nil {
-		err = c.explain(err)
+		err = c.callError(err)
 		c.end()
 		return nil, err
 	}
-	resp.Request, c.handed = c.req, true
+	resp.Request, c.returned = c.req, true
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		c.timer.Stop()
-		resp.Body = &upgraded{conn, c} // a connection now, and the caller's
+		resp.Body = &upgraded{conn, c} // a connection now, which the caller owns
 		return resp, nil
 	}
 	if resp.Body == http.NoBody {
@@ -83,20 +83,19 @@ func (c *call) do() (*http.Response, error) {
 			return resp, nil
 		}
 	}
-	c.down = download{answer{c, resp.Body}} // by which a redirect finds the call that led to it
-	resp.Body = &c.down
+	c.respBody = returnedBody{timedBody{c, resp.Body}} // through which a redirect finds this call, see headerDeadline
+	resp.Body = &c.respBody
 	return resp, nil
 }
 
 func (c *call) budget() *budget {
 	if c.origin == nil {
-		return &c.t.elsewhere
+		return &c.t.foreignBudget
 	}
 	return c.origin.budget
 }
 
-// attempt sends the request once, and once more if the product refuses the token and another can
-// be had.
+// attempt sends the request once, and again if the product rejects the token and another is obtained.
 func (c *call) attempt() (*http.Response, error) {
 	c.begin()
 	tok, err := c.admit()
@@ -106,36 +105,36 @@ func (c *call) attempt() (*http.Response, error) {
 	c.attempts++
 	resp, err := c.send(tok)
 	if err != nil || tok == nil || !c.t.auth.Rejected(resp, tok) ||
-		c.replayed || !c.payload.replayable() {
+		c.replayed || !c.body.replayable() {
 		return resp, err
 	}
-	// Where processes were without their store, their tokens may have ended each other's: one that
-	// another process obtained may be refused without ours being.
+	// While processes are without their store, their tokens may end each other's, so an adopted token
+	// may be rejected although our own would not be.
 	if c.replayed = c.adopted || !adopted.Is(tok); !c.replayed {
 		c.adopted = true
 	}
-	c.uploaded()
+	c.creditUpload()
 	ctx, cancel := context.WithDeadline(c.ctx, time.Unix(0, c.deadline.Load()))
 	fresh, err := c.t.auth.Token(ctx)
 	cancel()
-	if err != nil || fresh.AccessToken == tok.AccessToken || !c.fits(0, time.Now()) || !c.payload.abandon() {
+	if err != nil || fresh.AccessToken == tok.AccessToken || !c.fitsDeadline(0, time.Now()) || !c.body.abandon() {
 		return resp, nil
 	}
-	discard(resp)
+	drain(resp)
 	c.attempts--
 	return c.attempt()
 }
 
-// ended is a context that has: with it, Token gives only what is at hand.
-var ended = func() context.Context {
+// canceled is a canceled context. Token with it returns a token only if it has one now.
+var canceled = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// admit waits for a slot of the limit and gives the token to send, nil if none is to be sent. No
-// attempt leaves with a token that ended while it waited, and none holds a slot while it waits for
-// a token: the exchange may need that very slot.
+// admit waits for a slot of the rate limit and returns the token to send, or nil to send none. It reads
+// the token again after the wait, and gives the slot back if that takes an exchange: the exchange may
+// need the slot.
 func (c *call) admit() (*oauth2.Token, error) {
 	c.slot.done()
 	c.slot = nil
@@ -156,7 +155,7 @@ func (c *call) admit() (*oauth2.Token, error) {
 			return nil, err
 		}
 		if waited && !exchange {
-			if tok, err = c.t.auth.Token(ended); err != nil {
+			if tok, err = c.t.auth.Token(canceled); err != nil {
 				slot.cancel()
 				continue
 			}
@@ -166,54 +165,54 @@ func (c *call) admit() (*oauth2.Token, error) {
 	}
 }
 
-// send lets one attempt out.
+// send sends one attempt.
 func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	ctx, slot := c.ctx, c.slot
 	if slot != nil && c.t.o.Limiter.limited() {
-		ctx = c.traced(ctx, slot)
+		ctx = c.withSlotTrace(ctx, slot)
 	}
 	out := c.req.WithContext(ctx)
 	out.Response = nil
-	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs what an idle connection brings
+	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs unexpected data on an idle connection
 	out.Header = c.header(tok)
-	if c.payload != nil {
-		body, err := c.payload.next(c)
+	if c.body != nil {
+		body, err := c.body.next(c)
 		if err != nil {
 			slot.cancel()
-			return nil, fmt.Errorf("reading the request's body again: %w", err)
+			return nil, fmt.Errorf("GetBody of the request failed: %w", err)
 		}
-		out.Body, out.GetBody = body, nil // the repeats are ours
+		out.Body, out.GetBody = body, nil // only this package resends a body
 	}
 	inner := c.t.inner
 	if c.origin == nil {
-		inner = c.t.bare
+		inner = c.t.anonymous
 	}
 	start := c.clock()
-	c.silent.Store(start)
+	c.waitingSince.Store(start)
 	resp, err := c.roundTrip(inner, out)
-	if err = unquoted(err); err != nil && c.ctx.Err() != nil {
+	if err = redactServerText(err); err != nil && c.ctx.Err() != nil {
 		err = context.Cause(c.ctx)
 	}
 	switch {
 	case err == nil:
 		slot.answered()
-	case neverConnected(err), unsendable(err):
+	case neverConnected(err), invalidRequest(err):
 		slot.cancel()
 	default:
 		slot.failed()
 	}
 	if err != nil {
-		c.payload.abandon()
-		c.uploaded()
+		c.body.abandon()
+		c.creditUpload()
 		slot.done()
 	} else if c.origin != nil && c.t.auth != nil {
 		slot.observe(resp.Header)
-		c.pause(resp)
+		c.pauseIdentity(resp)
 	}
 	c.answered.Store(err == nil)
-	c.silent.Store(0)
-	if err == nil && resp.StatusCode >= 400 && resp.Body != http.NoBody { // part of it is read before the caller gets it
-		resp.Body = &answer{c, resp.Body}
+	c.waitingSince.Store(0)
+	if err == nil && resp.StatusCode >= 400 && resp.Body != http.NoBody { // Rejected reads part of it
+		resp.Body = &timedBody{c, resp.Body}
 	}
 	if c.t.o.Logger.Enabled(c.ctx, slog.LevelDebug) {
 		c.log(resp, err, time.Duration(c.clock()-start))
@@ -221,22 +220,21 @@ func (c *call) send(tok *oauth2.Token) (*http.Response, error) {
 	return resp, err
 }
 
-// traced keeps slot's books. Before net/http sends the request again within the attempt, as it does if
-// a connection that was idle broke, it takes another slot; without one that does not happen.
-func (c *call) traced(ctx context.Context, slot *slot) context.Context {
+// withSlotTrace tells slot when the request is written. net/http itself resends a request if a reused
+// connection turns out to be closed; that resend takes another slot, or is canceled.
+func (c *call) withSlotTrace(ctx context.Context, slot *slot) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
-			c.silent.Store(0)
+			c.waitingSince.Store(0)
 			err := slot.again(ctx, time.Unix(0, c.deadline.Load()))
-			c.silent.Store(c.clock())
+			c.waitingSince.Store(c.clock())
 			if err == nil {
 				return
 			}
 			c.mu.Lock()
 			c.cancel(err)
 			c.mu.Unlock()
-			// HTTP/1 would write to it, although ctx has ended. HTTP/2 does not, and others use its
-			// connection.
+			// HTTP/1 would still write the request. HTTP/2 does not, and its connection is shared.
 			if t, ok := got.Conn.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
 				got.Conn.Close()
 			}
@@ -245,13 +243,13 @@ func (c *call) traced(ctx context.Context, slot *slot) context.Context {
 	})
 }
 
-// roundTrip returns when the call ends, also where net/http would wait for a Read of the body.
+// roundTrip returns when the call ends, even while net/http waits for a Read of the request body.
 func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Response, error) {
-	if c.payload == nil || c.payload.getBody != nil {
-		return whole(inner.RoundTrip(out))
+	if c.body == nil || c.body.getBody != nil {
+		return withBody(inner.RoundTrip(out))
 	}
-	trailer := out.Trailer         // is filled in while the body is read
-	out = out.Clone(out.Context()) // inner may read it when the caller has it back
+	trailer := out.Trailer         // the caller fills it while the body is read
+	out = out.Clone(out.Context()) // inner may still read it after we have returned
 	out.Trailer = trailer
 	type outcome struct {
 		resp *http.Response
@@ -259,18 +257,18 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		resp, err := whole(inner.RoundTrip(out))
+		resp, err := withBody(inner.RoundTrip(out))
 		done <- outcome{resp, err}
 	}()
 	select {
 	case a := <-done:
 		return a.resp, a.err
 	case <-c.ctx.Done():
-		if c.fellSilent() { // net/http waits for nothing then
+		if c.wasSilent() { // no Read of the body is under way
 			a := <-done
 			return a.resp, a.err
 		}
-		c.payload.interrupt()
+		c.body.interrupt()
 		go func() {
 			if a := <-done; a.err == nil {
 				a.resp.Body.Close()
@@ -280,32 +278,32 @@ func (c *call) roundTrip(inner http.RoundTripper, out *http.Request) (*http.Resp
 	}
 }
 
-// whole gives a response a body: net/http always does, a Wrap need not.
-func whole(resp *http.Response, err error) (*http.Response, error) {
+// withBody adds the body that a response from a Wrap may lack.
+func withBody(resp *http.Response, err error) (*http.Response, error) {
 	if err == nil && resp.Body == nil {
 		resp.Body = http.NoBody
 	}
 	return resp, err
 }
 
-// header gives the headers of an attempt: the caller's, with the token's in place of any spelling
-// of theirs. A request to another origin carries no credentials at all.
+// header returns the headers of an attempt: the caller's, with the token's replacing those of the same
+// name in any spelling. A request to another origin carries no credentials.
 func (c *call) header(tok *oauth2.Token) http.Header {
-	var ours []field
+	var token []field
 	if tok != nil {
-		ours = c.t.fields(tok)
+		token = c.t.tokenFields(tok)
 	}
-	h := make(http.Header, len(c.req.Header)+len(ours)+1)
-	bare := c.origin == nil
+	h := make(http.Header, len(c.req.Header)+len(token)+1)
+	anonymous := c.origin == nil
 	for k, v := range c.req.Header {
-		if !named(ours, k) && !(bare && c.private(k)) {
+		if !hasField(token, k) && !(anonymous && c.isCredential(k)) {
 			h[k] = v
 		}
 	}
-	for i := range ours {
-		h[ours[i].name] = ours[i].values
+	for i := range token {
+		h[token[i].name] = token[i].values
 	}
-	if c.t.o.UserAgent != "" && !bare {
+	if c.t.o.UserAgent != "" && !anonymous {
 		if _, ok := h["User-Agent"]; !ok {
 			h["User-Agent"] = []string{c.t.o.UserAgent}
 		}
@@ -313,33 +311,33 @@ func (c *call) header(tok *oauth2.Token) http.Header {
 	return h
 }
 
-// A field is a header as it is sent.
+// A field is a header field, spelled as it is sent.
 type field struct {
 	name   string
 	values []string
 }
 
-// carried is the header of one token, in the form that each request needs it.
-type carried struct {
+// tokenHeader caches the header fields of one token.
+type tokenHeader struct {
 	tok    *oauth2.Token
 	fields []field
 }
 
-// fields gives the token's headers. They are taken apart once a token.
-func (t *roundTripper) fields(tok *oauth2.Token) []field {
-	if c := t.carried.Load(); c != nil && c.tok == tok {
+// tokenFields returns the header fields of tok, built once for each token.
+func (t *roundTripper) tokenFields(tok *oauth2.Token) []field {
+	if c := t.tokenHeader.Load(); c != nil && c.tok == tok {
 		return c.fields
 	}
-	c := &carried{tok: tok}
+	c := &tokenHeader{tok: tok}
 	for name, values := range t.auth.Header(tok) {
 		c.fields = append(c.fields, field{name, values})
 	}
-	t.carried.Store(c)
+	t.tokenHeader.Store(c)
 	return c.fields
 }
 
-// named reports whether one of fields has that name, in any spelling.
-func named(fields []field, name string) bool {
+// hasField reports whether one of fields has that name, in any spelling.
+func hasField(fields []field, name string) bool {
 	for i := range fields {
 		if len(fields[i].name) == len(name) && strings.EqualFold(fields[i].name, name) {
 			return true
@@ -348,22 +346,21 @@ func named(fields []field, name string) bool {
 	return false
 }
 
-// private reports whether a header is not for other origins.
-func (c *call) private(key string) bool {
-	// Whatever this product calls its token's header: the values do not matter here.
+// isCredential reports whether a header must not be sent to other origins.
+func (c *call) isCredential(key string) bool {
+	// An empty token is enough to learn the names of the token's headers.
 	product := slices.Collect(maps.Keys(c.t.auth.Header(new(oauth2.Token))))
 	return slices.ContainsFunc(append(product, "Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Referer", "access_token"),
 		func(k string) bool { return strings.EqualFold(k, key) })
 }
 
-// discard reads what little there is left of a response and closes it, so that its connection can
-// be used again.
-func discard(resp *http.Response) {
+// drain reads up to 64 KiB of a response and closes it, so that its connection can be reused.
+func drain(resp *http.Response) {
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	resp.Body.Close()
 }
 
-// end gives back what the call holds.
+// end releases what the call holds.
 func (c *call) end() {
 	c.timer.Stop()
 	c.slot.done()
@@ -371,11 +368,12 @@ func (c *call) end() {
 	c.ended = true
 	c.cancel(nil)
 	c.mu.Unlock()
-	c.payload.interrupt()
+	c.body.interrupt()
 }
 
-// explain prefers the reason why the call was ended to what it looks like from below.
-func (c *call) explain(err error) error {
+// callError returns why the call ended (our time limit, the caller's context) instead of the network
+// error that resulted.
+func (c *call) callError(err error) error {
 	var t timeoutError
 	if errors.As(context.Cause(c.ctx), &t) && !errors.Is(err, auth.ErrStore) {
 		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: t}
@@ -390,25 +388,25 @@ func (c *call) explain(err error) error {
 		return &named
 	}
 	var n net.Error
-	if errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded) { // that of a TLS handshake
+	if errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded) { // of a TLS handshake
 		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: timeoutError{what: err.Error()}}
 	}
 	return err
 }
 
-// errNotHTTP stands for errors of net/http that quote what the server sent, which may be anything:
-// a reflected token, for one.
-var errNotHTTP = fmt.Errorf("%w: the answer is not valid HTTP", auth.ErrProtocol)
+// errNotHTTP replaces errors of net/http that quote what the server sent.
+var errNotHTTP = fmt.Errorf("%w: the response is not valid HTTP", auth.ErrProtocol)
 
-// unquoted takes from err what a server had net/http quote.
-func unquoted(err error) error {
+// redactServerText replaces net/http errors that quote bytes from the server, which may contain our
+// token.
+func redactServerText(err error) error {
 	if err == nil {
 		return nil
 	}
 	var bad textproto.ProtocolError
 	var known net.Error
 	switch {
-	case strings.HasPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: http: ContentLength="): // the caller's
+	case strings.HasPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: http: ContentLength="): // the caller's mistake
 		return err
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &known):
 		return err

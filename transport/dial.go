@@ -15,26 +15,26 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// connections makes the net/http transport beneath everything.
-func connections(o *Options) *http.Transport {
+// newPool returns the [http.Transport] that makes and keeps the connections.
+func newPool(o *Options) *http.Transport {
 	dialer := &net.Dialer{Timeout: o.AttemptTimeout, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
-		DialContext: noted(dialer.DialContext),
+		DialContext: recordDial(dialer.DialContext),
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 			switch resp.StatusCode {
-			case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy says 401 to a wrong password
+			case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy sends 401 for a wrong password
 				return &auth.Error{Op: "request", Status: resp.StatusCode, Err: errProxyAuth}
 			}
 			return nil
 		},
 		ForceAttemptHTTP2:     true,
 		MaxIdleConns:          128,
-		MaxIdleConnsPerHost:   128, // one connector, one host
+		MaxIdleConnsPerHost:   128, // a connector has one host
 		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   2 * o.AttemptTimeout, // of one that nobody waits for any more
+		TLSHandshakeTimeout:   2 * o.AttemptTimeout, // AttemptTimeout ends the attempt sooner; this ends the connection
 		ExpectContinueTimeout: time.Second,
-		// A dead connection of HTTP/2 would stay in the pool and take every attempt.
+		// Without pings, a dead HTTP/2 connection would stay in the pool and fail every attempt.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: o.AttemptTimeout / 3, PingTimeout: o.AttemptTimeout / 3},
 	}
 	if o.Proxy != nil {
@@ -48,10 +48,10 @@ func connections(o *Options) *http.Transport {
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// noted records in the call the connection that dial makes for it.
-func noted(dial dialFunc) dialFunc {
+// recordDial records, in the call, the connection that dial makes for it.
+func recordDial(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		latest := new(atomic.Pointer[dialed]) // nobody's, if a Wrap sends a request of its own
+		latest := new(atomic.Pointer[dialed]) // unused if a Wrap sends a request of its own
 		if c, ok := ctx.Value(callKey{}).(*call); ok {
 			latest = &c.dialed
 		}
@@ -68,22 +68,20 @@ func noted(dial dialFunc) dialFunc {
 	}
 }
 
-// errProxyAuth is not for Session to repeat: proxies lock accounts.
-var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or wants them", auth.ErrProtocol)
+// errProxyAuth is an ErrProtocol so that Session does not retry it: proxies lock accounts.
+var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol)
 
-// dialed is a connection that a call had made, or is having made. Silence counts from the last write
-// to it, be that its handshake's or the request's.
+// dialed is a connection that was made for a call, or is being made. Silence counts from the last
+// write to it, whether of the TLS handshake or of the request.
 type dialed struct {
-	net.Conn // nil: it is being made, and the dialer has a limit of its own
+	net.Conn // nil: it is being made, which the dialer limits itself
 	made     time.Time
-	last     atomic.Int64 // write, since made
+	last     atomic.Int64 // write, in ns since made
 }
 
-func (d *dialed) wrote() { d.last.Store(int64(time.Since(d.made))) }
-
-// flowed is when there was no silence yet. Other streams of HTTP/2 write to the connection too: what
-// is later than limit is theirs.
-func (d *dialed) flowed(limit time.Duration) time.Time {
+// lastWrite returns when this call last wrote to the connection, at most limit after it was made: other
+// HTTP/2 streams may write later.
+func (d *dialed) lastWrite(limit time.Duration) time.Time {
 	switch {
 	case d == nil:
 		return time.Time{}
@@ -95,16 +93,16 @@ func (d *dialed) flowed(limit time.Duration) time.Time {
 
 func (d *dialed) Write(b []byte) (int, error) {
 	n, err := d.Conn.Write(b)
-	d.wrote()
+	d.last.Store(int64(time.Since(d.made)))
 	return n, err
 }
 
-// dialError is a connection that was never made: nobody has seen the request.
+// dialError means that the connection was never made, so no server has seen the request.
 type dialError struct{ error }
 
 func (e *dialError) Unwrap() error { return e.error }
 
-// Timeout and Temporary make it the [net.Error] that it wraps.
+// Timeout and Temporary make it a [net.Error], as the wrapped error is.
 func (e *dialError) Timeout() bool {
 	var n net.Error
 	return errors.As(e.error, &n) && n.Timeout()
@@ -117,8 +115,8 @@ func neverConnected(err error) bool {
 	return errors.As(err, &d)
 }
 
-// hopeless reports whether the same request would fail in the same way.
-func hopeless(err error) bool {
+// permanentSendError reports whether another attempt would fail in the same way.
+func permanentSendError(err error) bool {
 	var (
 		dns    *net.DNSError
 		cert   *tls.CertificateVerificationError
@@ -127,8 +125,9 @@ func hopeless(err error) bool {
 	)
 	return errors.As(err, &dns) && dns.IsNotFound ||
 		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
-		errors.Is(err, errProxyAuth) || unsendable(err)
+		errors.Is(err, errProxyAuth) || invalidRequest(err)
 }
 
-// unsendable reports whether net/http refused to write the request: its method, a header or a trailer.
-func unsendable(err error) bool { return strings.HasPrefix(err.Error(), "net/http: invalid ") }
+// invalidRequest reports whether net/http refused to send the request because its method, a header or
+// a trailer is invalid.
+func invalidRequest(err error) bool { return strings.HasPrefix(err.Error(), "net/http: invalid ") }

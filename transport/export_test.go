@@ -1,4 +1,4 @@
 package transport
 
-// Noted wraps a test's dialer as this package wraps its own.
-var Noted = noted
+// RecordDial wraps a test's dialer as this package wraps its own.
+var RecordDial = recordDial

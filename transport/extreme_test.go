@@ -16,7 +16,7 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// A connection of HTTP/2 that has died without a word does not take all calls with it.
+// An HTTP/2 connection that dies without being closed does not fail all later calls.
 func TestDeadHTTP2Connection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -24,7 +24,7 @@ func TestDeadHTTP2Connection(t *testing.T) {
 		srv := serveInMemory(t, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "api.example.com", time.Now().Add(time.Hour))}},
 			func(http.ResponseWriter, *http.Request) {})
 		var n, dead atomic.Int64
-		nat := func(ctx context.Context, network, addr string) (net.Conn, error) { // forgets its first connection
+		nat := func(ctx context.Context, network, addr string) (net.Conn, error) { // drops all data of the first connection
 			there, err := srv.Dial(ctx, network, addr)
 			if err != nil {
 				return nil, err

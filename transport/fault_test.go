@@ -36,13 +36,13 @@ var update = flag.Bool("update", false, "write the measured table into docs/tran
 type fault struct {
 	name    string
 	play    func(s *faultServer, c *peer)
-	https   func(ca *testpki.CA) *tls.Config // how the server speaks TLS; nil: it does not
+	https   func(ca *testpki.CA) *tls.Config // the server's TLS; nil: none
 	meet    func(s *faultServer, base *string, o *transport.Options)
-	warm    bool  // a good call comes first, and its connection is kept
-	silence bool  // the outcome depends on time, so it is played in memory, where time is exact
-	flood   bool  // of headers: the client's limit for them is lowered
+	warm    bool  // a good call comes first, whose connection is kept
+	silence bool  // the outcome depends on time, so it runs in memory, where time is exact
+	flood   bool  // of headers; the client's limit is lowered
 	upload  int64 // the size of the body; such a row has no GET
-	idle    bool  // which the server then closes
+	idle    bool  // the server then closes that connection
 }
 
 // kinds are the requests of the table: the columns.
@@ -50,7 +50,7 @@ var kinds = []struct{ name, method, key string }{
 	{"GET", "GET", ""}, {"PUT", "PUT", ""}, {"POST", "POST", ""}, {"POST with Idempotency-Key", "POST", "key-1"},
 }
 
-// faults makes the rows. Those that need state of their own get it anew for each request.
+// faults returns the rows. State that a row needs is created for each request.
 func faults(t *testing.T, ca *testpki.CA) []fault {
 	serving := func(host string, life time.Duration) func(*testpki.CA) *tls.Config {
 		return func(ca *testpki.CA) *tls.Config {
@@ -79,7 +79,7 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 			*base = "https://a..invalid" // an empty label: no resolver is asked
 		}},
 		{name: "reset before the request was read", play: func(_ *faultServer, c *peer) {
-			c.tcp.Read(make([]byte, 1)) // sooner, and to some clients the connection was never made
+			c.tcp.Read(make([]byte, 1)) // if reset sooner, some clients report that the connection was never made
 			c.reset()
 		}},
 		{name: "reset in the middle of the upload", upload: 32 << 20, play: func(_ *faultServer, c *peer) {
@@ -103,7 +103,7 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 		}},
 		{name: "reset in the middle of the headers", play: func(_ *faultServer, c *peer) {
 			if c.act() {
-				c.say(ok[:17]) // at the end of a line, or it were garbage
+				c.say(ok[:17]) // at the end of a line: half a line would be garbage
 				c.reset()
 			}
 		}},
@@ -159,7 +159,7 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 			}
 			if c.n == 1 {
 				c.answered()
-				c.half() // returns when the client has seen it and has closed too
+				c.half() // returns when the client has closed too
 				close(s.idle)
 			} else {
 				c.stall()
@@ -200,8 +200,8 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 		{name: "TLS: the certificate has expired", https: serving("127.0.0.1", -time.Hour), play: refusing},
 		{name: "TLS: the certificate is of a foreign CA", https: func(*testpki.CA) *tls.Config { return serving("127.0.0.1", time.Hour)(foreign) }, play: refusing},
 		{name: "TLS: the certificate is for another host", https: serving("example.org", time.Hour), play: refusing},
-		// With TLS 1.3 the alert comes when the request is already on its way. net/http then says at times
-		// only that the connection is closed.
+		// With TLS 1.3 the alert comes after the request was sent, and net/http sometimes reports only that
+		// the connection is closed.
 		{name: "TLS 1.2: a client certificate is missing", https: func(ca *testpki.CA) *tls.Config {
 			c := serving("127.0.0.1", time.Hour)(ca)
 			c.MaxVersion, c.ClientAuth, c.ClientCAs = tls.VersionTLS12, tls.RequireAndVerifyClientCert, ca.Pool()
@@ -223,7 +223,7 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 	}
 }
 
-// refuse answers what was read, and not acted on.
+// refuse reads a request and responds without processing it.
 func refuse(text string) func(*faultServer, *peer) {
 	return func(_ *faultServer, c *peer) {
 		if c.read() {
@@ -243,30 +243,30 @@ func flood(_ *faultServer, c *peer) {
 	}
 }
 
-// refusing is a server that speaks TLS and, if the client goes along, HTTP.
+// refusing speaks TLS and, if the client accepts, HTTP.
 func refusing(_ *faultServer, c *peer) {
 	if c.act() {
 		c.say(ok)
 	}
-	c.tcp.CloseWrite() // and not Close, which would reset the alert away
+	c.tcp.CloseWrite() // Close would reset the connection before the alert is read
 	io.Copy(io.Discard, c.tcp)
 }
 
-// away is where nobody listens, and where no other test of this machine begins to.
+// away is an address on which no server listens.
 const away = "127.0.0.1:1"
 
-// faultAttempt is attempt_timeout where time is exact.
+// faultAttempt is attempt_timeout of the tests in memory.
 const faultAttempt = 10 * time.Second
 
-// measured is what one request met with.
+// measured is the outcome of one request.
 type measured struct {
 	sent, acted int64
 	gets, lasts string
 	headers     time.Duration // until Do returned
 }
 
-// measure makes one request of a kind. A fault that is not a silence must end by itself: its limits are
-// so long that not even a slow machine reaches them.
+// measure makes one request of a kind. A fault that is not a silence must end without our limits, which
+// are too long for that even on a slow machine.
 func measure(t *testing.T, ca *testpki.CA, f fault, method, key string, timeout time.Duration) (m measured) {
 	if !f.silence {
 		measureIn(t, ca, f, method, key, transport.Options{Timeout: 5 * time.Minute, AttemptTimeout: 5 * time.Minute}, &m)
@@ -423,8 +423,8 @@ func kindOfError(err error) string {
 	return err.Error()
 }
 
-// TestFaults measures the table of docs/transport.md, and holds it to what must always be so:
-// nothing that is not idempotent acts twice, and nothing hangs.
+// TestFaults measures the table of docs/transport.md, and fails if a request that is not idempotent is
+// processed twice or if a call hangs.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	ca := testpki.New(t)
@@ -454,14 +454,14 @@ func TestFaults(t *testing.T) {
 	checkDoc(t, "../docs/transport.md", "faults", render(rows, table))
 }
 
-// With a timeout below attempt_timeout, the response or the error comes in time. The beginning of an
-// error's body is read before the caller gets the response: its silence lasts for attempt_timeout.
+// With a timeout below attempt_timeout, the response or the error comes in time. But the beginning of an
+// error's body is read before the response is returned, and its silence may last attempt_timeout.
 func TestNoFaultOutlastsTimeout(t *testing.T) {
 	t.Parallel()
 	const timeout = faultAttempt / 3
 	ca := testpki.New(t)
 	for _, f := range faults(t, ca) {
-		if !f.silence || f.upload != 0 { // the upload's own silence ends it, see TestFaults
+		if !f.silence || f.upload != 0 { // ended by the silence of the upload, see TestFaults
 			continue
 		}
 		t.Run(f.name, func(t *testing.T) {
@@ -488,7 +488,7 @@ func TestFloodOfHeaders(t *testing.T) {
 	}
 }
 
-// render writes the table as Markdown.
+// render returns the table as Markdown.
 func render(rows []fault, table [][]measured) string {
 	var b strings.Builder
 	b.WriteString("| fault |")
@@ -511,7 +511,7 @@ func render(rows []fault, table [][]measured) string {
 	return b.String()
 }
 
-// together says once what the kinds have in common, and names those that differ.
+// together returns what all kinds have in common, or the most common value and each exception.
 func together(row []measured, of func(measured) string) string {
 	var said []string
 	who := map[string][]string{}
@@ -533,8 +533,8 @@ func together(row []measured, of func(measured) string) string {
 	return strings.Join(said, "; ")
 }
 
-// checkDoc holds the part of a document between <!-- name --> and <!-- /name --> to what it
-// should be, or writes it with -update.
+// checkDoc compares the part of a document between <!-- name --> and <!-- /name --> with want, or writes
+// it with -update.
 func checkDoc(t *testing.T, path, name, want string) {
 	t.Helper()
 	doc, err := os.ReadFile(path)
@@ -558,7 +558,7 @@ func checkDoc(t *testing.T, path, name, want string) {
 	}
 }
 
-// Which bodies are repeated, where their method may be.
+// Which bodies are resent, if the method may be retried.
 func TestFaultsByBody(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -12,26 +12,26 @@ import (
 	"time"
 )
 
-// faultServer treats each connection as its play says.
+// faultServer runs play on each connection.
 type faultServer struct {
 	addr  string
 	play  func(s *faultServer, c *peer)
 	tls   *tls.Config
-	acted atomic.Int64 // whole requests, body included, that it would have carried out
+	acted atomic.Int64 // complete requests that it has processed
 	conns atomic.Int64
 
 	gone chan struct{} // closed when the test is over
-	seen chan struct{} // closed when the client has the headers of its answer
+	seen chan struct{} // closed when the client has the response headers
 	idle chan struct{} // closed when the client has closed an idle connection
 }
 
-// peer is one connection, with what a play does to it.
+// peer is one connection of a faultServer.
 type peer struct {
 	net.Conn
 	tcp *net.TCPConn // nil in memory
 	r   *bufio.Reader
 	s   *faultServer
-	n   int64 // the how manieth connection
+	n   int64 // counts connections, from 1
 }
 
 // serveFaults serves on loopback.
@@ -82,7 +82,7 @@ func serveFaultsOn(t testing.TB, l net.Listener, config *tls.Config, play func(s
 	return s
 }
 
-// read takes in a whole request, as a server would that then refuses it.
+// read reads a whole request without processing it.
 func (c *peer) read() bool {
 	r, err := http.ReadRequest(c.r)
 	if err != nil {
@@ -92,7 +92,7 @@ func (c *peer) read() bool {
 	return err == nil && (r.ContentLength < 0 || n == r.ContentLength)
 }
 
-// act takes in a whole request and carries it out.
+// act reads a whole request and processes it.
 func (c *peer) act() bool {
 	if !c.read() {
 		return false
@@ -109,7 +109,7 @@ func (c *peer) reset() {
 	c.tcp.Close()
 }
 
-// half says that nothing more will come, and goes on listening. In memory it only listens.
+// half closes the sending side and reads until the client closes. In memory it only reads.
 func (c *peer) half() {
 	if c.tcp != nil {
 		c.tcp.CloseWrite()
@@ -117,10 +117,10 @@ func (c *peer) half() {
 	io.Copy(io.Discard, c.r)
 }
 
-// stall does nothing until the client gives up.
+// stall sends nothing until the client gives up.
 func (c *peer) stall() { io.Copy(io.Discard, c.r) }
 
-// answered waits until the client has the headers of its answer.
+// answered waits until the client has the response headers.
 func (c *peer) answered() {
 	select {
 	case <-c.s.seen:
@@ -128,7 +128,7 @@ func (c *peer) answered() {
 	}
 }
 
-// drip says s a byte at a time; every is the server's own time.
+// drip sends s a byte at a time, with a pause before each.
 func (c *peer) drip(s string, every time.Duration) {
 	for i := range len(s) {
 		select {

@@ -14,15 +14,15 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// inMemory lets a client of o reach every host through dial, which works in a synctest bubble.
+// inMemory makes a client of o reach every host through dial, which works in a synctest bubble.
 func inMemory(dial func(ctx context.Context, network, addr string) (net.Conn, error), o transport.Options) transport.Options {
 	o.AllowHTTP = true
 	if o.Proxy == nil {
-		o.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // and not the environment's
+		o.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // not the environment's
 	}
 	wrap := o.Wrap
 	o.Wrap = func(next http.RoundTripper) http.RoundTripper {
-		next.(*http.Transport).DialContext = transport.Noted(dial)
+		next.(*http.Transport).DialContext = transport.RecordDial(dial)
 		if wrap != nil {
 			next = wrap(next)
 		}

@@ -8,51 +8,51 @@ import (
 	"time"
 )
 
-// Options shape a connector's traffic. The zero value of each field is its default.
+// Options say how a connector sends its requests. The zero value of each field is its default.
 type Options struct {
 	// Connector names the connector in errors and logs.
 	Connector string
 	// BaseURL gives the origin that credentials go to. Required by [New].
 	BaseURL *url.URL
-	// AllowedOrigins are further ones; only scheme, host and port count.
+	// AllowedOrigins are further origins for credentials; only scheme, host and port count.
 	AllowedOrigins []*url.URL
 	// AllowHTTP permits plain http to hosts other than loopback.
 	AllowHTTP bool
 
-	// Timeout (60 s) is until the headers of the returned response, waits and retries included.
-	// It does not cut a body that flows, up or down.
+	// Timeout (60 s) limits the time until the headers of the returned response, waits and retries
+	// included. It does not end a request or response body that keeps moving.
 	Timeout time.Duration
-	// AttemptTimeout (30 s) is the longest silence: connecting, from request written to headers,
-	// between two writes or reads of a body.
+	// AttemptTimeout (30 s) limits each silence: while connecting, from the written request to the
+	// response's headers, and between two reads or writes of a body.
 	AttemptTimeout time.Duration
 	Retry          Retry
-	// MaxReplayBody (1 MiB) is how much of a body without GetBody is kept for a replay. Negative
-	// keeps nothing.
+	// MaxReplayBody (1 MiB) is how many bytes of a body without GetBody are kept for a retry. If it is
+	// negative, none are.
 	MaxReplayBody int64
 
-	// Limiter is the identity's, shared by its connectors and its exchanges. nil is without limits.
+	// Limiter is shared by the connectors and exchanges of one identity. nil means no limits.
 	Limiter *Limiter
-	// Close makes each connection serve one request.
+	// Close makes each connection serve a single request.
 	Close bool
 	// TLS configures the connections to allowed origins. It is not changed.
 	TLS *tls.Config
-	// Proxy finds the proxy of a request; nil is [http.ProxyFromEnvironment].
+	// Proxy returns the proxy of a request; nil means [http.ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
-	// UserAgent is sent where the request has none. "" leaves it to net/http.
+	// UserAgent is sent with requests that set none. "" leaves it to net/http.
 	UserAgent string
 
-	// Wrap, if not nil, is put around the innermost RoundTripper: it sees each attempt.
+	// Wrap, if not nil, wraps the innermost RoundTripper, so that it sees each attempt.
 	Wrap func(http.RoundTripper) http.RoundTripper
-	// Logger, if not nil, gets a record of each attempt: method, URL without query, status,
-	// attempt, wait.
+	// Logger, if not nil, gets a debug record of each attempt (method, URL without query, status) and
+	// of each wait before another.
 	Logger *slog.Logger
 }
 
-// Retry bounds the retries of a call.
+// Retry limits the retries of a call. The zero value of each field is its default.
 type Retry struct {
 	MaxAttempts int `yaml:"max_attempts" min:"1, the first attempt included"` // 4
 
 	MinBackoff    time.Duration `yaml:"min_backoff"`     // 500 ms
 	MaxBackoff    time.Duration `yaml:"max_backoff"`     // 30 s
-	MaxRetryAfter time.Duration `yaml:"max_retry_after"` // 30 s: a longer Retry-After is not waited for
+	MaxRetryAfter time.Duration `yaml:"max_retry_after"` // 30 s; a response with a longer Retry-After is returned
 }

@@ -27,7 +27,7 @@ func viaProxy(t *testing.T) (*http.Client, *[]string) {
 		Proxy: func(*http.Request) (*url.URL, error) { return at, nil }}), &seen
 }
 
-// İ (U+0130) becomes i in lower case, and still is the name of another host.
+// İ (U+0130) is i in lower case, but a host name with it is another host.
 func TestHostsAreNotFolded(t *testing.T) {
 	t.Parallel()
 	c, seen := viaProxy(t)
@@ -44,7 +44,7 @@ func TestHostsAreNotFolded(t *testing.T) {
 	}
 }
 
-// What is opaque may name another host to a proxy than the URL's own.
+// A proxy may read another host from an opaque URL than URL.Host.
 func TestOpaqueURL(t *testing.T) {
 	t.Parallel()
 	c, seen := viaProxy(t)

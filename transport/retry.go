@@ -17,9 +17,8 @@ import (
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
-// retry is what follows a first attempt that deserves another. go-retryablehttp runs the loop over
-// an empty shell of the request; the attempts themselves, bodies and answers are the call's, and
-// the first answer is the loop's first round.
+// retry makes the attempts after the first. go-retryablehttp runs the loop over an empty request;
+// attempts, bodies and responses are the call's own, and the first response is the loop's first round.
 func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.Response, error) {
 	first := true
 	client := &retryablehttp.Client{
@@ -32,11 +31,11 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 			}),
 			CheckRedirect: useLastResponse,
 		},
-		RetryMax: c.t.o.Retry.MaxAttempts, // again counts
+		RetryMax: c.t.o.Retry.MaxAttempts, // shouldRetry counts
 		CheckRetry: func(context.Context, *http.Response, error) (bool, error) {
 			again := first
 			if first = false; !again {
-				wait, again = c.again(resp, err)
+				wait, again = c.shouldRetry(resp, err)
 			}
 			return again, nil
 		},
@@ -51,7 +50,7 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 	shell := http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: c.req.URL.Scheme, Host: c.req.URL.Host}, Header: http.Header{}}
 	ctx := c.req.Context()
 	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(ctx)})
-	if ctx.Err() != nil && err == nil && lerr != nil { // ended while it waited: the answer is gone
+	if ctx.Err() != nil && err == nil && lerr != nil { // ended during a wait: the response is drained
 		return nil, context.Cause(ctx)
 	}
 	return resp, err
@@ -61,16 +60,16 @@ type rounds func() (*http.Response, error)
 
 func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
 
-// again decides whether the call deserves another attempt, and after which wait. It takes the
-// attempt from the budget.
-func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
+// shouldRetry reports whether to make another attempt, and after which wait. If so, it has taken a retry
+// from the budget and the request body from the attempt that failed.
+func (c *call) shouldRetry(resp *http.Response, err error) (time.Duration, bool) {
 	o := &c.t.o.Retry
-	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.ctx.Err() != nil && !c.fellSilent() ||
-		!c.deserves(resp, err) || !c.payload.replayable() {
+	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.ctx.Err() != nil && !c.wasSilent() ||
+		!c.retryable(resp, err) || !c.body.replayable() {
 		return 0, false
 	}
 	now := time.Now()
-	wait := cmp.Or(c.drawn, rand.N(c.backoff()))
+	wait := cmp.Or(c.pauseFor, rand.N(c.backoff()))
 	if resp != nil {
 		if after, ok := retryafter.Parse(resp.Header, now); ok {
 			if after > o.MaxRetryAfter {
@@ -79,13 +78,13 @@ func (c *call) again(resp *http.Response, err error) (time.Duration, bool) {
 			wait = max(wait, after)
 		}
 	}
-	c.uploaded() // as far as it is
-	return wait, c.fits(wait, now) && c.budget().retry(now.Unix()) && c.payload.abandon()
+	c.creditUpload()
+	return wait, c.fitsDeadline(wait, now) && c.budget().takeRetry(now.Unix()) && c.body.abandon()
 }
 
-// fits reports whether another attempt can leave in time, after that wait and the limiter's, as far
-// as is known. One that cannot would take the answer with it that there is.
-func (c *call) fits(wait time.Duration, now time.Time) bool {
+// fitsDeadline reports whether another attempt can be sent in time after this wait and the limiter's,
+// as far as is known. If not, the response at hand is better than none.
+func (c *call) fitsDeadline(wait time.Duration, now time.Time) bool {
 	if c.origin != nil {
 		wait = max(wait, c.t.o.Limiter.wait(c.t.auth == nil))
 	}
@@ -96,7 +95,7 @@ func (c *call) fits(wait time.Duration, now time.Time) bool {
 	return !ok || !now.Add(wait).After(end)
 }
 
-// backoff is the longest wait before the next attempt.
+// backoff returns the longest wait before the next attempt.
 func (c *call) backoff() time.Duration {
 	o := &c.t.o.Retry
 	n := min(max(c.attempts-1, 0), 20)
@@ -106,13 +105,13 @@ func (c *call) backoff() time.Duration {
 	return max(o.MinBackoff<<n, 1)
 }
 
-// deserves reports whether another attempt may help and can do no harm: nothing acts twice that is
-// not idempotent (RFC 9110 section 9.2.2).
-func (c *call) deserves(resp *http.Response, err error) bool {
+// retryable reports whether another attempt may succeed, and is safe: a request that is not idempotent
+// (RFC 9110 section 9.2.2) must not be processed twice.
+func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
 		var ours *auth.Error
-		if errors.As(err, &ours) || hopeless(err) {
+		if errors.As(err, &ours) || permanentSendError(err) {
 			return false
 		}
 		return neverConnected(err) || !exchange && c.idempotent()
@@ -135,7 +134,7 @@ func (c *call) idempotent() bool {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
-	for k, v := range c.req.Header { // Get finds the canonical spelling alone
+	for k, v := range c.req.Header { // Get finds only the canonical spelling
 		if strings.EqualFold(k, "Idempotency-Key") && len(v) > 0 && v[0] != "" {
 			return true
 		}
@@ -143,8 +142,8 @@ func (c *call) idempotent() bool {
 	return false
 }
 
-// pause holds the whole identity when the product says that it has had enough.
-func (c *call) pause(resp *http.Response) {
+// pauseIdentity pauses all calls of the identity if the response says that it sends too many.
+func (c *call) pauseIdentity(resp *http.Response) {
 	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return
 	}
@@ -154,8 +153,8 @@ func (c *call) pause(resp *http.Response) {
 		if resp.StatusCode == http.StatusServiceUnavailable {
 			return
 		}
-		c.drawn = rand.N(c.backoff())
-		after = c.drawn
+		c.pauseFor = rand.N(c.backoff())
+		after = c.pauseFor
 	}
 	c.t.o.Limiter.pause(now.Add(min(after, c.t.o.Retry.MaxRetryAfter)))
 }

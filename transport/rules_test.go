@@ -28,12 +28,12 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// The rules that net/http.RoundTripper and net/http.Client set.
+// The rules of net/http.RoundTripper and net/http.Client.
 
-// byPath answers in every way that a call can end.
+// byPath has a path for each way in which a call can end.
 func byPath(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
-	case "/refused": // its token
+	case "/refused": // the token
 		io.Copy(io.Discard, r.Body)
 		http.Error(w, "token", http.StatusUnauthorized)
 	case "/unavailable":
@@ -42,7 +42,7 @@ func byPath(w http.ResponseWriter, r *http.Request) {
 	case "/throttled":
 		io.Copy(io.Discard, r.Body)
 		w.WriteHeader(429)
-	case "/early": // answers without a look at the body
+	case "/early": // responds without reading the body
 		w.WriteHeader(400)
 	case "/reset":
 		panic(http.ErrAbortHandler)
@@ -60,7 +60,7 @@ func byPath(w http.ResponseWriter, r *http.Request) {
 	case "/silent-body":
 		io.Copy(io.Discard, r.Body)
 		w.(http.Flusher).Flush()
-		if r.Method != "HEAD" { // whose connection the client uses again
+		if r.Method != "HEAD" { // its connection is reused
 			<-r.Context().Done()
 		}
 	case "/nothing":
@@ -79,7 +79,7 @@ func paths(t testing.TB) *httptest.Server {
 
 var everyPath = []string{"/ok", "/refused", "/unavailable", "/throttled", "/early", "/reset", "/cut", "/redirect", "/nothing"}
 
-// RoundTrip leaves the request as it was, gives a response or an error, and serves many at once.
+// RoundTrip does not change the request, returns a response or an error, and is safe for concurrent use.
 func TestRoundTripperRules(t *testing.T) {
 	t.Parallel()
 	srv := paths(t)
@@ -128,10 +128,10 @@ func TestRoundTripperRules(t *testing.T) {
 	wg.Wait()
 }
 
-// gate is a request body that gives one piece, then waits until it is closed.
+// gate is a request body of one piece, after which Read blocks until Close.
 type gate struct {
 	first  atomic.Bool
-	reads  chan struct{} // closed when it waits
+	reads  chan struct{} // closed when Read blocks
 	done   chan struct{}
 	closed atomic.Int64
 }
@@ -158,8 +158,7 @@ func (g *gate) Close() error {
 	return nil
 }
 
-// Whatever happens, the caller's body is closed, once. The rest of the ways is in
-// TestBodyIsClosedOnce.
+// The caller's body is closed once, however the call ends. See also TestBodyIsClosedOnce.
 func TestBodyIsClosedOnceWhenCutOff(t *testing.T) {
 	t.Parallel()
 	srv := paths(t)
@@ -266,14 +265,14 @@ func TestBodyIsClosedOnceWhenCutOff(t *testing.T) {
 	})
 }
 
-// failing has its credentials refused.
+// failing is a provider whose credentials are refused.
 type failing struct{ product }
 
 func (*failing) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
 	return nil, &auth.Error{Op: "exchange", Err: auth.ErrCredentials}
 }
 
-// A body of which more is sent than is kept, while the answer is weighed, is not repeated in part.
+// A body of which more is sent than kept, while the response is judged, is not resent in part.
 func TestBodyIsNeverRepeatedInPart(t *testing.T) {
 	t.Parallel()
 	const size = 3 << 20
@@ -283,7 +282,7 @@ func TestBodyIsNeverRepeatedInPart(t *testing.T) {
 			return
 		}
 		if c.n == 1 {
-			const page = 100 << 10 // more than is looked at, so the answer is not over yet
+			const page = 100 << 10 // more than Rejected reads, so the response is not over yet
 			c.say(fmt.Sprintf("HTTP/1.1 401 Unauthorized\r\nContent-Length: %d\r\n\r\n%-*s", page, page, "token"))
 		}
 		if n, err := io.Copy(io.Discard, r.Body); err == nil && n != size {
@@ -305,7 +304,7 @@ func TestBodyIsNeverRepeatedInPart(t *testing.T) {
 	resp.Body.Close()
 }
 
-// eager sends the rest of a body while a second token is being obtained.
+// eager sends the rest of a body while the second exchange runs.
 type eager struct {
 	product
 	end      eof
@@ -328,7 +327,7 @@ type eof struct{ reached chan struct{} }
 
 func (e *eof) Read([]byte) (int, error) { close(e.reached); return 0, io.EOF }
 
-// WebSockets and other upgrades: the connection is the caller's, and a call in flight until closed.
+// After an upgrade (WebSocket) the caller owns the connection, which counts as in flight until it is closed.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
@@ -339,7 +338,7 @@ func TestUpgrade(t *testing.T) {
 		io.Copy(c.Conn, c.r)
 	})
 	c := client(t, new(product), "http://"+s.addr, transport.Options{Limiter: transport.NewLimiter(nil, 1), Timeout: 20 * time.Second})
-	for range 2 { // the second would find no place
+	for range 2 { // the second would be refused if the first still counted
 		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.addr, nil)
 		req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
 		resp, err := c.Do(req)
@@ -358,7 +357,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// Whatever becomes of a call, its place among max_concurrency is free afterwards.
+// However a call ends, it no longer counts against max_concurrency.
 func TestPlacesComeBack(t *testing.T) {
 	t.Parallel()
 	srv := paths(t)
@@ -390,7 +389,7 @@ func TestPlacesComeBack(t *testing.T) {
 	}
 }
 
-// A call ends at once when its context does, wherever it is.
+// A call ends as soon as its context does, at any stage.
 func TestCancellationIsPrompt(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -437,7 +436,7 @@ func TestCancellationIsPrompt(t *testing.T) {
 						resp.Body.Close()
 					}
 					const after = 300 * time.Millisecond
-					// A deadline that is far away as the call begins: waits that cannot fit are not begun.
+					// The context has no near deadline when the call begins: a wait that cannot fit would not be begun.
 					ctx := &late{Context: t.Context(), done: make(chan struct{}), err: how}
 					start := time.Now()
 					time.AfterFunc(after, ctx.end)
@@ -460,7 +459,7 @@ func TestCancellationIsPrompt(t *testing.T) {
 	}
 }
 
-// late is a context that ends when told to, with the error it is told.
+// late is a context whose end, and error, the test decides.
 type late struct {
 	context.Context
 	done chan struct{}
@@ -478,7 +477,7 @@ func (l *late) Err() error {
 	}
 }
 
-// hangingProvider has a token endpoint that does not answer.
+// hangingProvider has a token endpoint that does not respond.
 type hangingProvider struct{ *product }
 
 func (hangingProvider) Exchange(ctx context.Context, _ *oauth2.Token) (*oauth2.Token, error) {
@@ -486,7 +485,7 @@ func (hangingProvider) Exchange(ctx context.Context, _ *oauth2.Token) (*oauth2.T
 	return nil, ctx.Err()
 }
 
-// Every limit of time that is ours is a deadline and a timeout to whoever asks.
+// Each of our time limits is a context.DeadlineExceeded and a net.Error with Timeout.
 func TestTimeoutsAreTimeouts(t *testing.T) {
 	t.Parallel()
 	srv := paths(t)
@@ -521,7 +520,7 @@ func TestTimeoutsAreTimeouts(t *testing.T) {
 	}
 }
 
-// Expect: 100-continue: the body goes out when the server asks for it, and stays if it refuses.
+// Expect: 100-continue: the body is sent when the server asks for it, and not if it refuses.
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{100, 417} {
@@ -571,7 +570,7 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// A token refused before the body was asked for costs no upload, and the body is still whole.
+// If the token is rejected before the server asks for the body, nothing was uploaded and the replay is complete.
 func TestExpectContinueRefusedToken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -605,7 +604,7 @@ func TestExpectContinueRefusedToken(t *testing.T) {
 	})
 }
 
-// A large body goes through without being kept. Not parallel: it looks at the whole heap.
+// A large body is sent without being kept. Not parallel: it measures the whole heap.
 func TestLargeUploadIsNotKept(t *testing.T) {
 	const size = 128 << 20
 	s := serveFaults(t, nil, func(_ *faultServer, c *peer) {
@@ -630,12 +629,12 @@ func TestLargeUploadIsNotKept(t *testing.T) {
 	}
 	resp.Body.Close()
 	runtime.ReadMemStats(&after)
-	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 16 { // all that was ever allocated meanwhile
+	if n := (after.TotalAlloc - before.TotalAlloc) >> 20; n > 16 { // freed memory included
 		t.Errorf("%d MiB allocated", n)
 	}
 }
 
-// The response's body comes as it is sent: its beginning can be read before its end exists.
+// Response bodies stream: the beginning can be read before the server sends the end.
 func TestResponseStreams(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 206} {
@@ -665,8 +664,8 @@ func TestResponseStreams(t *testing.T) {
 	}
 }
 
-// What flows is not cut, be it for ten minutes; what is silent ends at attempt_timeout. TestTimeouts has
-// the same without a network.
+// A transfer may last ten minutes as long as data comes; silence ends it at attempt_timeout. TestTimeouts
+// tests the same without a network.
 func TestLongTransfers(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -740,8 +739,8 @@ func upload(t *testing.T, pieces int) (int, error) {
 	return int(got.Load()), err
 }
 
-// Silences do not add up: the handshake and the headers may each take most of attempt_timeout, on a
-// new connection and on one that is there.
+// Silences do not add up: the handshake and the headers may each take most of attempt_timeout, on a new
+// connection and on a reused one.
 func TestSilencesDoNotAddUp(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range []string{"http/1.1", "h2"} {
@@ -771,7 +770,7 @@ func TestSilencesDoNotAddUp(t *testing.T) {
 	}
 }
 
-// An upload that goes on while its answer has begun keeps the answer alive.
+// An upload that goes on after the response headers keeps the call from timing out.
 func TestUploadWhileTheAnswerWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -799,7 +798,7 @@ func TestUploadWhileTheAnswerWaits(t *testing.T) {
 	})
 }
 
-// What a Wrap answers may have no body at all.
+// A response from a Wrap may have no body.
 func TestResponseWithoutBody(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 401, 503} {
@@ -822,12 +821,12 @@ func TestResponseWithoutBody(t *testing.T) {
 	}
 }
 
-// rejecting knows a refused token by the status alone.
+// rejecting tells a rejected token by the status alone.
 type rejecting struct{ *product }
 
 func (rejecting) Rejects(resp *http.Response, _ []byte) bool { return resp.StatusCode == 401 }
 
-// What net/http refuses to send, it refuses again.
+// A request that net/http refuses to send is not retried.
 func TestInvalidRequestIsTriedOnce(t *testing.T) {
 	t.Parallel()
 	srv := paths(t)
@@ -848,7 +847,7 @@ func TestInvalidRequestIsTriedOnce(t *testing.T) {
 	}
 }
 
-// A body that cannot be read is no reason to send it again.
+// A request body that fails to read is not retried.
 func TestUnreadableBody(t *testing.T) {
 	t.Parallel()
 	s := serveFaults(t, nil, func(_ *faultServer, c *peer) { c.act() })
@@ -867,15 +866,15 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// net/http sends a request again whose kept-alive connection broke, or whose stream was refused: the
-// product sees both, and no more in a window than it allows.
+// net/http itself resends a request if its reused connection broke or its stream was refused. The product
+// may see both, so both count against the limit.
 func TestLimitHoldsWhereNetHTTPSendsAgain(t *testing.T) {
 	t.Parallel()
 	const fits, never = 500 * time.Millisecond, time.Hour
 	for name, test := range map[string]struct {
 		https bool
 		play  func(seen func() int, c *peer)
-		calls int   // of which the last is sent again
+		calls int   // the last of which is resent
 		conns int64 // needed for that
 	}{
 		"HTTP/1": {false, func(seen func() int, c *peer) {
@@ -887,7 +886,7 @@ func TestLimitHoldsWhereNetHTTPSendsAgain(t *testing.T) {
 			}
 		}, 2, 2},
 		"HTTP/2": {true, func(seen func() int, c *peer) {
-			frames := make(chan string, 16) // it reads on while it writes, as memory has no buffers between the two
+			frames := make(chan string, 16) // reads on while it writes: the in-memory connection has no buffer
 			defer close(frames)
 			go func() {
 				for f := range frames {
@@ -956,7 +955,7 @@ func TestLimitHoldsWhereNetHTTPSendsAgain(t *testing.T) {
 						io.Copy(io.Discard, resp.Body)
 						resp.Body.Close()
 					}
-					time.Sleep(time.Minute) // for what should not come
+					time.Sleep(time.Minute) // for requests that should not come
 					mu.Lock()
 					defer mu.Unlock()
 					if s.conns.Load() != test.conns || attempts != test.calls {
@@ -978,7 +977,7 @@ func TestLimitHoldsWhereNetHTTPSendsAgain(t *testing.T) {
 	}
 }
 
-// A call that fails takes no more than its own connections with it.
+// A failed call closes no connection but its own.
 func TestFailureKeepsThePool(t *testing.T) {
 	t.Parallel()
 	const width = 8
@@ -1029,7 +1028,7 @@ func TestFailureKeepsThePool(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	get(ctx, "GET", "/silent")  // takes 1
-	get(ctx, "POST", "/silent") // none: its time is over
+	get(ctx, "POST", "/silent") // none: its context has ended
 	for range width {
 		get(t.Context(), "GET", "/ok")
 	}

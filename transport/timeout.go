@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Time. `timeout` is for the call, until the headers of its answer; a body that flows, up or down, does
-// not count. `attempt_timeout` is the longest silence: until the headers it ends an attempt, later the
-// call. All that passes only notes when it did, and one timer looks at that: a timer set for each
-// piece of it, or net/http's own for the headers, costs as much as the rest of the call.
+// Two limits, one timer. `timeout` runs until the response headers, without the time of an upload.
+// `attempt_timeout` limits each silence: before the headers it ends the attempt, after them the call.
+// Reads and writes store a timestamp, which the timer compares: a timer for each read, or net/http's own
+// for the headers, costs as much as the rest of the call.
 
-// timeoutError is a limit that was passed.
+// timeoutError says which limit was exceeded.
 type timeoutError struct {
 	what    string
-	attempt bool // which is over, and not the call
+	attempt bool // ends the attempt, not the call
 }
 
 func (e timeoutError) Error() string        { return e.what }
@@ -23,10 +23,10 @@ func (e timeoutError) Timeout() bool        { return true }
 func (e timeoutError) Temporary() bool      { return true }
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// clock is the time since the call began, never 0.
+// clock returns the time since the call began in ns, never 0.
 func (c *call) clock() int64 { return int64(time.Since(c.began)) + 1 }
 
-// attempt is the context of one, which leads to its call.
+// attempt is the context of one attempt; Value finds its call.
 type attempt struct {
 	context.Context
 	call *call
@@ -41,13 +41,13 @@ func (a *attempt) Value(key any) any {
 	return a.Context.Value(key)
 }
 
-// due is by when the call, begun now, has to have its headers. What a client sends for a redirect has
-// the time that is left, if its response is as it left here; but once, as whoever finds the request in
-// a response may send it again.
-func (c *call) due(now time.Time) int64 {
+// headerDeadline returns when headers are due. A redirect inherits what is left of the redirecting call,
+// found through the response body that we returned. It is taken once: the caller may send resp.Request
+// again later.
+func (c *call) headerDeadline(now time.Time) int64 {
 	if led := c.req.Response; led != nil {
-		if d, ok := led.Body.(*download); ok {
-			d.c.uploaded()
+		if d, ok := led.Body.(*returnedBody); ok {
+			d.c.creditUpload()
 			if due := d.c.deadline.Swap(0); due != 0 {
 				return due
 			}
@@ -56,7 +56,7 @@ func (c *call) due(now time.Time) int64 {
 	return now.Add(c.t.o.Timeout).UnixNano()
 }
 
-// begin gives the next attempt a context of its own.
+// begin starts the next attempt.
 func (c *call) begin() {
 	ctx, cancel := context.WithCancelCause(c.req.Context())
 	next := &c.first
@@ -64,11 +64,11 @@ func (c *call) begin() {
 		next = new(attempt)
 	}
 	*next = attempt{ctx, c}
-	c.drawn = 0
+	c.pauseFor = 0
 	c.dialed.Store(nil)
-	c.upstart.Store(0)
+	c.uploadSince.Store(0)
 	c.answered.Store(false)
-	c.silent.Store(0) // an early answer leaves the upload's; the waits before send are no silence
+	c.waitingSince.Store(0) // waits for slot and token are no silence
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cancel != nil {
@@ -77,46 +77,46 @@ func (c *call) begin() {
 	c.ctx, c.cancel = next, cancel
 	if c.timer == nil {
 		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)
-		if c.req.Response == nil { // all of timeout is left
+		if c.req.Response == nil { // the timer was set for all of Timeout
 			return
 		}
 	}
-	c.look()
+	c.checkLimitsLocked()
 }
 
-func (c *call) late() error {
+func (c *call) timeoutError() error {
 	return timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)}
 }
 
-// expire is the timer's.
+// expire is called by the timer.
 func (c *call) expire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.look()
+	c.checkLimitsLocked()
 }
 
-// look ends what has passed its limit, or sees when to look again. c.mu is held.
-func (c *call) look() {
+// checkLimitsLocked cancels what exceeds its limit, or sets the timer for the next check.
+func (c *call) checkLimitsLocked() {
 	if c.ended {
 		return
 	}
 	limit := c.t.o.AttemptTimeout
 	left := limit
-	if since := c.silent.Load(); since != 0 {
-		left -= time.Duration(c.clock() - max(since, int64(c.dialed.Load().flowed(limit).Sub(c.began))))
+	if since := c.waitingSince.Load(); since != 0 {
+		left -= time.Duration(c.clock() - max(since, int64(c.dialed.Load().lastWrite(limit).Sub(c.began))))
 	}
-	flows := c.answered.Load() || c.upstart.Load() != 0
+	moving := c.answered.Load() || c.uploadSince.Load() != 0
 	due := time.Duration(c.deadline.Load() - time.Now().UnixNano())
 	switch {
-	case flows && left <= 0:
-		c.cancel(timeoutError{fmt.Sprintf("the body did not flow for %s (attempt_timeout)", limit), c.answered.Load()})
+	case moving && left <= 0:
+		c.cancel(timeoutError{fmt.Sprintf("no data of the body for %s (attempt_timeout)", limit), c.answered.Load()})
 		return
-	case flows:
+	case moving:
 	case due <= 0:
-		c.cancel(c.late())
+		c.cancel(c.timeoutError())
 		return
 	case left <= 0:
-		c.cancel(timeoutError{fmt.Sprintf("silence for %s (attempt_timeout)", limit), true})
+		c.cancel(timeoutError{fmt.Sprintf("no sign of the server for %s (attempt_timeout)", limit), true})
 		left = min(limit, due)
 	default:
 		left = min(left, due)
@@ -124,32 +124,31 @@ func (c *call) look() {
 	c.timer.Reset(left)
 }
 
-// fellSilent reports whether the attempt was ended by its silence, which need not end the call.
-func (c *call) fellSilent() bool {
+// wasSilent reports whether silence ended the attempt, which need not end the call.
+func (c *call) wasSilent() bool {
 	var t timeoutError
 	return c.ctx.Err() != nil && errors.As(context.Cause(c.ctx), &t) && t.attempt
 }
 
-// flowing notes that a piece of the request's body is on its way.
-func (c *call) flowing() {
-	if c.upstart.Load() == 0 && !c.answered.Load() {
-		c.upstart.Store(time.Now().UnixNano())
+// uploading notes that the request body moves.
+func (c *call) uploading() {
+	if c.uploadSince.Load() == 0 && !c.answered.Load() {
+		c.uploadSince.Store(time.Now().UnixNano())
 	}
-	c.stir()
+	c.touch()
 }
 
-// uploaded notes that the body has been handed over, or how far it has. Its time does not count
-// against timeout.
-func (c *call) uploaded() {
-	if start := c.upstart.Swap(0); start != 0 {
+// creditUpload adds the time that the upload has taken to the deadline.
+func (c *call) creditUpload() {
+	if start := c.uploadSince.Swap(0); start != 0 {
 		c.deadline.Add(time.Now().UnixNano() - start)
-		c.stir()
+		c.touch()
 	}
 }
 
-// stir notes that there is no silence, if there might have been.
-func (c *call) stir() {
-	if since := c.silent.Load(); since != 0 {
-		c.silent.CompareAndSwap(since, c.clock())
+// touch restarts the current silence, if there is one.
+func (c *call) touch() {
+	if since := c.waitingSince.Load(); since != 0 {
+		c.waitingSince.CompareAndSwap(since, c.clock())
 	}
 }

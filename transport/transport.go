@@ -17,34 +17,34 @@ import (
 	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
 
-// roundTripper carries the calls of one connector, or its exchanges.
+// roundTripper sends the calls of one connector, or its exchanges.
 type roundTripper struct {
-	auth      auth.Authenticator // nil: exchanges
-	o         Options            // with their defaults
-	origins   []origin           // for exchanges one, which stands for any
-	elsewhere budget             // of what goes bare
-	inner     http.RoundTripper
-	bare      http.RoundTripper // to other origins: without client certificates
-	idle      []*http.Transport
-	carried   atomic.Pointer[carried]
+	auth          auth.Authenticator // nil: exchanges
+	o             Options            // with defaults filled in
+	origins       []origin           // for exchanges a single one, which stands for any
+	foreignBudget budget             // of requests to all other origins
+	inner         http.RoundTripper
+	anonymous     http.RoundTripper // to other origins: without client certificates
+	pools         []*http.Transport
+	tokenHeader   atomic.Pointer[tokenHeader]
 }
 
-// Format shows nothing of what changes while a client is printed.
+// Format prints a constant: printing the fields would race with calls that change them.
 func (t *roundTripper) Format(f fmt.State, _ rune) { io.WriteString(f, "transport.RoundTripper") }
 
-// New gives the RoundTripper that sends a's token to the origins of o and nowhere else, and retries
-// what may be retried. Its errors are an [*auth.Error] or those of net/http. A request to another
-// origin is refused with [auth.ErrInsecure], unless it is the continuation of a GET's or HEAD's
-// redirect, which is sent bare. Use [NewClient] unless you have a client of your own to put it into.
+// New returns a RoundTripper that sends a's token to the origins of o and nowhere else, and retries
+// requests that are safe to retry. Its errors are an [*auth.Error] or those of net/http. A request to
+// another origin is refused with [auth.ErrInsecure], unless a GET or HEAD was redirected there: that is
+// sent without credentials. Use [NewClient] unless you have an [http.Client] of your own to put it into.
 func New(a auth.Authenticator, o *Options) (http.RoundTripper, error) { return newRoundTripper(a, o) }
 
 func newRoundTripper(a auth.Authenticator, o *Options) (*roundTripper, error) {
-	t := base(a, o)
+	t := newBase(a, o)
 	if t.o.BaseURL == nil {
 		return nil, t.fail("new", errors.New("Options.BaseURL is missing"))
 	}
 	for _, u := range append([]*url.URL{t.o.BaseURL}, t.o.AllowedOrigins...) {
-		if err := t.secure(u); err != nil {
+		if err := t.checkScheme(u); err != nil {
 			return nil, err
 		}
 		t.origins = append(t.origins, origin{u.Scheme, u.Host, endpoint.Origin(u), new(budget)})
@@ -52,9 +52,9 @@ func newRoundTripper(a auth.Authenticator, o *Options) (*roundTripper, error) {
 	return t, nil
 }
 
-// NewClient gives a client over [New] that follows redirects to other origins only for GET and
-// HEAD, and bare: without the token, without Referer, and without credentials that the caller set.
-// Others are returned as they came.
+// NewClient returns a client over [New]. It follows a redirect to another origin only for GET and
+// HEAD, and without credentials: no token, no Referer, no credentials that the caller set. For other
+// methods it returns the redirect response.
 func NewClient(a auth.Authenticator, o *Options) (*http.Client, error) {
 	t, err := newRoundTripper(a, o)
 	if err != nil {
@@ -63,23 +63,23 @@ func NewClient(a auth.Authenticator, o *Options) (*http.Client, error) {
 	return &http.Client{Transport: t, CheckRedirect: t.checkRedirect}, nil
 }
 
-// NewExchanger gives the client for exchanges: it follows no redirect, goes ahead of calls in the
-// Limiter's queue, and repeats a request only if the connection was never made.
+// NewExchanger returns the client for exchanges. It follows no redirect, goes ahead of calls in the
+// Limiter's queue, and retries a request only if the connection was never made.
 func NewExchanger(o *Options) *http.Client {
-	t := base(nil, o)
+	t := newBase(nil, o)
 	t.origins = []origin{{budget: new(budget)}}
 	return &http.Client{Transport: t, CheckRedirect: useLastResponse}
 }
 
 func useLastResponse(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// base fills in the defaults and makes the connections' side.
-func base(a auth.Authenticator, o *Options) *roundTripper {
+// newBase fills in the defaults and makes the connection pools.
+func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	t := &roundTripper{auth: a}
 	if o != nil {
 		t.o = *o
 	}
-	const longest = 87600 * time.Hour // as in YAML: sums and doubles of it do not overflow
+	const longest = 87600 * time.Hour // YAML's maximum; sums and doubles of it do not overflow
 	t.o.Timeout = min(cmp.Or(t.o.Timeout, time.Minute), longest)
 	t.o.AttemptTimeout = min(cmp.Or(t.o.AttemptTimeout, 30*time.Second), longest)
 	t.o.MaxReplayBody = cmp.Or(t.o.MaxReplayBody, 1<<20)
@@ -89,28 +89,28 @@ func base(a auth.Authenticator, o *Options) *roundTripper {
 	r.MinBackoff = cmp.Or(r.MinBackoff, 500*time.Millisecond)
 	r.MaxBackoff = cmp.Or(r.MaxBackoff, 30*time.Second)
 	r.MaxRetryAfter = cmp.Or(r.MaxRetryAfter, 30*time.Second)
-	ours := connections(&t.o)
-	t.inner, t.idle = ours, []*http.Transport{ours}
+	pool := newPool(&t.o)
+	t.inner, t.pools = pool, []*http.Transport{pool}
 	if a != nil {
-		bare := connections(&t.o)
-		if c := bare.TLSClientConfig; c != nil {
+		anonymous := newPool(&t.o)
+		if c := anonymous.TLSClientConfig; c != nil {
 			c.Certificates, c.GetClientCertificate, c.ServerName = nil, nil, ""
 		}
-		t.bare, t.idle = bare, append(t.idle, bare)
+		t.anonymous, t.pools = anonymous, append(t.pools, anonymous)
 	}
 	if t.o.Wrap != nil {
 		t.inner = t.o.Wrap(t.inner)
-		if t.bare != nil {
-			t.bare = t.o.Wrap(t.bare)
+		if t.anonymous != nil {
+			t.anonymous = t.o.Wrap(t.anonymous)
 		}
 	}
 	return t
 }
 
-// CloseIdleConnections is what [http.Client.CloseIdleConnections] calls.
+// CloseIdleConnections is called by [http.Client.CloseIdleConnections].
 func (t *roundTripper) CloseIdleConnections() {
-	for _, c := range t.idle {
-		c.CloseIdleConnections()
+	for _, p := range t.pools {
+		p.CloseIdleConnections()
 	}
 }
 
@@ -127,9 +127,9 @@ func (t *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.do()
 }
 
-// An origin is a scheme, host and port (RFC 6454) that credentials may go to.
+// An origin is a scheme, host and port (RFC 6454) that credentials may be sent to.
 type origin struct {
-	scheme, host string // as configured, for the quick comparison
+	scheme, host string // as configured: comparing them needs no allocation
 	canonical    string
 	budget       *budget
 }
@@ -149,27 +149,27 @@ func (t *roundTripper) origin(u *url.URL) *origin {
 	return nil
 }
 
-// destination gives the origin that req goes to with credentials, or nil if it goes bare.
+// destination returns the origin that req goes to with credentials, or nil if it goes without.
 func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 	if req.URL == nil {
 		return nil, t.fail("request", errors.New("the request has no URL"))
 	}
 	if t.auth == nil {
-		return &t.origins[0], t.secure(req.URL)
+		return &t.origins[0], t.checkScheme(req.URL)
 	}
-	o, stays := t.origin(req.URL), !leaves(req)
+	o, redirectable := t.origin(req.URL), mayLeaveOrigin(req)
 	for r := req.Response; r != nil && r.Request != nil; r = r.Request.Response {
 		if t.origin(r.Request.URL) == nil {
-			o = nil // a chain of redirects that has left does not come back
+			o = nil // no credentials after a detour over another origin
 		}
-		stays = stays || !leaves(r.Request)
+		redirectable = redirectable && mayLeaveOrigin(r.Request)
 	}
 	switch {
 	case o == nil && (req.Response == nil || req.Response.Request == nil):
-		return nil, t.fail("request", fmt.Errorf("%w to %s: it is not an origin of this connector", auth.ErrInsecure, endpoint.Origin(req.URL)))
-	case o == nil && stays:
-		return nil, t.fail("request", fmt.Errorf("%w: a redirect to another origin, of more than a GET or HEAD", auth.ErrInsecure))
-	case req.URL.Opaque != "": // may name another host than Host, to a proxy or the server
+		return nil, t.fail("request", fmt.Errorf("%w to %s: it is neither base_url's origin nor in allowed_origins", auth.ErrInsecure, endpoint.Origin(req.URL)))
+	case o == nil && !redirectable:
+		return nil, t.fail("request", fmt.Errorf("%w: only a GET or HEAD may be redirected to another origin", auth.ErrInsecure))
+	case req.URL.Opaque != "": // a proxy or the server may read another host from it than URL.Host
 		return nil, t.fail("request", fmt.Errorf("%w: the URL is opaque", auth.ErrInsecure))
 	case o != nil && req.Host != "" && req.Host != req.URL.Host && endpoint.Origin(&url.URL{Scheme: req.URL.Scheme, Host: req.Host}) != o.canonical:
 		return nil, t.fail("request", fmt.Errorf("%w: the Host header names another host than the URL", auth.ErrInsecure))
@@ -177,9 +177,9 @@ func (t *roundTripper) destination(req *http.Request) (*origin, error) {
 	return o, nil
 }
 
-// leaves reports whether a request may be redirected to another origin. A POST may not, although it
-// is made into a GET: its caller would take somebody else's page for the product's answer.
-func leaves(req *http.Request) bool {
+// mayLeaveOrigin reports whether req may be redirected to another origin. A POST may not, although
+// net/http would send a GET: the caller would take the other site's page for the product's response.
+func mayLeaveOrigin(req *http.Request) bool {
 	return (req.Method == "" || req.Method == http.MethodGet || req.Method == http.MethodHead) &&
 		(req.Body == nil || req.Body == http.NoBody)
 }
@@ -188,14 +188,14 @@ func (t *roundTripper) checkRedirect(req *http.Request, via []*http.Request) err
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
-	if t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !leaves(r) }) {
+	if t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !mayLeaveOrigin(r) }) {
 		return http.ErrUseLastResponse
 	}
 	return nil
 }
 
-// secure refuses plain http where it would cross a network.
-func (t *roundTripper) secure(u *url.URL) error {
+// checkScheme refuses plain http, except to loopback or with AllowHTTP.
+func (t *roundTripper) checkScheme(u *url.URL) error {
 	switch strings.ToLower(u.Scheme) {
 	case "https":
 		return nil
@@ -208,7 +208,7 @@ func (t *roundTripper) secure(u *url.URL) error {
 	return t.fail("request", fmt.Errorf("%w over %q", auth.ErrInsecure, u.Scheme))
 }
 
-// fail makes an error of this connector.
+// fail returns an error that names the connector.
 func (t *roundTripper) fail(op string, err error) error {
 	return &auth.Error{Connector: t.o.Connector, Op: op, Err: err}
 }

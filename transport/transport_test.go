@@ -27,7 +27,7 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// product hands out numbered tokens in a header of its own; a 401 with "token" refuses one.
+// product issues numbered tokens. A 401 whose body contains "token" rejects one.
 type product struct {
 	made   atomic.Int64
 	header string
@@ -131,7 +131,7 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// HTTP does not care how a header is spelled.
+// Header names are case-insensitive.
 func TestIdempotencyKeyInAnySpelling(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string]int64{"Idempotency-Key": 4, "idempotency-key": 4, "IDEMPOTENCY-KEY": 4, "Idempotency": 1} {
@@ -164,7 +164,7 @@ func TestConnectionNeverMade(t *testing.T) {
 	}
 }
 
-// A POST whose connection breaks after it was sent may have acted: it is not repeated.
+// A POST is not retried if the connection breaks after it was sent: the server may have processed it.
 func TestResetIsNotRepeatedForPost(t *testing.T) {
 	t.Parallel()
 	for method, want := range map[string]int64{"POST": 1, "PUT": 4} {
@@ -246,7 +246,7 @@ func TestRefusalsEndWithTheProductsResponse(t *testing.T) {
 		}
 		resp.Body.Close()
 	}
-	// Another token is tried each second at most. Whoever tries one sends his request again with it.
+	// At most one new token is tried a second, and the call that tries it is replayed.
 	took := time.Since(start)
 	made := int64(p.made.Load())
 	if made < 2 || made > 2+int64(took/time.Second) || seen.Load() != 19+made {
@@ -254,7 +254,7 @@ func TestRefusalsEndWithTheProductsResponse(t *testing.T) {
 	}
 }
 
-// Keys go out as spelled, once, whatever the caller set; the caller's request is as it was.
+// Header keys are sent once and as spelled, whatever the caller set. The caller's request is unchanged.
 func TestHeaderOnTheWire(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -365,7 +365,7 @@ func TestPlainHTTP(t *testing.T) {
 	}
 }
 
-// A redirect to another origin, be it another port of this host, carries no credentials.
+// A redirect to another origin, which includes another port of this host, carries no credentials.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{301, 302, 303, 307, 308} {
@@ -447,7 +447,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// What must not leave does not in the hands of a client that follows all redirects, either.
+// A client that follows all redirects cannot send a POST to another origin either.
 func TestRedirectsOfAnotherClient(t *testing.T) {
 	t.Parallel()
 	foreign := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Error("followed with", r.Method) }))
@@ -463,7 +463,7 @@ func TestRedirectsOfAnotherClient(t *testing.T) {
 	}
 }
 
-// What is redirected elsewhere is repeated as at home.
+// Requests redirected to another origin are retried too.
 func TestRedirectedElsewhereIsRepeated(t *testing.T) {
 	t.Parallel()
 	var seen atomic.Int64
@@ -495,8 +495,8 @@ func TestExchangerFollowsNoRedirect(t *testing.T) {
 	}
 }
 
-// An exchange leaves no idle connection behind: net/http writes to the log what comes on one, and an
-// endpoint may say the credentials that it was sent.
+// An exchange leaves no idle connection behind: net/http logs unexpected data on one, in which an
+// endpoint may repeat the credentials.
 func TestExchangerKeepsNoConnection(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -512,7 +512,7 @@ func TestExchangerKeepsNoConnection(t *testing.T) {
 	resp.Body.Close()
 }
 
-// body counts its closing.
+// body counts the calls of Close.
 type body struct {
 	io.Reader
 	closed atomic.Int64
@@ -580,7 +580,7 @@ func TestBodyIsClosedOnce(t *testing.T) {
 	}
 }
 
-// A body above max_replay_body is streamed once and not repeated.
+// A body above max_replay_body is streamed once and not retried.
 func TestLargeBodyIsSentOnce(t *testing.T) {
 	t.Parallel()
 	var seen atomic.Int64
@@ -603,7 +603,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// stub gives a client whose attempts are f's, for synctest.
+// stub returns a client whose attempts call f, for synctest.
 func stub(t *testing.T, o transport.Options, f roundTrip) *http.Client {
 	o.Wrap = func(http.RoundTripper) http.RoundTripper { return f }
 	return client(t, new(product), "https://api.example.com", o)
@@ -731,7 +731,7 @@ func TestTimeouts(t *testing.T) {
 			}
 		})
 	})
-	// Its beginning is read before the caller gets it, which makes no difference.
+	// Rejects reads the beginning of the body, which must not change the limits.
 	for _, status := range []int{400, 401, 404, 503} {
 		t.Run(fmt.Sprint("slow error ", status), func(t *testing.T) {
 			t.Parallel()
@@ -746,7 +746,7 @@ func TestTimeouts(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if took := time.Since(start); took > 80*time.Second { // timeout, and a piece that is on its way
+				if took := time.Since(start); took > 80*time.Second { // timeout, plus the Read that is under way
 					t.Errorf("the caller has the answer after %s", took)
 				}
 				if b, err := io.ReadAll(resp.Body); len(b) != 35 || err != nil {
@@ -770,7 +770,7 @@ func TestTimeouts(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, err = io.ReadAll(resp.Body)
-				want := map[int]int{503: 4}[status] // it is the status that is repeated
+				want := map[int]int{503: 4}[status] // retried because of its status
 				want = max(want, 1)
 				if took := time.Since(start); took < time.Duration(want)*30*time.Second || took > time.Duration(want)*30*time.Second+4*time.Second || attempts != want || !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("%v after %s and %d attempts", err, took, attempts)
@@ -830,7 +830,7 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// The redirects that a client follows share its call's time.
+// Redirects share the timeout of the call that led to them.
 func TestTimeoutOverRedirects(t *testing.T) {
 	t.Parallel()
 	for name, to := range map[string]string{"here": "https://api.example.com/x", "elsewhere": "https://example.org/x"} {
@@ -848,7 +848,7 @@ func TestTimeoutOverRedirects(t *testing.T) {
 							resp.Body = http.NoBody
 						}
 						if hops == 2 {
-							resp.StatusCode = 503 // is repeated
+							resp.StatusCode = 503 // is retried
 						}
 						if hops >= 5 {
 							resp.StatusCode = 200
@@ -878,7 +878,7 @@ func TestTimeoutOverRedirects(t *testing.T) {
 	}
 }
 
-// onlyOnce hands out one token, then never answers.
+// onlyOnce issues one token, then never responds.
 type onlyOnce struct{ product }
 
 func (o *onlyOnce) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
@@ -891,7 +891,7 @@ func (o *onlyOnce) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.To
 
 func (o *onlyOnce) Rejects(resp *http.Response, _ []byte) bool { return resp.StatusCode == 401 }
 
-// drip gives a byte at a time.
+// drip is a body of single bytes, each after a pause.
 type drip struct {
 	ctx   context.Context
 	every time.Duration
@@ -912,7 +912,7 @@ func (d *drip) Read(b []byte) (int, error) {
 	return 1, nil
 }
 
-// In an outage, retries stay at a tenth of the calls and ten more in ten seconds.
+// In an outage there is one retry for ten calls, plus ten in ten seconds.
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -938,7 +938,7 @@ func TestBudget(t *testing.T) {
 	})
 }
 
-// A 429 pauses everybody of the identity.
+// A 429 pauses all calls of the identity.
 func TestPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -968,7 +968,7 @@ func TestPause(t *testing.T) {
 	})
 }
 
-// An answer that there is does not get lost to an attempt that can have no slot in time.
+// A response is returned, not dropped for a retry that cannot get a slot in time.
 func TestAnswerIsKeptWhereNoSlotFits(t *testing.T) {
 	t.Parallel()
 	const deadline = 10 * time.Second
@@ -977,7 +977,7 @@ func TestAnswerIsKeptWhereNoSlotFits(t *testing.T) {
 		limits []auth.Limit
 		status int
 		after  string // its Retry-After
-		pause  string // that of another call, meanwhile
+		pause  string // Retry-After of another call meanwhile
 	}{
 		"no slot in the window":              {hour, 503, "", ""},
 		"no slot for another token":          {hour, 401, "", ""},
@@ -989,7 +989,7 @@ func TestAnswerIsKeptWhereNoSlotFits(t *testing.T) {
 		for _, by := range []string{"timeout", "ctx"} {
 			t.Run(name+", "+by, func(t *testing.T) {
 				t.Parallel()
-				for range 10 { // what is drawn may do without
+				for range 10 { // the wait is random
 					synctest.Test(t, func(t *testing.T) {
 						o := transport.Options{Limiter: transport.NewLimiter(test.limits, 0), BaseURL: parse(t, "https://api.example.com")}
 						ctx, cancel := context.WithCancel(t.Context())
@@ -1034,7 +1034,7 @@ func TestAnswerIsKeptWhereNoSlotFits(t *testing.T) {
 	}
 }
 
-// The wait that a 429 asks nothing about is drawn once: all go on together, and not at its upper end.
+// Without Retry-After a 429 pauses all calls for one random time, after which all continue together.
 func TestPauseIsDrawn(t *testing.T) {
 	t.Parallel()
 	var least, most time.Duration = math.MaxInt64, 0
@@ -1073,7 +1073,7 @@ func TestMaxConcurrency(t *testing.T) {
 		if n := now.Add(1); n > most.Load() {
 			most.Store(n)
 		}
-		time.Sleep(time.Millisecond) // real time: the server's own work
+		time.Sleep(time.Millisecond) // real time: the server is working
 		now.Add(-1)
 	}))
 	defer srv.Close()
@@ -1098,7 +1098,7 @@ func TestMaxConcurrency(t *testing.T) {
 	}
 }
 
-// What a caller gave up may reach the product yet, as long as any request may be on its way.
+// A canceled request may still reach the product, so it counts as long as it may be on its way.
 func TestGivenUpCountsUntilItHasArrived(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
@@ -1130,8 +1130,8 @@ func TestGivenUpCountsUntilItHasArrived(t *testing.T) {
 	}
 }
 
-// A token that is dropped while a call waits for its slot is not sent, and the exchange that the
-// call then needs does not starve behind the call's own slot.
+// A token that is dropped while a call waits for its slot is not sent, and the exchange for a new one
+// does not wait for the call's own slot.
 func TestTokenIsReadAfterTheWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -1166,7 +1166,7 @@ func TestTokenIsReadAfterTheWait(t *testing.T) {
 	})
 }
 
-// exchanging makes its exchanges over its client.
+// exchanging sends a request for each exchange.
 type exchanging struct{ product }
 
 func (e *exchanging) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
@@ -1178,7 +1178,7 @@ func (e *exchanging) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.
 	return e.product.Exchange(ctx, prev)
 }
 
-// A proxy that refuses its user is asked once, as accounts get locked.
+// A proxy that refuses the user is asked once, because proxies lock accounts.
 func TestProxyThatRefusesAnExchange(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{"407 Proxy Authentication Required", "401 Unauthorized"} {
@@ -1192,7 +1192,7 @@ func TestProxyThatRefusesAnExchange(t *testing.T) {
 	}
 }
 
-// stack is the whole of it over a RoundTripper that does nothing.
+// stack is a whole RoundTripper over one that does nothing.
 func stack(t testing.TB) (http.RoundTripper, *http.Request) {
 	ok := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 	rt, err := transport.New(auth.New(new(product), nil), &transport.Options{

@@ -20,8 +20,8 @@ import (
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// inbound sends part of a body to a server that sends it on to up as it comes, and gives what that one
-// got. It is not for a synctest bubble: such a body's Close waits for its Read with a mutex.
+// inbound sends part of a body to a server that forwards it to up, and returns that server's result. It
+// cannot run in a synctest bubble: Close of such a body waits for its Read with a mutex.
 func inbound(t *testing.T, c *http.Client, up string) (got string, err error) {
 	done := make(chan struct{})
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -82,8 +82,8 @@ func TestEarlyAnswerToInboundBody(t *testing.T) {
 	}
 }
 
-// After a failure the request is its caller's to change, as with net/http. The race detector finds a
-// goroutine that still reads it.
+// After a failure the caller may change the request, as with net/http. The race detector finds a goroutine
+// that still reads it.
 func TestRequestAfterFailure(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
@@ -97,7 +97,7 @@ func TestRequestAfterFailure(t *testing.T) {
 		if resp, err := rt.RoundTrip(req); err == nil {
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
-		} else { // no response: the request is the caller's again
+		} else { // no response: the caller may change the request
 			req.URL.RawQuery = "a=b"
 			req.Header["X-A"][0] = "c"
 		}
@@ -110,7 +110,7 @@ func TestWaitForSlotIsNoSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
 		up := serveInMemory(t, nil, func(w http.ResponseWriter, r *http.Request) {
-			if n.Add(1) == 1 { // answers before the body is there
+			if n.Add(1) == 1 { // responds before the body has come
 				w.Header().Set("Connection", "close")
 				http.Error(w, "token", http.StatusUnauthorized)
 				return
@@ -137,7 +137,7 @@ func TestWaitForSlotIsNoSilence(t *testing.T) {
 	})
 }
 
-// A wrong Content-Length is the caller's mistake, and no answer of the product.
+// A wrong Content-Length is reported as the caller's mistake, not as a bad response.
 func TestCallersContentLength(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))

@@ -179,7 +179,7 @@ func TestDoctor(t *testing.T) {
 		},
 		"proxy wants a password": func(t *testing.T) sick {
 			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
-			return sick{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "or wants them; check user and password in transport.proxy_url"}}
+			return sick{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "or proxy_url has none; check user and password in transport.proxy_url"}}
 		},
 		"proxy forbids": func(t *testing.T) sick {
 			proxy := plainServer(t, answer(nil, "", http.StatusForbidden, "X", "y"))
