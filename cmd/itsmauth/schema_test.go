@@ -208,14 +208,14 @@ func reference(t *testing.T, root node) string {
 	for _, c := range store.AllOf {
 		section(fmt.Sprintf("### `type: %s`", c.If.Properties["type"].Const), "", c.Then, true)
 	}
-	section("## `defaults`", "Built-in settings, then these, then the product's own limits, then the connector's: mappings merge, lists replace.", root.Properties["defaults"], true)
+	section("## `defaults`", "Each of these overrides the ones before it: built-in settings, `defaults`, the product's own limits, the connector. Mappings merge, lists replace.", root.Properties["defaults"], true)
 	connector, _ := root.Properties["connectors"].additional()
 	shared := connector
 	shared.Properties = maps.Clone(connector.Properties)
 	for name := range root.Properties["defaults"].Properties {
 		delete(shared.Properties, name)
 	}
-	section("## Every connector", "Beside these, whatever `defaults` may have.", shared, true)
+	section("## Every connector", "Every key of `defaults` may also be set here.", shared, true)
 	for _, c := range connector.AllOf {
 		name := fmt.Sprint(c.If.Properties["provider"].Const)
 		section(fmt.Sprintf("## `provider: %s`", name), described[name][0]+".", c.Then, true)
@@ -234,20 +234,24 @@ func boolInt(b bool) int {
 }
 
 const referenceIntro = "# YAML reference\n\n" +
-	"Generated from the types of the settings and their comments; a test keeps it current. For editors the\n" +
-	"same is in [itsmauth.schema.json](itsmauth.schema.json), and `itsmauth schema` prints it. With the YAML\n" +
-	"language server, the first line of a file says:\n\n" +
+	"To begin a configuration, run `itsmauth init`; to find everything that is wrong with one, run `itsmauth check`. For\n" +
+	"completion in an editor with the YAML language server, put this in the first line:\n\n" +
 	"```yaml\n# yaml-language-server: $schema=https://raw.githubusercontent.com/itsmauth/itsmauth/main/docs/itsmauth.schema.json\n```\n\n" +
-	"`itsmauth init` writes a file to begin with, `itsmauth check` finds all that is wrong with one.\n\n" +
+	"This page and [itsmauth.schema.json](itsmauth.schema.json), which `itsmauth schema` prints, are generated from the Go\n" +
+	"types of the settings.\n\n" +
 	"| type | is written | unit |\n| --- | --- | --- |\n" +
 	"| text | `itsm-sync` | |\n" +
 	"| secret | `${file:/run/secrets/name}`, `${env:NAME}`; read again at each use, never shown | |\n" +
-	"| duration | `500ms`, `30s`, `5m`, `1h30m`; longer than 0, at most ten years | always written: `ms`, `s`, `m`, `h` |\n" +
+	"| duration | `500ms`, `30s`, `5m`, `1h30m`; longer than 0, at most ten years | required: `ms`, `s`, `m`, `h` |\n" +
 	"| size | `4096`, `512KiB`, `1MiB` | bytes, or `KiB`, `MiB`, `GiB` |\n" +
 	"| URL | `https://host:8443/path`, absolute, `http` or `https`, without user and password | |\n" +
-	"| number | `4`, in decimal digits, without quotes | what is counted |\n" +
+	"| number | `4`, in decimal digits, without quotes | |\n" +
 	"| true or false | without quotes | |\n\n" +
-	"Any value may be, or hold, a reference: `${env:NAME}`, `${env:NAME:-default}`, or `${file:PATH}`, whose\n" +
-	"path is relative to the file's directory, as are those of `ca_file`, `cert_file`, `key_file` and the store's\n" +
-	"`path`, and whose content loses one newline at its end. `$${` is a literal `${`. Top-level keys that begin\n" +
-	"with `x-` are free, for anchors.\n"
+	"Any value may contain references:\n\n" +
+	"| reference | is replaced by |\n| --- | --- |\n" +
+	"| `${env:NAME}` | the environment variable, which must not be empty |\n" +
+	"| `${env:NAME:-default}` | the environment variable, or `default` if it is not set or empty |\n" +
+	"| `${file:PATH}` | the file's content without its last newline |\n" +
+	"| `$${` | a literal `${` |\n\n" +
+	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +
+	"the store's `path`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"
