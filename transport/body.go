@@ -46,10 +46,10 @@ func (p *callBody) replayable() bool {
 }
 
 // next returns the body of the next attempt. That of the attempt before must be abandoned.
-func (p *callBody) next(c *call) (*attemptBody, error) {
+func (p *callBody) next(a *attempt) (*attemptBody, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u := &attemptBody{p: p, c: c}
+	u := &attemptBody{attempt: a, p: p}
 	if p.getBody != nil && p.last != nil {
 		body, err := p.getBody()
 		if err != nil {
@@ -124,11 +124,11 @@ func (p *callBody) closeDueLocked() bool {
 
 // attemptBody is the request body of one attempt.
 type attemptBody struct {
-	p      *callBody
-	c      *call
-	copied io.ReadCloser // from GetBody; nil: the caller's own
-	pos    int           // in kept
-	closed bool
+	attempt *attempt
+	p       *callBody
+	copied  io.ReadCloser // from GetBody; nil: the caller's own
+	pos     int           // in kept
+	closed  bool
 
 	abandoned atomic.Bool
 }
@@ -139,15 +139,15 @@ func (u *attemptBody) Read(b []byte) (int, error) {
 	if u.abandoned.Load() {
 		return 0, errAbandoned
 	}
-	u.c.uploading()
+	u.attempt.uploading()
 	n, err := u.read(b)
 	switch {
 	case u.abandoned.Load():
 		return 0, errAbandoned
 	case err != nil:
-		u.c.creditUpload()
+		u.attempt.creditUpload()
 	default:
-		u.c.uploading()
+		u.attempt.uploading()
 	}
 	return n, err
 }
@@ -211,17 +211,17 @@ func (u *attemptBody) Close() error {
 
 // timedBody is a response body whose silences are timed.
 type timedBody struct {
-	c *call
+	attempt *attempt
 	io.ReadCloser
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
-	if !b.c.returned && time.Now().UnixNano() >= b.c.deadline.Load() {
+	if !b.attempt.call.returned && time.Now().UnixNano() >= b.attempt.call.deadline.Load() {
 		return 0, os.ErrDeadlineExceeded // stop Rejected and drain; the caller may read on
 	}
-	b.c.waitingSince.Store(b.c.clock())
+	b.attempt.waitingSince.Store(b.attempt.call.clock())
 	n, err := b.ReadCloser.Read(p)
-	b.c.waitingSince.Store(0)
+	b.attempt.waitingSince.Store(0)
 	return n, err
 }
 
@@ -232,27 +232,27 @@ func (b *returnedBody) Read(p []byte) (int, error) {
 	n, err := b.timedBody.Read(p)
 	if err != nil {
 		if err != io.EOF {
-			err = b.c.callError(redactServerText(err))
+			err = b.attempt.call.callError(redactServerText(err))
 		}
-		b.c.end()
+		b.attempt.call.end()
 	}
 	return n, err
 }
 
 func (b *returnedBody) Close() error {
 	err := b.timedBody.Close()
-	b.c.end()
+	b.attempt.call.end()
 	return err
 }
 
 // upgraded is the connection after a 101 response. Close ends the call.
 type upgraded struct {
 	io.ReadWriteCloser
-	c *call
+	attempt *attempt
 }
 
 func (u *upgraded) Close() error {
 	err := u.ReadWriteCloser.Close()
-	u.c.end()
+	u.attempt.call.end()
 	return err
 }

@@ -48,12 +48,12 @@ func newPool(o *Options) *http.Transport {
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// recordDial records, in the call, the connection that dial makes for it.
+// recordDial records, in the attempt, the connection that dial makes for it.
 func recordDial(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		latest := new(atomic.Pointer[dialed]) // unused if a Wrap sends a request of its own
-		if c, ok := ctx.Value(callKey{}).(*call); ok {
-			latest = &c.dialed
+		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+			latest = &a.conn
 		}
 		dialing := new(dialed)
 		latest.Store(dialing)
@@ -71,7 +71,7 @@ func recordDial(dial dialFunc) dialFunc {
 // errProxyAuth is an ErrProtocol so that Session does not retry it: proxies lock accounts.
 var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol)
 
-// dialed is a connection that was made for a call, or is being made. Silence counts from the last
+// dialed is a connection that was made for an attempt, or is being made. Silence counts from the last
 // write to it, whether of the TLS handshake or of the request.
 type dialed struct {
 	net.Conn // nil: it is being made, which the dialer limits itself
@@ -79,7 +79,7 @@ type dialed struct {
 	last     atomic.Int64 // write, in ns since made
 }
 
-// lastWrite returns when this call last wrote to the connection, at most limit after it was made: other
+// lastWrite returns when this attempt last wrote to the connection, at most limit after it was made: other
 // HTTP/2 streams may write later.
 func (d *dialed) lastWrite(limit time.Duration) time.Time {
 	switch {

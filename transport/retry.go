@@ -25,7 +25,7 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 		HTTPClient: &http.Client{
 			Transport: rounds(func() (*http.Response, error) {
 				if !first {
-					resp, err = c.attempt()
+					resp, err = c.makeAttempt()
 				}
 				return resp, err
 			}),
@@ -40,9 +40,9 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 			return again, nil
 		},
 		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
-			c.t.o.Logger.LogAttrs(c.ctx, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
+			c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
 				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
-			c.slot.done()
+			c.current.slot.done()
 			return wait
 		},
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
@@ -64,12 +64,12 @@ func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
 // from the budget and the request body from the attempt that failed.
 func (c *call) shouldRetry(resp *http.Response, err error) (time.Duration, bool) {
 	o := &c.t.o.Retry
-	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.ctx.Err() != nil && !c.wasSilent() ||
+	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.current.Err() != nil && !c.current.wasSilent() ||
 		!c.retryable(resp, err) || !c.body.replayable() {
 		return 0, false
 	}
 	now := time.Now()
-	wait := cmp.Or(c.pauseFor, rand.N(c.backoff()))
+	wait := cmp.Or(c.current.pause, rand.N(c.backoff()))
 	if resp != nil {
 		if after, ok := retryafter.Parse(resp.Header, now); ok {
 			if after > o.MaxRetryAfter {
@@ -78,7 +78,7 @@ func (c *call) shouldRetry(resp *http.Response, err error) (time.Duration, bool)
 			wait = max(wait, after)
 		}
 	}
-	c.creditUpload()
+	c.current.creditUpload()
 	return wait, c.fitsDeadline(wait, now) && c.budget().takeRetry(now.Unix()) && c.body.abandon()
 }
 
@@ -91,7 +91,7 @@ func (c *call) fitsDeadline(wait time.Duration, now time.Time) bool {
 	if left := time.Duration(c.deadline.Load() - now.UnixNano()); wait >= left {
 		return false
 	}
-	end, ok := c.ctx.Deadline()
+	end, ok := c.current.Deadline()
 	return !ok || !now.Add(wait).After(end)
 }
 
@@ -143,7 +143,7 @@ func (c *call) idempotent() bool {
 }
 
 // pauseIdentity pauses all calls of the identity if the response says that it sends too many.
-func (c *call) pauseIdentity(resp *http.Response) {
+func (a *attempt) pauseIdentity(resp *http.Response) {
 	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return
 	}
@@ -153,8 +153,9 @@ func (c *call) pauseIdentity(resp *http.Response) {
 		if resp.StatusCode == http.StatusServiceUnavailable {
 			return
 		}
-		c.pauseFor = rand.N(c.backoff())
-		after = c.pauseFor
+		a.pause = rand.N(a.call.backoff())
+		after = a.pause
 	}
-	c.t.o.Limiter.pause(now.Add(min(after, c.t.o.Retry.MaxRetryAfter)))
+	o := &a.call.t.o
+	o.Limiter.pause(now.Add(min(after, o.Retry.MaxRetryAfter)))
 }

@@ -1,0 +1,261 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// attempt is one sending of a call's request. It owns what belongs to that sending alone, so that a
+// late Read of its body or a late dial cannot change the next attempt. It is the request's context.
+type attempt struct {
+	context.Context
+	cancel context.CancelCauseFunc
+	call   *call
+	token  *oauth2.Token // nil: none is sent
+	slot   *slot
+	pause  time.Duration // the random pause that a 429 led to, reused as the retry's wait; 0: none
+
+	waitingSince atomic.Int64           // start of the current silence, by clock; 0: none
+	uploadSince  atomic.Int64           // when the request body began to move, in Unix ns; 0: it does not
+	answered     atomic.Bool            // response headers have come
+	conn         atomic.Pointer[dialed] // made for this attempt, or nil
+}
+
+type attemptKey struct{}
+
+// Value finds the attempt that a connection is dialed for.
+func (a *attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+// begin ends the latest attempt and starts the next. The first is part of the call, to save an
+// allocation.
+func (c *call) begin() *attempt {
+	last, a := c.current, &c.first
+	if last != nil {
+		last.slot.done()
+		last.cancel(nil)
+		a = new(attempt)
+	}
+	a.call = c
+	a.Context, a.cancel = context.WithCancelCause(c.req.Context())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current = a
+	if c.timer == nil {
+		c.timer = time.AfterFunc(min(c.t.o.Timeout, c.t.o.AttemptTimeout), c.expire)
+		if c.req.Response == nil { // the timer was set for all of Timeout
+			return a
+		}
+	}
+	c.checkLimitsLocked()
+	return a
+}
+
+// canceled is a canceled context. Token with it returns a token only if it has one now.
+var canceled = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// admit waits for a slot of the rate limit and for the token to send. It reads the token again after
+// the wait, and gives the slot back if that takes an exchange: the exchange may need the slot.
+func (a *attempt) admit() error {
+	c := a.call
+	if c.origin == nil {
+		return nil
+	}
+	exchange := c.t.auth == nil
+	for {
+		var tok *oauth2.Token
+		var err error
+		if !exchange {
+			if tok, err = c.t.auth.Token(a); err != nil {
+				return err
+			}
+		}
+		slot, waited, err := c.t.o.Limiter.acquire(a, exchange, c.due())
+		if err != nil {
+			return err
+		}
+		if waited && !exchange {
+			if tok, err = c.t.auth.Token(canceled); err != nil {
+				slot.cancel()
+				continue
+			}
+		}
+		a.slot, a.token = slot, tok
+		return nil
+	}
+}
+
+// send sends the request and notes what became of it.
+func (a *attempt) send() (*http.Response, error) {
+	c := a.call
+	out, err := a.request()
+	if err != nil {
+		a.slot.cancel()
+		return nil, err
+	}
+	start := c.clock()
+	a.waitingSince.Store(start)
+	resp, err := a.roundTrip(out)
+	if err = redactServerText(err); err != nil && a.Err() != nil {
+		err = context.Cause(a)
+	}
+	switch {
+	case err == nil:
+		a.slot.answered()
+	case neverConnected(err), invalidRequest(err):
+		a.slot.cancel()
+	default:
+		a.slot.failed()
+	}
+	if err != nil {
+		c.body.abandon()
+		a.creditUpload()
+		a.slot.done()
+	} else if c.origin != nil && c.t.auth != nil {
+		a.slot.observe(resp.Header)
+		a.pauseIdentity(resp)
+	}
+	a.answered.Store(err == nil)
+	a.waitingSince.Store(0)
+	if err == nil && resp.StatusCode >= 400 && resp.Body != http.NoBody { // Rejected reads part of it
+		resp.Body = &timedBody{a, resp.Body}
+	}
+	if c.t.o.Logger.Enabled(a, slog.LevelDebug) {
+		c.log(resp, err, time.Duration(c.clock()-start))
+	}
+	return resp, err
+}
+
+// request returns the request as this attempt sends it.
+func (a *attempt) request() (*http.Request, error) {
+	c, ctx := a.call, context.Context(a)
+	if a.slot != nil && c.t.o.Limiter.limited() {
+		ctx = a.withSlotTrace()
+	}
+	out := c.req.WithContext(ctx)
+	out.Response = nil
+	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs unexpected data on an idle connection
+	out.Header = c.header(a.token)
+	if c.body != nil {
+		body, err := c.body.next(a)
+		if err != nil {
+			return nil, fmt.Errorf("GetBody of the request failed: %w", err)
+		}
+		out.Body, out.GetBody = body, nil // only this package resends a body
+	}
+	return out, nil
+}
+
+// withSlotTrace tells the slot when the request is written. net/http itself resends a request if a
+// reused connection turns out to be closed; that resend takes another slot, or is canceled.
+func (a *attempt) withSlotTrace() context.Context {
+	return httptrace.WithClientTrace(a, &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			a.waitingSince.Store(0)
+			err := a.slot.again(a, a.call.due())
+			a.waitingSince.Store(a.call.clock())
+			if err == nil {
+				return
+			}
+			a.cancel(err)
+			// HTTP/1 would still write the request. HTTP/2 does not, and its connection is shared.
+			if t, ok := got.Conn.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
+				got.Conn.Close()
+			}
+		},
+		WroteRequest: func(httptrace.WroteRequestInfo) { a.slot.wrote() },
+	})
+}
+
+// roundTrip returns when the attempt ends, even while net/http waits for a Read of the request body.
+func (a *attempt) roundTrip(out *http.Request) (*http.Response, error) {
+	inner, body := a.call.t.inner, a.call.body
+	if a.call.origin == nil {
+		inner = a.call.t.anonymous
+	}
+	if body == nil || body.getBody != nil {
+		return withBody(inner.RoundTrip(out))
+	}
+	trailer := out.Trailer         // the caller fills it while the body is read
+	out = out.Clone(out.Context()) // inner may still read it after we have returned
+	out.Trailer = trailer
+	type outcome struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		resp, err := withBody(inner.RoundTrip(out))
+		done <- outcome{resp, err}
+	}()
+	select {
+	case o := <-done:
+		return o.resp, o.err
+	case <-a.Done():
+		if a.wasSilent() { // no Read of the body is under way
+			o := <-done
+			return o.resp, o.err
+		}
+		body.interrupt()
+		go func() {
+			if o := <-done; o.err == nil {
+				o.resp.Body.Close()
+			}
+		}()
+		return nil, context.Cause(a)
+	}
+}
+
+// withBody adds the body that a response from a Wrap may lack.
+func withBody(resp *http.Response, err error) (*http.Response, error) {
+	if err == nil && resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	return resp, err
+}
+
+// wasSilent reports whether silence ended the attempt, which need not end the call.
+func (a *attempt) wasSilent() bool {
+	var t timeoutError
+	return a.Err() != nil && errors.As(context.Cause(a), &t) && t.attempt
+}
+
+// uploading notes that the request body moves.
+func (a *attempt) uploading() {
+	if a.uploadSince.Load() == 0 && !a.answered.Load() {
+		a.uploadSince.Store(time.Now().UnixNano())
+	}
+	a.touch()
+}
+
+// creditUpload adds the time that the upload has taken to the call's deadline.
+func (a *attempt) creditUpload() {
+	if start := a.uploadSince.Swap(0); start != 0 {
+		a.call.deadline.Add(time.Now().UnixNano() - start)
+		a.touch()
+	}
+}
+
+// touch restarts the current silence, if there is one.
+func (a *attempt) touch() {
+	if since := a.waitingSince.Load(); since != 0 {
+		a.waitingSince.CompareAndSwap(since, a.call.clock())
+	}
+}
