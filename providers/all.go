@@ -7,8 +7,8 @@ import (
 	"github.com/itsmauth/itsmauth/providers/webcommander"
 )
 
-// All returns the definitions that come with the module, by name: beyondtrust, oauth2 (the engine
-// itself), remedy, webcommander.
+// All returns the definitions of this module's providers, sorted by name: beyondtrust, oauth2 (package
+// generic), remedy, webcommander.
 func All() []Definition {
 	return []Definition{
 		Define("beyondtrust", beyondtrust.New),

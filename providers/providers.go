@@ -1,6 +1,6 @@
-// Package providers holds what is known of each product: a [Definition] is a value that turns the
-// settings of a connector into an [auth.Provider]. There is no registry to register with; whoever
-// has a product of their own hands its Definition to config.
+// Package providers has a [Definition] for each product: its name, its settings, and the constructor of
+// its [auth.Provider]. There is no global registry. To add a product, pass its Definition to
+// config.WithProvider.
 package providers
 
 import (
@@ -16,10 +16,10 @@ type Definition struct {
 	build    func(decode func(into any) error, env auth.Env) (auth.Provider, error)
 }
 
-// Define makes a Definition of a constructor. C is a struct whose fields carry yaml tags, and
-// `required:"true"` where a connector cannot do without; config decodes it strictly. f should
-// refuse a setting with an [auth.KeyError]. For a file with problems config calls it too, to find
-// them all: what is required is then there, but may be a stand-in.
+// Define makes a Definition from a constructor. C is a struct whose fields have yaml tags, and
+// `required:"true"` if they must be set; config decodes it strictly. For a wrong setting f should
+// return an [auth.KeyError]. config also calls f for a file that has problems already, to report all
+// of them at once; a missing required setting then has a placeholder.
 func Define[C any](name string, f func(C, auth.Env) (auth.Provider, error)) Definition {
 	return Definition{name, reflect.TypeFor[C](), func(decode func(any) error, env auth.Env) (auth.Provider, error) {
 		var c C
@@ -30,13 +30,13 @@ func Define[C any](name string, f func(C, auth.Env) (auth.Provider, error)) Defi
 	}}
 }
 
-// Name is what YAML calls the provider.
+// Name is the provider's name in YAML.
 func (d Definition) Name() string { return d.name }
 
-// Settings is the type that the provider's own keys are decoded into, a struct.
+// Settings is the struct type that the provider's own keys are decoded into.
 func (d Definition) Settings() reflect.Type { return d.settings }
 
-// New makes the provider, after decode has filled a pointer to its settings.
+// New makes the provider. decode is called with a pointer to the settings, to fill them.
 func (d Definition) New(decode func(into any) error, env auth.Env) (auth.Provider, error) {
 	return d.build(decode, env)
 }

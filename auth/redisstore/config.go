@@ -13,7 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/refusals"
+	"github.com/itsmauth/itsmauth/internal/settings"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
 
@@ -40,7 +40,7 @@ type Config struct {
 	// URL of the server, a secret since it holds the password; docs/operations.md has those of
 	// Sentinel and Cluster.
 	URL auth.Secret `yaml:"url" required:"true"`
-	// KeyPrefix begins the name of every key: itsmauth:. It must not have braces.
+	// KeyPrefix is the prefix of every key in Redis. It must not contain braces. The default is itsmauth:.
 	KeyPrefix string `yaml:"key_prefix"`
 	// TLS of the connections, for rediss. Its certificate is for servers that ask for one.
 	TLS tlsfile.Config `yaml:"tls_config"`
@@ -48,12 +48,12 @@ type Config struct {
 
 // connector gives what makes connections, and connect, which makes a pool of them.
 func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalClient, err error) {
-	var r refusals.List
-	r.When(strings.ContainsAny(c.KeyPrefix, "{}"), "key_prefix", "must not have braces")
+	var errs settings.Errors
+	errs.When(strings.ContainsAny(c.KeyPrefix, "{}"), "key_prefix", "must not contain braces")
 	a, err := c.address()
 	if err != nil {
-		r.Add("url", err)
-		return nil, nil, r.Err()
+		errs.Add("url", err)
+		return nil, nil, errs.Err()
 	}
 	d = newDialer(a)
 	switch tls, err := c.TLS.Client(); {
@@ -61,12 +61,12 @@ func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalCl
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
 			var k *auth.KeyError
 			errors.As(e, &k)
-			r.Add("tls_config."+k.Key, k.Err)
+			errs.Add("tls_config."+k.Key, k.Err)
 		}
 	case a.tls:
 		d.tls = tls
 	case c.TLS != tlsfile.Config{}:
-		r.Add("tls_config", errors.New("needs a url of scheme rediss"))
+		errs.Add("tls_config", errors.New("needs a url of scheme rediss"))
 	}
 	o := redis.UniversalOptions{
 		Addrs: a.addrs,
@@ -106,7 +106,7 @@ func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalCl
 		r := redis.NewClusterClient(ofCluster)
 		r.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
 		return r
-	}, r.Err()
+	}, errs.Err()
 }
 
 // address is what a URL says.

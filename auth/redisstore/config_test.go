@@ -55,10 +55,10 @@ func TestRefused(t *testing.T) {
 		{url: "redis://h?cluster=true&master_name=m", want: "url: cannot have both cluster and master_name"},
 		{url: "redis://h/1?cluster=true", want: "url: a Cluster has only database 0"},
 		{url: "redis://h?master_name=", want: "url: master_name must not be empty"},
-		{url: "redis://h", config: Config{KeyPrefix: "a{b}"}, want: "key_prefix: must not have braces"},
+		{url: "redis://h", config: Config{KeyPrefix: "a{b}"}, want: "key_prefix: must not contain braces"},
 		{url: "redis://h", config: Config{TLS: tlsfile.Config{ServerName: "h"}}, want: "tls_config: needs a url of scheme rediss"},
 		{url: "rediss://h", config: Config{TLS: tlsfile.Config{MinVersion: "TLS10", CertFile: "x"}},
-			want: "tls_config.min_version: must be TLS12 or TLS13\ntls_config.cert_file: needs key_file"},
+			want: "tls_config.min_version: must be one of TLS12, TLS13\ntls_config.cert_file: needs key_file"},
 	} {
 		c := tt.config
 		c.URL = auth.SecretString(tt.url)

@@ -1,4 +1,4 @@
-// Package tlsfile makes a TLS client configuration of files.
+// Package tlsfile makes a TLS client configuration from files.
 package tlsfile
 
 import (
@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/itsmauth/itsmauth/internal/refusals"
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
-// Config is the tls_config of YAML.
+// Config is tls_config in YAML.
 type Config struct {
 	CAFile             string `yaml:"ca_file" path:"true"`
 	CertFile           string `yaml:"cert_file" path:"true"`
@@ -20,18 +20,19 @@ type Config struct {
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
 }
 
-var versions = map[string]uint16{"": tls.VersionTLS12, "TLS12": tls.VersionTLS12, "TLS13": tls.VersionTLS13}
+var versions = map[string]uint16{"TLS12": tls.VersionTLS12, "TLS13": tls.VersionTLS13}
 
-// Client makes the configuration. The certificate is read again at each handshake, so a renewed
-// one needs no restart. Errors are an [auth.KeyError] for each setting at fault, joined.
+// Client makes the configuration. The certificate is read again at each handshake, so that renewing it
+// needs no restart. The error joins an [auth.KeyError] for each wrong setting.
 func (c Config) Client() (*tls.Config, error) {
-	var r refusals.List
+	settings.FillDefaults(&c)
+	var errs settings.Errors
+	errs.Check(c)
 	t := &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
-	r.When(t.MinVersion == 0, "min_version", "must be TLS12 or TLS13")
 	read := func(key, path string) []byte {
 		pem, err := os.ReadFile(path)
 		if err != nil {
-			r.Add(key, err)
+			errs.Add(key, err)
 			return nil
 		}
 		return pem
@@ -39,20 +40,20 @@ func (c Config) Client() (*tls.Config, error) {
 	if c.CAFile != "" {
 		t.RootCAs = x509.NewCertPool()
 		if pem := read("ca_file", c.CAFile); pem != nil && !t.RootCAs.AppendCertsFromPEM(pem) {
-			r.Add("ca_file", fmt.Errorf("%s holds no PEM certificate", c.CAFile))
+			errs.Add("ca_file", fmt.Errorf("%s has no PEM certificate", c.CAFile))
 		}
 	}
-	r.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
-	r.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
+	errs.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
+	errs.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
 	if c.CertFile != "" && c.KeyFile != "" {
 		if cert, key := read("cert_file", c.CertFile), read("key_file", c.KeyFile); cert != nil && key != nil {
 			_, err := tls.X509KeyPair(cert, key)
-			r.Add("cert_file", err)
+			errs.Add("cert_file", err)
 		}
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 			return &cert, err
 		}
 	}
-	return t, r.Err()
+	return t, errs.Err()
 }

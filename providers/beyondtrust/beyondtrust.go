@@ -1,15 +1,15 @@
 // Package beyondtrust is the provider for BeyondTrust Remote Support: client credentials, one-hour
 // tokens, no refresh tokens. See https://docs.beyondtrust.com/rs/docs/api.
 //
-// An API account has at most 30 valid tokens; the 31st silently kills the oldest, and a new secret
-// kills all. So an exchange too many breaks somebody else: processes of one account share a store.
+// An API account has at most 30 valid tokens: the 31st silently invalidates the oldest. A new client
+// secret invalidates them all. So all processes that use one account should share a store.
 package beyondtrust
 
 import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/refusals"
+	"github.com/itsmauth/itsmauth/internal/settings"
 	"github.com/itsmauth/itsmauth/providers/generic"
 )
 
@@ -19,21 +19,21 @@ type Config struct {
 	ClientSecret auth.Secret `yaml:"client_secret" required:"true"`
 }
 
-// New makes the provider of the appliance at env.BaseURL. Its errors are joined [auth.KeyError]s.
+// New makes the provider for the appliance at env.BaseURL. Its error joins an [auth.KeyError] for each
+// wrong setting.
 func New(c Config, env auth.Env) (auth.Provider, error) {
-	var r refusals.List
-	r.When(env.BaseURL == nil, "base_url", "required")
-	r.When(c.ClientID == "", "client_id", "required")
-	r.When(c.ClientSecret.IsZero(), "client_secret", "required")
-	if r != nil {
-		return nil, r.Err()
+	var errs settings.Errors
+	errs.When(env.BaseURL == nil, "base_url", "required")
+	errs.Check(c)
+	if errs != nil {
+		return nil, errs.Err()
 	}
 	p, err := generic.NewProvider(generic.Config{
 		Provider: "beyondtrust",
-		TokenURL: env.BaseURL.JoinPath("oauth2/token"), // with a slash at its end it is a 405
+		TokenURL: env.BaseURL.JoinPath("oauth2/token"), // a trailing slash gets a 405
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret,
-		CredentialsEncoding: "raw", // secrets hold + and /, and are compared as they are
-		// A 401 without this is about the request, such as an unknown parameter.
+		CredentialsEncoding: "raw", // the appliance does not decode URL-escaped secrets
+		// Any other 401 is about the request, such as an unknown parameter.
 		RejectedWhen: []generic.Condition{{Status: 401, Pointer: "/error", Equals: "access_denied"}},
 	})
 	if err != nil {
@@ -44,7 +44,7 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 
 type provider struct{ *generic.Provider }
 
-// Traffic is what the vendor documents for an API account.
+// Traffic returns the limits that the vendor documents for an API account.
 func (provider) Traffic() auth.Traffic {
 	return auth.Traffic{
 		Limits: []auth.Limit{{Requests: 20, Per: time.Second}, {Requests: 15000, Per: time.Hour}},

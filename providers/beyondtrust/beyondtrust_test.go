@@ -34,7 +34,7 @@ func connect(t *testing.T, base, id, secret string) auth.Provider {
 	return p
 }
 
-// TestBasicOnTheWire looks at the bytes: x/oauth2 would URL-escape the pair first.
+// TestBasicOnTheWire checks the bytes of the Basic header: x/oauth2 would URL-escape id and secret.
 func TestBasicOnTheWire(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"id", "plain"}, {"a+b/c=d&e%f", "g+h/i=j&k%2Bl:m"}, {"köln", "pässwörd√"}, {"id", "\xff\xfe"}} {

@@ -11,7 +11,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/generic"
 )
 
-// A product that takes JSON and answers in words of its own.
+// A product whose JSON fields have names of their own.
 func Example() {
 	product := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"data":{"sessionKey":"abc","validFor":"900"}}`)

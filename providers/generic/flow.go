@@ -10,7 +10,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// CodeFlow is the authorization-code flow, or nil for another grant.
+// CodeFlow returns the authorization-code flow, or nil for other grants.
 func (p *Provider) CodeFlow() *auth.CodeFlow {
 	c := &p.c
 	if c.Grant != "authorization_code" {
@@ -30,17 +30,17 @@ func (p *Provider) CodeFlow() *auth.CodeFlow {
 // redeem exchanges a code (RFC 6749 section 4.1.3).
 func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.Token, error) {
 	r := p.request("login", p.c.TokenURL, code, verifier)
-	p.add(r, func(field string) bool { return field != "scope" })
+	p.addFields(r, func(field string) bool { return field != "scope" })
 	r.set("grant_type", "authorization_code")
 	r.set("code", code)
 	if p.c.PKCE {
 		r.set("code_verifier", verifier)
 	}
-	return p.obtain(ctx, r)
+	return p.requestToken(ctx, r)
 }
 
-// Revoke tells the product to forget tok's refresh token and access token. Without RevokeURL it
-// does nothing. A token that is dead already is as good as revoked (RFC 7009 section 2.2).
+// Revoke revokes tok's refresh token and access token. Without RevokeURL it does nothing. A token that
+// is already invalid counts as revoked (RFC 7009 section 2.2).
 func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 	if p.c.RevokeURL == nil || tok == nil {
 		return nil
@@ -66,7 +66,7 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 		err := p.send(ctx, r)
 		switch r.code {
 		case "invalid_token":
-		case "unsupported_token_type": // it dies with the other (RFC 7009 section 2.2.1)
+		case "unsupported_token_type": // revoked together with the other token (RFC 7009 section 2.2.1)
 		default:
 			errs = append(errs, err)
 		}

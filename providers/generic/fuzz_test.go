@@ -15,7 +15,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-func FuzzAnswer(f *testing.F) {
+func FuzzTokenResponse(f *testing.F) {
 	for _, s := range []string{good, `{"error":"invalid_grant"}`, `{"error":"s3cr3t-value"}`, `[{"messageNumber":623}]`, "<html>", `{"access_token":"a","expires_in":"1e3"}`, "a.b.c"} {
 		for _, status := range []int{200, 302, 400, 401, 429, 503} {
 			f.Add(status, s, "30")

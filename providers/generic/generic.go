@@ -1,10 +1,10 @@
-// Package generic is an OAuth 2.0 client for any token endpoint, told by a [Config] what is odd
-// about it. In YAML it is provider: oauth2; the products are values of the same Config.
+// Package generic is an OAuth 2.0 client for any token endpoint. A [Config] says how the endpoint
+// differs from the RFCs. In YAML this is provider: oauth2; the other providers are built on it.
 //
-// The authorization URL, PKCE and the token type are x/oauth2's. The exchange is not, because of
-// what x/oauth2 does with servers as they are: it URL-escapes the Basic credentials, posts twice
-// to find out where they go, fails on an expires_in of 3600.0 or "", reads text/plain as a form,
-// and prints the answer in its errors.
+// x/oauth2 makes the authorization URL, PKCE and the token type. It does not send the token requests,
+// because real servers need something else: it URL-escapes the Basic credentials, posts twice to find
+// out where they go, fails on an expires_in of 3600.0 or "", parses text/plain as a form, and prints
+// the response in its errors.
 package generic
 
 import (
@@ -27,8 +27,7 @@ var _ interface {
 	auth.Refresher
 } = (*Provider)(nil)
 
-// New makes the provider that the settings describe. Its errors are an [auth.KeyError] for each
-// setting at fault, joined.
+// New makes a provider. Its error joins an [auth.KeyError] for each wrong setting.
 func New(c Config, _ auth.Env) (auth.Provider, error) {
 	p, err := NewProvider(c)
 	if err != nil {
@@ -37,16 +36,16 @@ func New(c Config, _ auth.Env) (auth.Provider, error) {
 	return p, nil
 }
 
-// NewProvider is New for a product that embeds the engine.
+// NewProvider is [New] for a provider that embeds this one.
 func NewProvider(c Config) (*Provider, error) {
-	c.fill()
+	c.fillDefaults()
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	return &Provider{c}, nil
 }
 
-// Identity lists token URL, client id, grant, user, scopes and the plain parameters.
+// Identity lists the token URL, client id, grant, user, scopes and Params.
 func (p *Provider) Identity() []string {
 	c := &p.c
 	id := []string{
@@ -62,7 +61,7 @@ func (p *Provider) Identity() []string {
 	return id
 }
 
-// Refresh says where the chain of refresh tokens starts and what its end means.
+// Refresh returns what the settings say of refresh tokens.
 func (p *Provider) Refresh() auth.Refresh {
 	return auth.Refresh{
 		Token:      p.c.RefreshToken,

@@ -26,13 +26,14 @@ const (
 	password = "p+a/s=s&w%d"
 )
 
-// A seen request is what a server got.
+// A seen request is a request as the server received it.
 type seen struct {
 	Method, Path, Query, Body string
 	Header                    http.Header
 }
 
-// serve starts a server that answers as told, and returns what it got.
+// serve starts a server that gives the answers in order, the last one again and again. got returns the
+// requests it received.
 func serve(t *testing.T, answers ...http.HandlerFunc) (base *url.URL, got func() []seen) {
 	t.Helper()
 	requests := make(chan seen, 100)
@@ -43,7 +44,7 @@ func serve(t *testing.T, answers ...http.HandlerFunc) (base *url.URL, got func()
 			r.Header.Del(noise)
 		}
 		requests <- seen{r.Method, r.URL.Path, r.URL.RawQuery, string(b), r.Header}
-		answers[min(i, len(answers)-1)](w, r) // requests come one after the other
+		answers[min(i, len(answers)-1)](w, r) // requests are sequential
 		i++
 	}))
 	t.Cleanup(s.Close)
@@ -191,7 +192,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// TestProvider is of the engine alone; the products test theirs.
+// TestProvider tests this package alone; the products have tests of their own.
 func TestProvider(t *testing.T) {
 	t.Parallel()
 	s := remedytest.NewServer(&remedytest.Options{RequirePKCE: true, Basic: true})
@@ -237,7 +238,7 @@ func TestToken(t *testing.T) {
 		"created":          {body: good, status: 201, access: "AT", life: time.Hour, typ: "Bearer"},
 		"text/plain":       {body: good, contentType: "text/plain", access: "AT", life: time.Hour, typ: "Bearer"},
 		"no token type":    {body: `{"access_token":"AT","refresh_token":"RT","expires_in":60}`, access: "AT", refresh: "RT", life: time.Minute, typ: "Bearer"},
-		"1 MiB":            {body: good + strings.Repeat(" ", maxAnswer-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
+		"1 MiB":            {body: good + strings.Repeat(" ", maxResponse-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
 		"a mark":           {body: "\xef\xbb\xbf" + good, access: "AT", life: time.Hour, typ: "Bearer"},
 		"an empty error":   {body: `{"access_token":"AT","error":"","expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
 		"an error flag":    {body: `{"access_token":"AT","error":false,"expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
@@ -283,7 +284,7 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
-// TestFractions holds that a lifetime of no whole seconds is not rounded.
+// TestFractions tests that a lifetime with a fraction of a second is not rounded.
 func TestFractions(t *testing.T) {
 	t.Parallel()
 	base, _ := serve(t, say(200, `{"access_token":"AT","expires_in":0.5}`))
@@ -297,7 +298,7 @@ func TestFractions(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	fail := func(code string) string { return `{"error":"` + code + `","error_description":"` + secret + `"}` }
-	large := `{"access_token":"AT","x":"` + strings.Repeat("x", maxAnswer) + `"}`
+	large := `{"access_token":"AT","x":"` + strings.Repeat("x", maxResponse) + `"}`
 	text := Response{Format: "text"}
 	for name, tc := range map[string]struct {
 		status   int
@@ -366,7 +367,7 @@ func TestRefusals(t *testing.T) {
 		"an array":          {status: 200, body: `[]`, want: []error{auth.ErrProtocol}},
 		"header injection":  {status: 200, body: `{"access_token":"A\r\nX: y"}`, want: []error{auth.ErrProtocol}},
 		"too large":         {status: 200, body: large, want: []error{auth.ErrProtocol}},
-		"a byte too large":  {status: 200, body: good + strings.Repeat(" ", maxAnswer+1-len(good)), want: []error{auth.ErrProtocol}},
+		"a byte too large":  {status: 200, body: good + strings.Repeat(" ", maxResponse+1-len(good)), want: []error{auth.ErrProtocol}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -397,7 +398,7 @@ func TestRefusals(t *testing.T) {
 
 var sentinels = []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrRateLimited, auth.ErrUnavailable, auth.ErrProtocol, auth.ErrInsecure}
 
-// checkError holds that err is exactly these sentinels.
+// checkError checks that err is all of these sentinels and no other.
 func checkError(t *testing.T, err error, code string, status int, want ...error) {
 	t.Helper()
 	var e *auth.Error
@@ -586,7 +587,7 @@ func TestRevoke(t *testing.T) {
 	if err := must(t, c).Revoke(t.Context(), tok); err != nil || len(got()) != 0 {
 		t.Error("without revoke_url:", err)
 	}
-	c.RevokeURL, c.Method = base.JoinPath("revoke"), "GET" // which is only the exchange's
+	c.RevokeURL, c.Method = base.JoinPath("revoke"), "GET" // for token requests only
 	if err := must(t, c).Revoke(t.Context(), tok); err != nil {
 		t.Error(err)
 	}
@@ -689,7 +690,7 @@ func TestRejects(t *testing.T) {
 	}
 }
 
-// Most responses are asked for nothing but their status.
+// For most responses only the status is looked at.
 func TestRejectsAllocatesNothing(t *testing.T) {
 	base, _ := url.Parse("https://x")
 	c := basic(base)
@@ -725,26 +726,26 @@ func TestNewRefuses(t *testing.T) {
 	s := auth.SecretString(secret)
 	for name, tc := range map[string]struct {
 		config Config
-		want   string // the errors, a line each
+		want   string // the errors, one a line
 	}{
 		"nothing": {Config{}, "client_id: required for grant client_credentials\ntoken_url: required"},
 		"words": {Config{TokenURL: x, Method: "DELETE", Grant: "implicit", Encoding: "xml", CredentialsIn: "query", CredentialsEncoding: "x", Response: Response{Format: "xml"}},
-			`credentials_encoding: must be raw, rfc6749
-credentials_in: must be basic, form, json, headers
-encoding: must be form, json
-grant: must be client_credentials, password, refresh_token, authorization_code, none
-method: must be POST, PUT, PATCH, GET
-response.format: must be json, text`},
+			`credentials_encoding: must be one of raw, rfc6749
+credentials_in: must be one of basic, form, json, headers
+encoding: must be one of form, json
+grant: must be one of client_credentials, password, refresh_token, authorization_code, none
+method: must be one of POST, PUT, PATCH, GET
+response.format: must be one of json, text`},
 		"URLs": {Config{TokenURL: u("/token"), ClientID: "id", RevokeURL: u("https://u:p@x"), RedirectURI: "/cb"},
 			`redirect_uri: must be an absolute URI without a fragment
-revoke_url: must not hold a user or password
+revoke_url: must not have a user or password
 token_url: must be an absolute http or https URL`},
 		"code": {Config{TokenURL: x, Grant: "authorization_code", Username: "u", Password: s, Refresh: Refresh{Fallback: "grant"}},
 			`auth_url: required for grant authorization_code
 client_id: required for grant authorization_code
 password: not used by grant authorization_code
 redirect_uri: required for grant authorization_code
-refresh.fallback: must be consent
+refresh.fallback: must be consent for grant authorization_code
 username: not used by grant authorization_code`},
 		"unused": {Config{TokenURL: x, ClientID: "id", AuthURL: u("https://x#f"), PKCE: true, RefreshToken: s},
 			`auth_url: must not have a fragment
@@ -753,47 +754,47 @@ pkce: not used by grant client_credentials
 refresh_token: not used by grant client_credentials`},
 		"password": {Config{TokenURL: x, Grant: "password"}, "password: required for grant password\nusername: required for grant password"},
 		"seed":     {Config{TokenURL: x, Grant: "refresh_token"}, "refresh_token: required for grant refresh_token"},
-		"colon":    {Config{TokenURL: x, ClientID: "a:b", CredentialsEncoding: "raw"}, "client_id: holds a colon, at which a raw Basic header would be split"},
+		"colon":    {Config{TokenURL: x, ClientID: "a:b", CredentialsEncoding: "raw"}, "client_id: must not contain a colon, which ends the id in a raw Basic header"},
 		"params": {Config{TokenURL: x, ClientID: "id", Params: map[string]string{"grant_type": "x", "a": "b"}, SecretParams: map[string]auth.Secret{"a": s, "client_secret": s}},
 			`params.grant_type: has a setting of its own
-secret_params.a: is in params too
+secret_params.a: is also in params
 secret_params.client_secret: has a setting of its own`},
-		"refresh fields": {Config{TokenURL: x, ClientID: "id", Refresh: Refresh{Fields: []string{"scope", "x"}}}, "refresh.fields.1: names none of params and secret_params, nor redirect_uri or scope"},
+		"refresh fields": {Config{TokenURL: x, ClientID: "id", Refresh: Refresh{Fields: []string{"scope", "x"}}}, "refresh.fields.1: must be a name from params or secret_params, redirect_uri or scope"},
 		"GET": {Config{TokenURL: x, Method: "GET", Grant: "password", Username: "u", Password: s, ClientSecret: s, CredentialsIn: "form", SecretParams: map[string]auth.Secret{"a": s}},
-			`client_secret: would be in the URL with method GET
-grant: would be in the URL with method GET
-password: would be in the URL with method GET
-secret_params: would be in the URL with method GET`},
+			`client_secret: would be sent in the URL with method GET
+grant: would be sent in the URL with method GET
+password: would be sent in the URL with method GET
+secret_params: would be sent in the URL with method GET`},
 		"pointers": {Config{TokenURL: x, ClientID: "id", Response: Response{AccessToken: "token", ExpiresIn: "/a~2"}},
 			`response.access_token: must be a JSON Pointer, such as /data/token (RFC 6901)
 response.expires_in: must be a JSON Pointer, such as /data/token (RFC 6901)`},
 		"headers": {Config{TokenURL: x, ClientID: "id", CredentialHeaders: []Header{{"A", "{client_id}"}}, TokenHeaders: []Header{{"a b", "{token}"}, {"C", "x"}, {"c", "x\n"}},
 			StaticHeaders: map[string]auth.Secret{"C": s, "D": auth.SecretString("x\r\ny")}},
 			`credential_headers: only used by credentials_in headers
-static_headers.C: is in token_headers too
+static_headers.C: is also in token_headers
 static_headers.D: must not hold a line break
-token_headers.0.name: is no header name
-token_headers.0.template: knows only {access_token}, {token_type}
-token_headers.2.name: is there twice
+token_headers.0.name: is not a header name
+token_headers.0.template: may only have the placeholders {access_token}, {token_type}
+token_headers.2.name: appears twice
 token_headers.2.template: must not hold a line break
-token_headers: none holds {access_token}`},
+token_headers: one of them must contain {access_token}`},
 		"static headers": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, TokenHeaders: []Header{{"A", "{access_token}"}},
 			StaticHeaders: map[string]auth.Secret{"authorization": s, "B": s, "b": s, "host": s, "user-agent": s, "Accept": s}},
-			`static_headers.authorization: carries the credentials with credentials_in basic
-static_headers.b: is there twice
-static_headers.host: is not for a setting to say
+			`static_headers.authorization: is the header of credentials_in basic
+static_headers.b: appears twice
+static_headers.host: cannot be set
 static_headers.user-agent: must be spelled User-Agent`},
 		"static credentials": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, CredentialsIn: "headers", CredentialHeaders: []Header{{"X-Key", "{client_secret}"}}, StaticHeaders: map[string]auth.Secret{"x-key": s}},
-			"static_headers.x-key: is in credential_headers too"},
+			"static_headers.x-key: is also in credential_headers"},
 		"credential headers":    {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers"}, "credential_headers: required for credentials_in headers"},
 		"no credential headers": {Config{TokenURL: x, ClientID: "id", CredentialsIn: "headers", CredentialHeaders: []Header{}}, "credential_headers: required for credentials_in headers"},
-		"encoding":              {Config{TokenURL: x, ClientID: "id", Encoding: "jsn", CredentialsIn: "json"}, "encoding: must be form, json"},
+		"encoding":              {Config{TokenURL: x, ClientID: "id", Encoding: "jsn", CredentialsIn: "json"}, "encoding: must be one of form, json"},
 		"conditions": {Config{TokenURL: x, ClientID: "id", RejectedWhen: []Condition{{}, {Status: 4}, {Status: 200, Pointer: "/a"}}, NotRejectedWhen: []Condition{{Equals: "x"}, {Pointer: "a"}}},
-			`not_rejected_when.0.equals: needs a pointer
+			`not_rejected_when.0.equals: needs pointer
 not_rejected_when.1.pointer: must be a JSON Pointer, such as /data/token (RFC 6901)
-rejected_when.0: says nothing, so it would hold for every response
+rejected_when.0: is empty and would match every response
 rejected_when.1.status: must be from 100 to 599
-rejected_when.2.status: a response below 400 streams, its body is not looked at`},
+rejected_when.2.status: must be 400 or more to look at the body; below, the body is streamed`},
 		"lifetimes": {Config{TokenURL: x, ClientID: "id", DefaultLifetime: -1, RefreshLifetime: -1}, "default_lifetime: must not be negative\nrefresh_lifetime: must not be negative"},
 	} {
 		t.Run(name, func(t *testing.T) {

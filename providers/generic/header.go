@@ -7,8 +7,8 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Header gives the token headers and the static ones, keys as spelled. A static header whose
-// secret cannot be read is left out.
+// Header returns TokenHeaders and StaticHeaders, with names spelled as in the settings. A static header
+// is left out if its secret cannot be read.
 func (p *Provider) Header(tok *oauth2.Token) http.Header {
 	h := make(http.Header, len(p.c.TokenHeaders)+len(p.c.StaticHeaders))
 	for name, s := range p.c.StaticHeaders {
@@ -20,7 +20,7 @@ func (p *Provider) Header(tok *oauth2.Token) http.Header {
 	return h
 }
 
-// expand adds templated headers. Assigned, since Set would respell them.
+// expand adds headers made from templates. It does not call Header.Set, which would change the names.
 func expand(to http.Header, headers []Header, oldnew ...string) {
 	r := strings.NewReplacer(oldnew...)
 	for _, h := range headers {

@@ -21,7 +21,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// listen accepts connections and answers each request with what reply makes of it.
+// listen accepts connections and answers each request's body with reply(body).
 func listen(t *testing.T, reply func(request string) string) *url.URL {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -50,7 +50,7 @@ func listen(t *testing.T, reply func(request string) string) *url.URL {
 
 func TestNetworkFailures(t *testing.T) {
 	t.Parallel()
-	nowhere := &url.URL{Scheme: "http", Host: "127.0.0.1:1"} // and no other test begins to listen there
+	nowhere := &url.URL{Scheme: "http", Host: "127.0.0.1:1"} // no test listens there
 	tls := httptest.NewUnstartedServer(say(200, good))
 	tls.Config.ErrorLog = log.New(io.Discard, "", 0)
 	tls.StartTLS()
@@ -61,7 +61,7 @@ func TestNetworkFailures(t *testing.T) {
 	proxy := listen(t, func(string) string { return "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n" })
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	// Errors of the caller's own client, such as the transport's, stay what they are.
+	// Errors of the caller's own client, such as our transport's, are kept.
 	through := func(rt roundTrip) context.Context {
 		return context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: rt})
 	}

@@ -9,16 +9,17 @@ import (
 	"strings"
 )
 
-// byteOrderMark begins what some servers write as UTF-8.
+// byteOrderMark is what some servers put before UTF-8.
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// decode reads JSON, numbers as they are written. What is not JSON is nil.
+// decode parses JSON. It returns nil if body is not JSON.
 func decode(body []byte) any {
 	doc, _ := parse(body)
 	return doc
 }
 
-// parse is decode with the reason. It is [io.ErrUnexpectedEOF] if the text breaks off.
+// parse parses JSON and keeps numbers as they are written. Its error is [io.ErrUnexpectedEOF] if the
+// body is cut off.
 func parse(body []byte) (doc any, err error) {
 	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(body, byteOrderMark)))
 	d.UseNumber()
@@ -26,7 +27,7 @@ func parse(body []byte) (doc any, err error) {
 		return nil, err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows it")
+		return nil, errors.New("more than one JSON value")
 	}
 	return doc, nil
 }
@@ -41,8 +42,8 @@ func checkPointer(pointer string) error {
 
 var unescape = strings.NewReplacer("~1", "/", "~0", "~")
 
-// find returns all that a JSON Pointer (RFC 6901) leads to: at most one value, but that * is any
-// element of an array, where the RFC knows only indices.
+// find returns the value at a JSON Pointer (RFC 6901). As an extension, * is every element of an array,
+// so there may be several values.
 func find(doc any, pointer string) []any {
 	at := []any{doc}
 	for _, ref := range strings.Split(pointer, "/")[1:] {
@@ -66,7 +67,7 @@ func find(doc any, pointer string) []any {
 	return at
 }
 
-// text is a scalar as it is written, and "" for anything else.
+// text returns a scalar as it is written in JSON, and "" for anything else.
 func text(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -79,13 +80,13 @@ func text(v any) string {
 	return ""
 }
 
-// str is a string, and "" for anything else.
+// str returns a string, and "" for anything else.
 func str(v any) string {
 	s, _ := v.(string)
 	return s
 }
 
-// first is the first value, as text or str has it, that is not "".
+// first returns the first non-empty value at pointer, converted by text or str.
 func first(doc any, pointer string, as func(any) string) string {
 	for _, v := range find(doc, pointer) {
 		if s := as(v); s != "" {

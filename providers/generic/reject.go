@@ -8,30 +8,30 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/itsmauth/itsmauth/internal/refusals"
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
-// Rejects reports whether resp refuses the token, by RejectedWhen and NotRejectedWhen. An exception
-// with a pointer into a body that is not there to be read holds: whoever sees a token refused sends
-// the request again, and it may be a write.
+// Rejects reports whether resp rejects the token, by RejectedWhen and NotRejectedWhen. If the body
+// cannot be read, a NotRejectedWhen with a pointer counts as met: a rejected request is sent again,
+// and it may be a write.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
-	holds := func(c Condition) bool { return c.holds(resp.StatusCode, body) }
-	if !slices.ContainsFunc(p.c.RejectedWhen, holds) {
+	matches := func(c Condition) bool { return c.matches(resp.StatusCode, body) }
+	if !slices.ContainsFunc(p.c.RejectedWhen, matches) {
 		return false
 	}
-	excepts := holds
-	if unread(resp, body) {
-		excepts = func(c Condition) bool {
+	mayMatch := matches
+	if incomplete(resp, body) {
+		mayMatch = func(c Condition) bool {
 			c.Pointer, c.Equals = "", ""
-			return holds(c)
+			return matches(c)
 		}
 	}
-	return !slices.ContainsFunc(p.c.NotRejectedWhen, excepts)
+	return !slices.ContainsFunc(p.c.NotRejectedWhen, mayMatch)
 }
 
-// unread reports whether there is more to body than can be seen: its JSON breaks off, or it is
-// compressed in a way that nobody has undone.
-func unread(resp *http.Response, body []byte) bool {
+// incomplete reports whether body is cut off within its JSON, or compressed in an encoding that the
+// session does not decode.
+func incomplete(resp *http.Response, body []byte) bool {
 	switch strings.ToLower(resp.Header.Get("Content-Encoding")) {
 	case "", "identity", "gzip", "x-gzip":
 		_, err := parse(body)
@@ -40,7 +40,7 @@ func unread(resp *http.Response, body []byte) bool {
 	return true
 }
 
-func (c Condition) holds(status int, body []byte) bool {
+func (c Condition) matches(status int, body []byte) bool {
 	if c.Status != 0 && c.Status != status || !bytes.Contains(body, []byte(c.BodyContains)) {
 		return false
 	}
@@ -52,14 +52,14 @@ func (c Condition) holds(status int, body []byte) bool {
 	})
 }
 
-// check refuses what is at fault in the condition at key.
-func (c Condition) check(r *refusals.List, key string) {
-	looks := c.Pointer != "" || c.BodyContains != ""
-	r.When(c == Condition{}, key, "says nothing, so it would hold for every response")
-	r.When(c.Status != 0 && (c.Status < 100 || c.Status > 599), key+".status", "must be from 100 to 599")
-	r.When(c.Status >= 100 && c.Status < 400 && looks, key+".status", "a response below 400 streams, its body is not looked at")
-	r.When(c.Equals != "" && c.Pointer == "", key+".equals", "needs a pointer")
+// check adds an error for each wrong field of the condition at key.
+func (c Condition) check(errs *settings.Errors, key string) {
+	readsBody := c.Pointer != "" || c.BodyContains != ""
+	errs.When(c == Condition{}, key, "is empty and would match every response")
+	errs.When(c.Status != 0 && (c.Status < 100 || c.Status > 599), key+".status", "must be from 100 to 599")
+	errs.When(c.Status >= 100 && c.Status < 400 && readsBody, key+".status", "must be 400 or more to look at the body; below, the body is streamed")
+	errs.When(c.Equals != "" && c.Pointer == "", key+".equals", "needs pointer")
 	if c.Pointer != "" {
-		r.Add(key+".pointer", checkPointer(c.Pointer))
+		errs.Add(key+".pointer", checkPointer(c.Pointer))
 	}
 }

@@ -18,38 +18,38 @@ import (
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
-// maxAnswer is more than any token, and little enough to hold.
-const maxAnswer = 1 << 20
+// maxResponse is the largest response body that is read, in bytes.
+const maxResponse = 1 << 20
 
-// A request is one to the token endpoint or one of its neighbours, with its answer.
+// A request is a request to the token or the revocation endpoint, with its response.
 type request struct {
 	provider, op string
 	url          *url.URL
 	fields       map[string]string
 	header       http.Header
-	refresh      bool     // it spends a refresh token
-	secrets      []string // what is in it and must not come back in an error
-	err          error    // why it cannot be made
+	refresh      bool     // its grant is a refresh token
+	secrets      []string // sent, and must not appear in an error
+	err          error    // why it cannot be sent
 
-	status     int
-	retryAfter time.Duration
-	exhausted  bool // the limit that it shows has no room left
-	body       []byte
-	doc        any // the body, if it is JSON
-	refused    bool
-	code       string // why, if that can be shown
+	status      int
+	retryAfter  time.Duration
+	limitUsedUp bool // X-RateLimit-Remaining is 0
+	body        []byte
+	doc         any // the body, if it is JSON
+	failed      bool
+	code        string // the error code, if it may be shown
 }
 
 func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
 	r := &request{provider: p.c.Provider, op: op, url: u, fields: map[string]string{}, header: http.Header{}, secrets: secrets}
 	for name, s := range p.c.StaticHeaders {
-		r.header[name] = []string{r.read("static_headers."+name, s)}
+		r.header[name] = []string{r.readSecret("static_headers."+name, s)}
 	}
 	return r
 }
 
-// says sets a header that describes the request, unless a static one does, in whatever spelling.
-func (r *request) says(name, value string) {
+// setDefaultHeader sets a header unless a static header has that name, in any spelling.
+func (r *request) setDefaultHeader(name, value string) {
 	for given := range r.header {
 		if strings.EqualFold(given, name) {
 			return
@@ -60,8 +60,8 @@ func (r *request) says(name, value string) {
 
 func (r *request) ok() bool { return r.status/100 == 2 }
 
-// read reads a secret and remembers that it was sent.
-func (r *request) read(key string, s auth.Secret) string {
+// readSecret reads the secret of the setting key and adds it to secrets.
+func (r *request) readSecret(key string, s auth.Secret) string {
 	v, err := s.Value()
 	switch {
 	case err == nil:
@@ -74,7 +74,7 @@ func (r *request) read(key string, s auth.Secret) string {
 	return v
 }
 
-// set adds a field, if there is something to say.
+// set adds a field, unless its value is empty.
 func (r *request) set(field, value string) {
 	if value != "" {
 		r.fields[field] = value
@@ -84,7 +84,7 @@ func (r *request) set(field, value string) {
 // authenticate adds the client's credentials (RFC 6749 section 2.3.1).
 func (p *Provider) authenticate(r *request) {
 	c := &p.c
-	id, secret := c.ClientID, r.read("client_secret", c.ClientSecret)
+	id, secret := c.ClientID, r.readSecret("client_secret", c.ClientSecret)
 	switch {
 	case c.CredentialsIn == "headers":
 		expand(r.header, c.CredentialHeaders, "{client_id}", id, "{client_secret}", secret)
@@ -101,10 +101,10 @@ func (p *Provider) authenticate(r *request) {
 	}
 }
 
-// send makes the request and reads its answer, unless that is an error.
+// send sends the request and reads the response. An error response is an error.
 func (p *Provider) send(ctx context.Context, r *request) error {
 	if r.err != nil {
-		return r.fail(r.err)
+		return r.newError(r.err)
 	}
 	u, body, method := *r.url, []byte(nil), p.c.Method
 	if r.op == "revoke" {
@@ -115,42 +115,42 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	case method == http.MethodGet:
 		u.RawQuery = strings.TrimPrefix(u.RawQuery+"&"+form(r.fields), "&")
 	case p.c.Encoding == "json":
-		r.says("Content-Type", "application/json")
+		r.setDefaultHeader("Content-Type", "application/json")
 		body = jsonBody(r.fields)
 	default:
-		r.says("Content-Type", "application/x-www-form-urlencoded")
+		r.setDefaultHeader("Content-Type", "application/x-www-form-urlencoded")
 		body = []byte(form(r.fields))
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return r.fail(network(ctx, err))
+		return r.newError(networkError(ctx, err))
 	}
 	req.Header = r.header
 	resp, err := client(ctx).Do(req)
 	if err != nil {
-		return r.fail(network(ctx, err))
+		return r.newError(networkError(ctx, err))
 	}
 	defer resp.Body.Close()
 	r.status = resp.StatusCode
 	r.retryAfter, _ = retryafter.Parse(resp.Header, time.Now())
-	r.exhausted = resp.Header.Get("X-RateLimit-Remaining") == "0"
-	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	r.limitUsedUp = resp.Header.Get("X-RateLimit-Remaining") == "0"
+	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
 	if err != nil {
-		err = network(ctx, err)
-	} else if len(r.body) > maxAnswer {
+		err = networkError(ctx, err)
+	} else if len(r.body) > maxResponse {
 		r.body, err = nil, fmt.Errorf("%w: it is larger than 1 MiB", auth.ErrProtocol)
 	}
 	if err != nil && r.ok() {
-		return r.fail(err)
+		return r.newError(err)
 	}
 	r.doc = decode(r.body)
-	if r.refused = p.readCode(r) || !r.ok(); r.refused {
-		return r.fail(r.refusal())
+	if r.failed = p.readErrorCode(r) || !r.ok(); r.failed {
+		return r.newError(r.responseError())
 	}
 	return nil
 }
 
-// client is the context's, but that it follows no redirect: that would hand the credentials on.
+// client returns the context's client, made not to follow redirects, which would pass on the credentials.
 func client(ctx context.Context) *http.Client {
 	c := &http.Client{Timeout: 30 * time.Second}
 	if given, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && given != nil {
@@ -168,7 +168,7 @@ func form(fields map[string]string) string {
 	return v.Encode()
 }
 
-// jsonBody leaves & < > as they are: not every server reads \u0026.
+// jsonBody does not escape & < >, because not every server decodes \u0026.
 func jsonBody(fields map[string]string) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

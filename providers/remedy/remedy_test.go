@@ -51,7 +51,7 @@ func connect(t *testing.T, base string, c remedy.Config) auth.Provider {
 
 var requestLine = regexp.MustCompile(`(?:GET|POST) (\S+) HTTP/1\.1\r\n`)
 
-// call reports what an API call with tok meets.
+// call calls the API with tok. rejected reports whether p finds the token rejected.
 func call(t *testing.T, s *remedytest.Server, p auth.Provider, tok *oauth2.Token) (status int, rejected bool) {
 	t.Helper()
 	req, _ := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/api/arsys/v1/entry/HPD:IncidentInterface", nil)
@@ -107,7 +107,7 @@ func TestAuthorizationCode(t *testing.T) {
 				t.Error("a code twice:", err)
 			}
 
-			// The emulator revokes what a code gave that comes twice, so once more.
+			// The emulator revoked the first tokens when the code came twice, so log in again.
 			back, _ = s.Consent(flow.URL("the-state", verifier))
 			if first, err = flow.Redeem(t.Context(), back.Query().Get("code"), verifier); err != nil {
 				t.Fatal(err)
@@ -288,15 +288,15 @@ client_id: required for grant authorization_code
 client_secret: required for grant authorization_code
 redirect_uri: required for grant authorization_code`},
 		"ar_jwt": {remedy.Config{Grant: "ar_jwt"}, "username: required for grant ar_jwt\npassword: required for grant ar_jwt"},
-		"grant":  {remedy.Config{Grant: "client_credentials"}, "grant: must be authorization_code, ar_jwt"},
+		"grant":  {remedy.Config{Grant: "client_credentials"}, "grant: must be one of authorization_code, ar_jwt"},
 		"words": {remedy.Config{SSOURL: bad, ClientID: "id", ClientSecret: secret, RedirectURI: "x", OAuthVersion: "v2", CredentialsIn: "json", RefreshLifetime: -1},
-			`oauth_version: must be v1, v1.1
-credentials_in: must be form, basic
+			`oauth_version: must be one of v1, v1.1
+credentials_in: must be one of form, basic
 refresh_lifetime: must not be negative
 sso_url: must be an absolute http or https URL
 redirect_uri: must be an absolute URI without a fragment`},
 		"colon": {remedy.Config{SSOURL: sso, ClientID: "a:b", ClientSecret: secret, RedirectURI: "http://x", CredentialsIn: "basic"},
-			"client_id: holds a colon, at which a raw Basic header would be split"},
+			"client_id: must not contain a colon, which ends the id in a raw Basic header"},
 	} {
 		p, err := remedy.New(tc.config, auth.Env{BaseURL: sso})
 		if p != nil || err == nil {

@@ -98,7 +98,7 @@ func TestAgainstTheEmulator(t *testing.T) {
 			if n := s.Stats(); n.TokenRequests != 4 || n.RefusedRefreshes != 1 || n.BadHeaders != 0 {
 				t.Errorf("%+v", n)
 			}
-			// What was sent, and what a refresh leaves out.
+			// The fields that were sent. A refresh sends fewer.
 			var full, refresh map[string]string
 			var bodies [][]byte
 			for _, r := range s.Requests() {
@@ -214,8 +214,8 @@ redirect_uri: required
 username: required, or auth_string
 password: required, or auth_string`},
 		"both":         {only(func(c *webcommander.Config) { c.AuthString = auth.SecretString("dTpw") }), "auth_string: give username and password, or auth_string, not both"},
-		"colon":        {only(func(c *webcommander.Config) { c.Username = "a:b" }), "username: must not hold a colon, at which auth_string is split"},
-		"header":       {only(func(c *webcommander.Config) { c.TokenHeader = "x-token" }), "token_header: must be access_token, authorization"},
+		"colon":        {only(func(c *webcommander.Config) { c.Username = "a:b" }), "username: must not contain a colon, which ends the name in auth_string"},
+		"header":       {only(func(c *webcommander.Config) { c.TokenHeader = "x-token" }), "token_header: must be one of access_token, authorization"},
 		"redirect URI": {only(func(c *webcommander.Config) { c.RedirectURI = "https://x/#a" }), "redirect_uri: must be an absolute URI without a fragment"},
 		"no base64": {only(func(c *webcommander.Config) {
 			c.Username, c.Password, c.AuthString = "", auth.Secret{}, auth.SecretString("ann:hunter2")

@@ -10,7 +10,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// From a person's consent to an API call, with nothing but net/http.
+// From a login in the browser to an API call, with net/http only.
 func Example() {
 	s := remedytest.NewServer(nil)
 	defer s.Close()

@@ -45,7 +45,7 @@ func Example() {
 		fmt.Println(resp.Status)
 	}
 	call(func(h http.Header) { h["access_token"] = []string{token.AccessToken} })
-	call(func(h http.Header) { h.Set("access_token", token.AccessToken) }) // goes out as Access_token
+	call(func(h http.Header) { h.Set("access_token", token.AccessToken) }) // sent as Access_token
 	s.RevokeAll()
 	call(func(h http.Header) { h["access_token"] = []string{token.AccessToken} })
 	// Output:

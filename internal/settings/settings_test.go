@@ -1,0 +1,58 @@
+package settings_test
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/settings"
+)
+
+type config struct {
+	Name     string        `yaml:"name" required:"true"`
+	Secret   auth.Secret   `yaml:"secret" required:"true"`
+	Word     string        `yaml:"word" enum:"a,b" default:"a"`
+	Lifetime time.Duration `yaml:"lifetime" default:"1h"`
+	Inner    struct {
+		Codes []int  `yaml:"codes" default:"[401, 403]"`
+		Path  string `yaml:"path" required:"true"`
+	} `yaml:"inner"`
+	Internal string `yaml:"-" required:"true"`
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for want, c := range map[string]config{
+		"name: required\nsecret: required\ninner.path: required":                            {},
+		"name: required\nsecret: required\nword: must be one of a, b\ninner.path: required": {Word: "c"},
+	} {
+		var errs settings.Errors
+		errs.Check(c)
+		if got := errs.Err().Error(); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+	var errs settings.Errors
+	c := config{Name: "n", Secret: auth.SecretString("s"), Word: "b"}
+	c.Inner.Path = "/"
+	errs.Check(c)
+	if errs.Err() != nil {
+		t.Error(errs)
+	}
+}
+
+func TestFillDefaults(t *testing.T) {
+	t.Parallel()
+	var c config
+	settings.FillDefaults(&c)
+	if c.Name != "" || c.Word != "a" || c.Lifetime != time.Hour || !reflect.DeepEqual(c.Inner.Codes, []int{401, 403}) {
+		t.Errorf("%+v", c)
+	}
+	given := config{Word: "b", Lifetime: time.Minute}
+	given.Inner.Codes = []int{}
+	settings.FillDefaults(&given)
+	if given.Word != "b" || given.Lifetime != time.Minute || len(given.Inner.Codes) != 0 {
+		t.Errorf("%+v", given)
+	}
+}
