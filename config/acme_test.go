@@ -13,6 +13,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/providers"
 )
 
@@ -47,7 +48,7 @@ type acme struct {
 	Ratio       float64         `yaml:"ratio"`
 	Debug       *bool           `yaml:"debug"`
 	Nested      *struct {
-		Size size `yaml:"size"`
+		Size yamldoc.Size `yaml:"size"`
 	} `yaml:"nested"`
 	acmeMore `yaml:",inline"`
 }

@@ -1,4 +1,4 @@
-// Package config makes authenticated clients of one YAML file.
+// Package config makes authenticated clients from one YAML file.
 //
 //	conns, err := config.Load("itsmauth.yaml")
 //	if err != nil { ... } // every problem of the file, each with its line and column
@@ -15,25 +15,25 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
 
-// file is what a configuration holds. Keys that begin with x- are free, for anchors.
+// file is a configuration file. Other keys are allowed if they begin with x-, for anchors.
 type file struct {
 	// Version of the format: 1.
 	Version int `yaml:"version" required:"true"`
 	// TokenStore keeps the tokens. The library's default is memory, the CLI's is files.
-	TokenStore node `yaml:"token_store"`
+	TokenStore yamldoc.Node `yaml:"token_store"`
 	// Defaults are under the settings of every connector.
 	Defaults defaults `yaml:"defaults"`
 	// Connectors, by the names to get them by.
-	Connectors node `yaml:"connectors" required:"true"`
+	Connectors yamldoc.Node `yaml:"connectors" required:"true"`
 }
 
 // Connectors are the products of one file, by name. It is safe for concurrent use.
@@ -47,43 +47,53 @@ type Connectors struct {
 	close     func() error
 }
 
-// Format shows the file's name, for every verb, and nothing of what changes while it is printed.
+// Format prints the file's name, for every verb. Printing fields would race with requests.
 func (c *Connectors) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connectors(%s)", c.file) }
 
-// Load reads the file at path and makes its connectors. If the file is at fault the error is
-// [Problems], all there are. Nothing is sent yet.
+// Load reads the file at path and makes its connectors. If the file has faults, the error is [Problems],
+// with all of them. Nothing is sent yet.
 func Load(path string, opts ...Option) (*Connectors, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, yamldoc.MaxSize+1))
 	if err != nil {
 		return nil, err
 	}
 	return Parse(path, data, opts...)
 }
 
-// Parse is [Load] for data at hand. filename is for the problems, and its directory is what
-// relative paths in ${file:PATH} are relative to.
+// Parse is [Load] for the content of a file. Problems name filename, and relative paths in the file are
+// relative to its directory.
 func Parse(filename string, data []byte, opts ...Option) (*Connectors, error) {
-	d := newDecoder(filename)
-	if c := d.connectors(data, newOptions(opts)); c != nil {
+	l := newLoader(filename, opts)
+	if c := l.connectors(filename, data); c != nil {
 		return c, nil
 	}
-	return nil, d.problems.sorted()
+	return nil, problems(filename, l.doc.Faults)
 }
 
-// connectors makes them all, or none of a file that it refuses.
-func (d *decoder) connectors(data []byte, o *options) *Connectors {
-	f, ok := d.root(data)
+// A loader makes the connectors of one file.
+type loader struct {
+	doc  *yamldoc.Document
+	opts *options
+}
+
+func newLoader(filename string, opts []Option) *loader {
+	return &loader{yamldoc.New(filename), newOptions(opts)}
+}
+
+// connectors makes all connectors, or returns nil if the file has faults.
+func (l *loader) connectors(filename string, data []byte) *Connectors {
+	f, ok := l.root(data)
 	if !ok {
 		return nil
 	}
-	store := d.store(f.TokenStore, o)
-	plans := d.plans(f, o)
-	c := &Connectors{file: d.file, byName: map[string]*Connector{}, storeType: store.typ}
+	store := l.store(f.TokenStore)
+	plans := l.plans(f)
+	c := &Connectors{file: filename, byName: map[string]*Connector{}, storeType: store.typ}
 	c.close = sync.OnceValue(c.shutdown)
 	if store.open != nil {
 		opened, err := store.open()
@@ -91,59 +101,52 @@ func (d *decoder) connectors(data []byte, o *options) *Connectors {
 			err = errors.New("opening it gave no store")
 		}
 		if err != nil {
-			d.refuseKeys(keyPath{"token_store"}, err)
+			l.doc.RefuseKeys(yamldoc.Path{"token_store"}, err)
 		} else {
 			if store.keys != nil {
 				opened = auth.Encrypt(opened, store.keys...)
 			}
-			c.store = auth.Monitor(opened, &auth.MonitorOptions{Timeout: store.timeout, Logger: o.logger})
+			c.store = auth.Monitor(opened, &auth.MonitorOptions{Timeout: store.timeout, Logger: l.opts.logger})
 		}
 	}
-	if len(d.problems) > 0 {
+	if len(l.doc.Faults) > 0 {
 		c.Close()
 		return nil
 	}
 	for _, p := range plans {
-		if err := c.add(p, o); err != nil {
-			d.refuseKeys(p.path, err)
-			c.Close() // nothing was used, so there is nothing to lose
+		if err := c.build(p, l.opts); err != nil {
+			l.doc.RefuseKeys(p.path, err)
+			c.Close() // no connector was used, so no token is lost
 			return nil
 		}
 	}
 	return c
 }
 
-// root decodes the file but for its connectors and its store.
-func (d *decoder) root(data []byte) (f file, ok bool) {
-	root, problem := parse(data)
-	if problem != nil {
-		problem.File = d.file
-		d.problems = Problems{*problem}
-	}
-	if root == nil {
+// root decodes the file except its connectors and its store.
+func (l *loader) root(data []byte) (f file, ok bool) {
+	root := l.doc.Parse(data)
+	if root.Missing() {
 		return f, false
 	}
-	at := node{key: root, value: root}
-	d.nodes[at.path.String()] = at
-	entries, ok := d.entries(at)
+	entries, ok := l.doc.Entries(root)
 	if !ok {
 		return f, false
 	}
-	entries = slices.DeleteFunc(entries, func(e node) bool { return strings.HasPrefix(e.name, "x-") })
-	d.fill(valueOf(&f), at, entries)
-	d.strict(at, entries, reflect.TypeFor[file]())
+	entries = slices.DeleteFunc(entries, func(e yamldoc.Node) bool { return strings.HasPrefix(e.Name, "x-") })
+	l.doc.Decode(&f, root, entries)
 	if f.Version != 1 {
-		d.refuseKey(keyPath{"version"}, "must be 1, the one version there is")
+		l.doc.Refuse(yamldoc.Path{"version"}, errors.New("must be 1, the one version there is"))
 	}
 	return f, true
 }
 
-// Get gives the connector of that name. The error for an unknown one says which there are.
+// Get returns the connector called name. The error for an unknown name suggests known ones.
 func (c *Connectors) Get(name string) (*Connector, error) {
 	if conn, ok := c.byName[name]; ok {
 		return conn, nil
 	}
-	return nil, fmt.Errorf("%s has no connector %q%s", c.file, name, suggest(name, maps.Keys(c.byName)))
+	return nil, yamldoc.Advise(fmt.Sprintf("%s has no connector %q", c.file, name), yamldoc.Suggest(name, maps.Keys(c.byName)))
 }
 
 // Names lists the connectors in alphabetical order.
@@ -152,11 +155,11 @@ func (c *Connectors) Names() []string { return slices.Sorted(maps.Keys(c.byName)
 // Store is the type of the token store in use, such as "memory" or "file".
 func (c *Connectors) Store() string { return c.storeType }
 
-// closeTimeout leaves a running exchange its 30 s, and its save a little.
+// closeTimeout is enough for a running exchange, which may take 30 s, and its save.
 const closeTimeout = 35 * time.Second
 
-// Close waits up to 35 s for exchanges that are running and their saves, then closes the store
-// and idle connections. Further calls return the same.
+// Close waits up to 35 s for running exchanges and their saves, then closes the store and idle
+// connections. Later calls return the same.
 func (c *Connectors) Close() error { return c.close() }
 
 func (c *Connectors) shutdown() error {

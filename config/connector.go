@@ -26,9 +26,9 @@ type Connector struct {
 	Name string
 	// Provider is the adapter's name, such as "beyondtrust".
 	Provider string
-	// BaseURL is the product's API, without a trailing slash. It is not to be changed.
+	// BaseURL is the product's API, without a trailing slash. Do not change it.
 	BaseURL *url.URL
-	// Probe is a harmless path of the API, or "".
+	// Probe is a path of the API that is safe to call, or "".
 	Probe string
 
 	client    *http.Client
@@ -37,20 +37,21 @@ type Connector struct {
 	proxy     func(*http.Request) (*url.URL, error)
 }
 
-// Format shows the connector's name, for every verb.
+// Format prints the connector's name, for every verb.
 func (c *Connector) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connector(%s)", c.Name) }
 
-// Client is the authenticated client: token, retries, limits and origin check are inside.
+// Client is the authenticated client: it adds the token, retries, keeps the rate limits and checks the
+// origin.
 func (c *Connector) Client() *http.Client { return c.client }
 
-// Authenticator gives just the token. Its dynamic type is [*auth.Session].
+// Authenticator provides only the token. Its dynamic type is [*auth.Session].
 func (c *Connector) Authenticator() auth.Authenticator { return c.session }
 
-// Endpoints are BaseURL and the URLs among the provider's own settings, such as sso_url, one for each
-// origin: where the connector's requests go by themselves.
+// Endpoints are the URLs to which the connector sends requests, one for each origin: BaseURL and the
+// URLs among the provider's own settings, such as sso_url.
 func (c *Connector) Endpoints() []*url.URL { return slices.Clone(c.endpoints) }
 
-// Proxy is that of requests to u, without its user and password, or nil if there is none.
+// Proxy is the proxy for requests to u, without its user and password, or nil if there is none.
 func (c *Connector) Proxy(u *url.URL) (*url.URL, error) {
 	proxy, err := c.proxy(&http.Request{URL: u})
 	if proxy == nil {
@@ -61,13 +62,12 @@ func (c *Connector) Proxy(u *url.URL) (*url.URL, error) {
 
 var absolute = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*:)?//`)
 
-// NewRequest is [http.NewRequestWithContext] for a path below BaseURL, which may have a query. It
-// refuses a path that leaves BaseURL by way of dots, and an absolute URL of another origin, with
-// [auth.ErrInsecure]; an absolute URL of the same origin, as in a link to a next page, is taken as
-// it is.
+// NewRequest is [http.NewRequestWithContext] for a path below BaseURL, which may have a query. An
+// absolute URL of the same origin, such as a link to the next page, is used unchanged. An absolute URL of
+// another origin, or a path that leaves BaseURL with "..", is refused with [auth.ErrInsecure].
 func (c *Connector) NewRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	whole := absolute.MatchString(path)
-	if !whole && path != "" && !strings.ContainsAny(path[:1], "/?") {
+	isURL := absolute.MatchString(path)
+	if !isURL && path != "" && !strings.ContainsAny(path[:1], "/?") {
 		path = "/" + path
 	}
 	ref, err := url.Parse(path)
@@ -76,9 +76,9 @@ func (c *Connector) NewRequest(ctx context.Context, method, path string, body io
 	}
 	u := *c.BaseURL
 	switch {
-	case whole && (ref.User != nil || endpoint.Origin(ref) != endpoint.Origin(&u)):
+	case isURL && (ref.User != nil || endpoint.Origin(ref) != endpoint.Origin(&u)):
 		return nil, c.insecure("the URL is not below base_url")
-	case whole:
+	case isURL:
 		u.Path, u.RawPath = ref.Path, ref.RawPath
 	case escapes(ref.Path):
 		return nil, c.insecure("the path leaves base_url")
@@ -93,17 +93,17 @@ func (c *Connector) insecure(why string) error {
 	return &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "request", Err: fmt.Errorf("%w: %s", auth.ErrInsecure, why)}
 }
 
-// parameters of a path's segment, which servlet containers drop: ..;x is .. to them.
+// parameters of a path's segment, which servlet containers remove: for them ..;x means .. too.
 var parameters = regexp.MustCompile(`;[^/]*`)
 
-// escapes reports whether what is below, however a server reads it, has more .. than names before it.
+// escapes reports whether a path leads above its start on any server, with \ for / or parameters dropped.
 func escapes(below string) bool {
 	below = parameters.ReplaceAllString(strings.ReplaceAll(below, `\`, "/"), "")
 	clean := path.Clean(strings.TrimLeft(below, "/"))
 	return clean == ".." || strings.HasPrefix(clean, "../")
 }
 
-// Do is Client().Do, but the URL in its [*url.Error] has no query, fragment or user.
+// Do is Client().Do, except that the URL in its [*url.Error] has no query, fragment or user.
 func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 	resp, err := c.client.Do(req)
 	var failed *url.Error
@@ -117,8 +117,8 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// add makes the connector of a plan, and its identity's session if it is the first.
-func (c *Connectors) add(p *plan, o *options) error {
+// build makes the connector of p and, if p is the first of its identity, the session.
+func (c *Connectors) build(p *plan, o *options) error {
 	if p.leader == p {
 		limits := p.Transport.RateLimits
 		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
@@ -140,7 +140,7 @@ func (c *Connectors) add(p *plan, o *options) error {
 	c.clients = append(c.clients, client)
 	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.Proxy}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
-		u, ok := p.settings[key].value.(*url.URL)
+		u, ok := p.settings[key].Value.(*url.URL)
 		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return endpoint.Origin(o) == endpoint.Origin(u) }) {
 			conn.endpoints = append(conn.endpoints, u)
 		}

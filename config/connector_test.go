@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -165,23 +164,5 @@ connectors:
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); string(body) != "to h.invalid" || err != nil {
 		t.Errorf("%q, %v", body, err)
-	}
-}
-
-func TestSuggest(t *testing.T) {
-	t.Parallel()
-	known := []string{"client_secret", "client_id", "pkce", "scopes", "id"}
-	for name, want := range map[string]string{
-		"client_secrt": "client_secret", "clientSecret": "client_secret", "client-id": "client_id", "cleint_id": "client_id",
-		"pcke": "pkce", "scope": "scopes", "SCOPES": "scopes", "is": "id",
-		"password": "", "x": "", "": "", strings.Repeat("client_id", 1000): "",
-	} {
-		got := suggest(name, slices.Values(known))
-		if want != "" && got != "; did you mean "+want+"?" || want == "" && got != "; known: client_id, client_secret, id, pkce, scopes" {
-			t.Errorf("%.20s: %s", name, got)
-		}
-	}
-	if got := suggest("x", slices.Values([]string{})); got != "" {
-		t.Error(got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/providers"
 )
@@ -53,50 +54,10 @@ func TestDecode(t *testing.T) {
 	}
 	if diff := cmp.Diff([]any{
 		[]string{"1.10", "0x1F", "client-7", "2001-01-01"}, map[string]string{"a": "1", "b": "${x} $5 $", "c": "d:-e"},
-		[]acmeCondition{{401}}, 45 * time.Second, 7, uint16(80), 1500.0, &debug, size(2048), "two\nlines\n", true,
+		[]acmeCondition{{401}}, 45 * time.Second, 7, uint16(80), 1500.0, &debug, yamldoc.Size(2048), "two\nlines\n", true,
 	}, []any{
 		c.Scopes, c.Params, c.Conditions, c.Lifetime, c.Level, c.Port, c.Ratio, c.Debug, c.Nested.Size, c.Extra, c.Password.IsZero(),
 	}); diff != "" {
-		t.Error(diff)
-	}
-}
-
-// Layers decode into one value: structs merge, the rest is replaced, and a copy of the value below
-// stays as it was.
-func TestDecodeInPlace(t *testing.T) {
-	t.Parallel()
-	type inner struct {
-		A int `yaml:"a"`
-		B int `yaml:"b"`
-	}
-	type outer struct {
-		Struct   inner            `yaml:"struct"`
-		Pointer  *inner           `yaml:"pointer"`
-		Map      map[string]inner `yaml:"map"`
-		List     []inner          `yaml:"list"`
-		Null     int              `yaml:"nothing"`
-		acmeMore `yaml:",inline"`
-	}
-	layer := func(v outer, text string) outer {
-		t.Helper()
-		root, problem := parse([]byte(text))
-		if problem != nil {
-			t.Fatal(problem)
-		}
-		d := newDecoder(".")
-		if d.value(node{key: root, value: root}, valueOf(&v), field{}); d.problems != nil {
-			t.Fatal(d.problems)
-		}
-		return v
-	}
-	base := layer(outer{}, "{struct: {a: 1, b: 1}, pointer: {a: 1, b: 1}, map: {x: {a: 1, b: 1}, y: {a: 1}}, list: [{a: 1}, {a: 2}], nothing: 1, extra: e}")
-	got := layer(base, "{struct: {b: 2}, pointer: {b: 2}, map: {x: {b: 2}, z: {}}, list: [{b: 2}], nothing: }")
-	want := outer{inner{1, 2}, &inner{0, 2}, map[string]inner{"x": {0, 2}, "z": {}}, []inner{{0, 2}}, 1, acmeMore{"e"}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outer{})); diff != "" {
-		t.Error(diff)
-	}
-	want = outer{inner{1, 1}, &inner{1, 1}, map[string]inner{"x": {1, 1}, "y": {1, 0}}, []inner{{1, 0}, {2, 0}}, 1, acmeMore{"e"}}
-	if diff := cmp.Diff(want, base, cmp.AllowUnexported(outer{})); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -184,7 +145,7 @@ connectors:
     transport: {tls_config: {cert_file: cert.pem, key_file: ./key.pem}}
 `)["a"]
 	t.Chdir(t.TempDir())
-	if v, err := p.settings["client_secret"].value.(auth.Secret).Value(); v != secret || err != nil {
+	if v, err := p.settings["client_secret"].Value.(auth.Secret).Value(); v != secret || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
 	if _, err := p.transport.TLS.GetClientCertificate(nil); err != nil {

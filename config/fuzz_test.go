@@ -50,23 +50,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
-// FuzzExpand looks for text that is lost: what holds no ${ is itself.
-func FuzzExpand(f *testing.F) {
-	for _, s := range []string{"", "a", "$", "$$", "${", "$${", "$$${", "${env:CFG_ID}", "${env:X:-}", "${env:X:-$${}", "a${file:secret.txt}b"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if strings.Contains(s, "${file:") {
-			return
-		}
-		got, expanded, err := expand(s, "testdata")
-		if !strings.Contains(s, "${") && (got != s || expanded || err != nil) {
-			t.Errorf("%q became %q, %v, %v", s, got, expanded, err)
-		}
-		literal, expanded, err := expand(strings.ReplaceAll(s, "${", "$${"), "testdata")
-		if literal != s && !strings.Contains(s, "$${") || expanded || err != nil {
-			t.Errorf("%q became %q, %v", s, literal, err)
-		}
-	})
-}

@@ -7,24 +7,32 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/filestore"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/providers"
 )
 
-// An Option adds to what YAML can name, or to what the clients do.
+// An Option adds a store or provider for files to use, or changes what the clients do.
 type Option func(*options)
 
 type options struct {
-	stores       map[string]storeType
+	connector    yamldoc.Union // by provider
+	providers    map[string]providers.Definition
+	tokenStore   yamldoc.Union // by type
+	openStore    map[string]func(settings any) (auth.Store, error)
 	defaultStore string
 	openDefault  func() (auth.Store, error)
-	providers    map[string]providers.Definition
 	logger       *slog.Logger
 	wrap         func(string, http.RoundTripper) http.RoundTripper
 }
 
-// newOptions has the built-in stores and providers beneath opts.
+// newOptions applies opts after the built-in stores and providers.
 func newOptions(opts []Option) *options {
-	o := &options{stores: map[string]storeType{}, providers: map[string]providers.Definition{}}
+	o := &options{
+		connector:  yamldoc.NewUnion[connectorConfig]("provider"),
+		providers:  map[string]providers.Definition{},
+		tokenStore: yamldoc.NewUnion[storeConfig]("type"),
+		openStore:  map[string]func(any) (auth.Store, error){},
+	}
 	WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })(o)
 	WithStore("memory", func(struct{}) (auth.Store, error) { return new(auth.Memory), nil })(o)
 	WithStore("file", filestore.Open)(o)
@@ -37,36 +45,37 @@ func newOptions(opts []Option) *options {
 	return o
 }
 
-// WithStore hands in a type of token store, for YAML to name as token_store.type:
+// WithStore adds a type of token store, which a file selects with token_store.type:
 //
 //	config.Load(path, config.WithStore("redis", redisstore.Open))
 //
-// C is a struct with yaml and required tags; the keys of token_store are decoded into it strictly,
-// but for type, encryption and encryption_keys, which config sees to. open should refuse a key
-// with an [auth.KeyError]. A store that is an [io.Closer] is closed by [Connectors.Close].
+// C is a struct with yaml and required tags. It receives the keys of token_store other than type,
+// encryption, encryption_keys and timeout, which this package handles. An unknown key is refused. open
+// should refuse a key with an [auth.KeyError]. [Connectors.Close] closes a store that is an [io.Closer].
 func WithStore[C any](typ string, open func(C) (auth.Store, error)) Option {
 	return func(o *options) {
-		o.stores[typ] = storeType{reflect.TypeFor[C](), func(c any) (auth.Store, error) { return open(c.(C)) }}
+		o.tokenStore.Kinds[typ] = reflect.TypeFor[C]()
+		o.openStore[typ] = func(c any) (auth.Store, error) { return open(c.(C)) }
 	}
 }
 
-// WithDefaultStore sets the token store for a file that names none; without it that is memory.
-// open takes the place of [WithStore]'s for that file only.
+// WithDefaultStore sets the token store for a file without token_store. The default is memory.
+// A file that has token_store.type: typ uses the store of [WithStore].
 func WithDefaultStore(typ string, open func() (auth.Store, error)) Option {
 	return func(o *options) { o.defaultStore, o.openDefault = typ, open }
 }
 
-// WithProvider hands in a product of your own, for YAML to name as provider. It takes the place
-// of a built-in one of the same name.
+// WithProvider adds a provider, which a connector selects with provider. It replaces a built-in
+// provider of the same name.
 func WithProvider(d providers.Definition) Option {
-	return func(o *options) { o.providers[d.Name()] = d }
+	return func(o *options) { o.providers[d.Name()], o.connector.Kinds[d.Name()] = d, d.Settings() }
 }
 
 // WithLogger logs attempts and exchanges. The default logs nothing.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
-// WithWrap puts wrap around the innermost RoundTripper of each connector, where it sees every
-// attempt, exchanges included: for tracing and tests.
+// WithWrap puts wrap around the innermost RoundTripper of each connector, for tracing and tests. There
+// it sees every attempt and every exchange.
 func WithWrap(wrap func(connector string, next http.RoundTripper) http.RoundTripper) Option {
 	return func(o *options) { o.wrap = wrap }
 }

@@ -11,105 +11,104 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/tlsfile"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// A plan is a connector that was looked at and not yet made.
+// A plan is a connector that was checked and is not yet built.
 type plan struct {
 	connectorConfig
 	name      string
-	path      keyPath
+	path      yamldoc.Path
 	provider  auth.Provider
-	settings  map[string]setting // the provider's own, by their path below the connector
+	settings  map[string]yamldoc.Setting // the provider's own, by their path below the connector
 	transport transport.Options
 	key       string // the identity's
 	leader    *plan  // the first connector of this identity, which may be this one
 	session   *auth.Session
 }
 
-// plans looks at all connectors, in the order of the file.
-func (d *decoder) plans(f file, o *options) (plans []*plan) {
-	if f.Connectors.value == nil {
+// plans checks all connectors, in the order of the file.
+func (l *loader) plans(f file) (plans []*plan) {
+	if f.Connectors.Missing() {
 		return nil
 	}
-	entries, _ := d.entries(f.Connectors)
+	entries, _ := l.doc.Entries(f.Connectors)
 	if len(entries) == 0 {
-		d.refuseKey(keyPath{"connectors"}, "must not be empty")
+		l.doc.Refuse(f.Connectors.Path, errors.New("must not be empty"))
 	}
 	leaders := map[string]*plan{}
 	for _, at := range entries {
-		if d.full() {
+		if l.doc.Full() {
 			break
 		}
-		if strings.TrimSpace(at.name) != oneLine(at.name) || at.name == "" {
-			d.refuse(at.key, at.path, "a connector needs a name on one line")
+		if at.Name == "" || strings.TrimSpace(at.Name) != at.Name || strings.ContainsFunc(at.Name, unicode.IsControl) {
+			l.doc.RefuseName(at, errors.New("a connector needs a name on one line"))
 			continue
 		}
-		p := d.plan(at, f.Defaults, o)
+		p := l.plan(at, f.Defaults)
 		if p == nil {
-			continue // whose identity is not known
+			continue // its identity is not known
 		}
-		d.setIdentity(p)
+		l.setIdentity(p)
 		if p.leader = leaders[p.key]; p.leader == nil {
 			p.leader, leaders[p.key] = p, p
 		} else {
-			d.checkSharedSettings(p)
+			l.checkSharedSettings(p)
 		}
 		plans = append(plans, p)
 	}
 	return plans
 }
 
-// plan looks at one connector. It goes on after a problem, to find them all, and gives nil only if no
-// provider comes of it.
-func (d *decoder) plan(at node, base defaults, o *options) *plan {
-	d.nodes[at.path.String()] = at
-	d.layers[at.path.String()] = keyPath{"defaults"}
-	entries, ok := d.entries(at)
+// plan checks one connector. It continues after a fault, to find them all, and returns nil only if
+// there is no provider.
+func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
+	l.doc.Layer(at, yamldoc.Path{"defaults"})
+	entries, ok := l.doc.Entries(at)
 	if !ok {
 		return nil
 	}
-	p := &plan{name: at.name, path: at.path, settings: map[string]setting{}}
+	p := &plan{name: at.Name, path: at.Path, settings: map[string]yamldoc.Setting{}}
 	p.defaults = base
-	d.fill(valueOf(&p.connectorConfig), at, entries)
+	l.doc.Fill(&p.connectorConfig, at, entries)
 	if u := p.BaseURL; u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		d.refuseKey(at.path.below("base_url"), "must not have a query or a fragment")
-		u.RawQuery, u.ForceQuery, u.Fragment, u.RawFragment = "", false, "", "" // said once is enough
+		l.doc.Refuse(at.Path.Below("base_url"), errors.New("must not have a query or a fragment"))
+		u.RawQuery, u.ForceQuery, u.Fragment, u.RawFragment = "", false, "", "" // or the constructor reports it too
 	}
 	trimSlashes(p.BaseURL)
-	d.options(p, o)
-	def, known := o.providers[p.Provider]
+	l.transport(p)
+	def, known := l.opts.providers[p.Provider]
 	if !known {
-		d.refuseKey(at.path.below("provider"), "unknown provider"+suggest(p.Provider, maps.Keys(o.providers)))
-		d.plainHTTP(p)
-		return nil // whose the other keys are is not known
+		l.doc.Refuse(at.Path.Below("provider"), yamldoc.Advise("unknown provider", yamldoc.Suggest(p.Provider, maps.Keys(l.opts.providers))))
+		l.plainHTTP(p)
+		return nil // it is not known which other keys are right
 	}
-	settings := d.decodeRest(at, entries, reflect.TypeFor[connectorConfig](), def.Settings())
-	for _, s := range d.scalars {
-		s.path = s.path[len(at.path):]
-		p.settings[s.path.String()] = s
+	settings, scalars := l.doc.Rest(at, entries, l.opts.connector, p.Provider)
+	for _, s := range scalars {
+		s.Path = s.Path[len(at.Path):]
+		p.settings[s.Path.String()] = s
 	}
-	d.plainHTTP(p)
+	l.plainHTTP(p)
 	var err error
 	p.provider, err = def.New(func(into any) error {
 		reflect.ValueOf(into).Elem().Set(settings)
 		return nil
-	}, auth.Env{Name: p.name, BaseURL: p.BaseURL, Logger: o.logger})
+	}, auth.Env{Name: p.name, BaseURL: p.BaseURL, Logger: l.opts.logger})
 	if err == nil && p.provider == nil {
 		err = errors.New("the constructor of " + p.Provider + " gave no provider")
 	}
 	if err != nil {
-		d.refuseKeys(at.path, err)
+		l.doc.RefuseKeys(at.Path, err)
 		return nil
 	}
 	return p
 }
 
-// trimSlashes leaves out those at the end of u's path. One that is written %2F is none: it is a part of
-// a name.
+// trimSlashes removes the slashes at the end of u's path. %2F stays: it is a part of a name.
 func trimSlashes(u *url.URL) {
 	escaped := u.EscapedPath()
 	slashes := len(escaped) - len(strings.TrimRight(escaped, "/"))
@@ -117,17 +116,17 @@ func trimSlashes(u *url.URL) {
 	u.RawPath = u.RawPath[:max(0, len(u.RawPath)-slashes)]
 }
 
-// setIdentity asks a session that lives no longer than that for the identity and for the product's
-// own limits, which are above the defaults and below what the connector says itself.
-func (d *decoder) setIdentity(p *plan) {
+// setIdentity gets the identity and the product's own limits from a temporary session. These limits
+// override the defaults but not the connector's settings.
+func (l *loader) setIdentity(p *plan) {
 	s := auth.New(p.provider, p.sessionOptions())
 	p.key = s.Key()
 	own := s.Traffic()
-	s.Close(context.Background()) // it did nothing to wait for
-	if own.Limits != nil && !d.has(p.path.below("transport", "rate_limits")) {
+	s.Close(context.Background()) // it has nothing to wait for
+	if own.Limits != nil && !l.doc.Has(p.path.Below("transport", "rate_limits")) {
 		p.Transport.RateLimits = own.Limits
 	}
-	if own.Close && !d.has(p.path.below("transport", "connection")) {
+	if own.Close && !l.doc.Has(p.path.Below("transport", "connection")) {
 		p.transport.Close = true
 	}
 }
@@ -135,7 +134,7 @@ func (d *decoder) setIdentity(p *plan) {
 func (p *plan) sessionOptions() *auth.Options {
 	o := &auth.Options{Connector: p.name, Provider: p.Provider, Account: p.Account, EarlyRefresh: p.EarlyRefresh}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
-		if s, ok := p.settings[key].value.(auth.Secret); ok {
+		if s, ok := p.settings[key].Value.(auth.Secret); ok {
 			o.Secrets = append(o.Secrets, s)
 		}
 	}
@@ -143,41 +142,41 @@ func (p *plan) sessionOptions() *auth.Options {
 }
 
 // checkSharedSettings refuses settings of p that differ from its leader's, whose session p shares.
-func (d *decoder) checkSharedSettings(p *plan) {
+func (l *loader) checkSharedSettings(p *plan) {
 	ours, theirs := p.sharedSettings(), p.leader.sharedSettings()
 	all := maps.Clone(ours)
 	maps.Copy(all, theirs)
 	for key, s := range all {
-		at := p.path.below(s.path...)
-		if d.reported(at) || d.reported(p.leader.path.below(s.path...)) {
+		at := p.path.Below(s.Path...)
+		if l.doc.Reported(at) || l.doc.Reported(p.leader.path.Below(s.Path...)) {
 			continue // the intended value is unknown
 		}
-		if !equalSetting(ours[key].value, theirs[key].value) {
-			d.refuse(d.nodeAt(at), at, "differs from connector "+p.leader.name+", whose token this one shares; give both the same, or one another account")
+		if !equalSetting(ours[key].Value, theirs[key].Value) {
+			l.doc.RefuseHere(at, yamldoc.Advise("differs from connector "+p.leader.name+", whose token this one shares", "give both the same, or one another account"))
 		}
 	}
 }
 
 // sharedSettings are the settings that must be equal in all connectors of one identity.
-func (p *plan) sharedSettings() map[string]setting {
-	shared := map[string]setting{}
-	add := func(value any, at ...string) { shared[keyPath(at).String()] = setting{at, value} }
+func (p *plan) sharedSettings() map[string]yamldoc.Setting {
+	shared := map[string]yamldoc.Setting{}
+	add := func(value any, at ...string) {
+		shared[yamldoc.Path(at).String()] = yamldoc.Setting{Path: at, Value: value}
+	}
 	t := &p.Transport
 	add(t.Proxy, "transport", "proxy_url")
 	add(slices.Concat(t.RateLimits), "transport", "rate_limits") // nil, if there are none
 	add(t.MaxConcurrency, "transport", "max_concurrency")
 	add(cmp.Or(p.EarlyRefresh, 5*time.Minute), "early_refresh")
-	for _, f := range fields(reflect.TypeFor[tlsfile.Config]()) {
-		if v := valueOf(&t.TLS).FieldByIndex(f.Index); !isDefault(v, f) {
-			add(v.Interface(), "transport", "tls_config", f.key)
-		}
+	for key, value := range yamldoc.NonDefaults(t.TLS) {
+		add(value, "transport", "tls_config", key)
 	}
 	var scopes []string // their order does not matter (RFC 6749 section 3.3)
 	for _, s := range p.settings {
-		if s.path[0] == "scopes" && len(s.path) > 1 {
-			scopes = append(scopes, fmt.Sprint(s.value))
+		if s.Path[0] == "scopes" && len(s.Path) > 1 {
+			scopes = append(scopes, fmt.Sprint(s.Value))
 		} else {
-			add(s.value, s.path...)
+			add(s.Value, s.Path...)
 		}
 	}
 	if slices.Sort(scopes); scopes != nil {
@@ -186,6 +185,7 @@ func (p *plan) sharedSettings() map[string]setting {
 	return shared
 }
 
+// equalSetting compares secrets by what they are now. Secrets that cannot be read differ.
 func equalSetting(a, b any) bool {
 	s, ok := a.(auth.Secret)
 	t, both := b.(auth.Secret)

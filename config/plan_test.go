@@ -19,18 +19,14 @@ import (
 // plansOf decodes and gives what the clients would be made of.
 func plansOf(t *testing.T, data string) map[string]*plan {
 	t.Helper()
-	o := &options{stores: map[string]storeType{}, providers: map[string]providers.Definition{}}
-	for _, opt := range testOptions() {
-		opt(o)
-	}
-	d := newDecoder(".")
-	f, _ := d.root([]byte(data))
+	l := newLoader(".", testOptions())
+	f, _ := l.root([]byte(data))
 	plans := map[string]*plan{}
-	for _, p := range d.plans(f, o) {
+	for _, p := range l.plans(f) {
 		plans[p.name] = p
 	}
-	if d.problems != nil {
-		t.Fatal(d.problems)
+	if l.doc.Faults != nil {
+		t.Fatal(l.doc.Faults)
 	}
 	return plans
 }

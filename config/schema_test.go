@@ -14,6 +14,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
 
 // What config refuses and no schema can, by the words of the problem, and for some by what YAML takes
@@ -117,12 +119,29 @@ func plainValue(n *yaml.Node) any {
 	return n.Value
 }
 
+// parsed is the document, or nil if package yamldoc does not decode it.
+func parsed(data []byte) *yaml.Node {
+	d := yamldoc.New(".")
+	var doc yaml.Node
+	if root := d.Parse(data); root.Missing() || d.Faults != nil || yaml.Unmarshal(data, &doc) != nil {
+		return nil
+	}
+	return doc.Content[0]
+}
+
+func deref(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
 // agree compares the two on one file, and reports whether both take it.
 func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, data []byte) (both bool) {
 	t.Helper()
-	root, problem := parse(data)
-	if problem != nil {
-		return false // there is nothing to show a schema
+	root := parsed(data)
+	if root == nil {
+		return false // there is nothing to validate
 	}
 	bySchema := s.Validate(plainValue(root))
 	conns, err := Parse(name, data, testOptions()...)
@@ -216,8 +235,8 @@ var replacements = []string{"null", "true", "yes", "0", "7", "-1", "1.5", `""`, 
 // mutate gives the file with one value replaced, or one key left out or renamed: every so many of
 // these.
 func mutate(data []byte, every int, f func(what string, mutant []byte)) {
-	root, problem := parse(data)
-	if problem != nil {
+	root := parsed(data)
+	if root == nil {
 		return
 	}
 	var values []*yaml.Node

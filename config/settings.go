@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
-// connectorConfig is what every connector may have, beside its provider's own settings.
+// connectorConfig holds the settings that connectors of every provider have.
 type connectorConfig struct {
 	// Provider is the adapter for the product.
 	Provider string `yaml:"provider" required:"true"`
@@ -49,7 +50,7 @@ type transportConfig struct {
 	// Retry bounds the retries of a call.
 	Retry transport.Retry `yaml:"retry"`
 	// MaxReplayBody is how much of a request's body is kept for a retry: 1MiB. 0 keeps nothing.
-	MaxReplayBody *size `yaml:"max_replay_body"`
+	MaxReplayBody *yamldoc.Size `yaml:"max_replay_body"`
 	// RateLimits are windows that hold all at once, exchanges included. The default is the
 	// product's own.
 	RateLimits []auth.Limit `yaml:"rate_limits"`
@@ -70,40 +71,40 @@ type transportConfig struct {
 	UserAgent string `yaml:"user_agent"`
 }
 
-// options checks what the types do not say, and gives the plan its transport.
-func (d *decoder) options(p *plan, o *options) {
+// transport checks the rules of p's transport that its types cannot express, and sets p.transport.
+func (l *loader) transport(p *plan) {
 	t := &p.Transport
 	p.transport = transport.Options{
 		Connector: p.name, BaseURL: p.BaseURL, AllowedOrigins: t.AllowedOrigins, AllowHTTP: t.AllowHTTP,
 		Timeout: t.Timeout, AttemptTimeout: t.AttemptTimeout, Retry: t.Retry,
-		Close: t.Connection == "close", UserAgent: cmp.Or(t.UserAgent, "itsmauth/"+version()), Logger: o.logger,
+		Close: t.Connection == "close", UserAgent: cmp.Or(t.UserAgent, "itsmauth/"+version()), Logger: l.opts.logger,
 		Proxy: http.ProxyFromEnvironment,
 	}
 	if m := t.MaxReplayBody; m != nil {
 		p.transport.MaxReplayBody = cmp.Or(int64(*m), -1)
 	}
-	if o.wrap != nil {
-		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return o.wrap(p.name, next) }
+	if l.opts.wrap != nil {
+		p.transport.Wrap = func(next http.RoundTripper) http.RoundTripper { return l.opts.wrap(p.name, next) }
 	}
 	if strings.ContainsAny(t.UserAgent, "\r\n\x00") {
-		d.refuseKey(p.path.below("transport", "user_agent"), "must not hold a line break")
+		l.doc.Refuse(p.path.Below("transport", "user_agent"), errors.New("must not hold a line break"))
 	}
 	var err error
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {
-		d.refuseKeys(p.path.below("transport", "tls_config"), err)
+		l.doc.RefuseKeys(p.path.Below("transport", "tls_config"), err)
 	}
 	if !t.Proxy.IsZero() {
 		u, err := proxyURL(t.Proxy)
 		if err != nil {
-			d.refuseKey(p.path.below("transport", "proxy_url"), err.Error())
+			l.doc.Refuse(p.path.Below("transport", "proxy_url"), err)
 		}
 		proxy := &proxy{secret: t.Proxy, url: u, read: time.Now()}
 		p.transport.Proxy = proxy.of
 	}
 }
 
-// proxy is proxy_url, which net/http asks for with each request. It is read again once a second; one that
-// cannot be read, or is none, leaves the one before in force.
+// proxy is proxy_url, which net/http asks for at each request. It is read again once a second. If it
+// cannot be read or is not a URL, the last one stays in force.
 type proxy struct {
 	secret auth.Secret
 	mu     sync.Mutex
@@ -123,7 +124,7 @@ func (p *proxy) of(*http.Request) (*url.URL, error) {
 	return p.url, nil
 }
 
-// proxyURL reads proxy_url. Its errors show nothing of it.
+// proxyURL reads proxy_url. Its errors show nothing of the value.
 func proxyURL(secret auth.Secret) (*url.URL, error) {
 	text, err := secret.Value()
 	if err != nil {
@@ -136,26 +137,25 @@ func proxyURL(secret auth.Secret) (*url.URL, error) {
 	return u, nil
 }
 
-// plainHTTP refuses URLs to which credentials would go in the clear.
-func (d *decoder) plainHTTP(p *plan) {
-	if d.reported(p.path.below("transport", "allow_http")) {
+// plainHTTP refuses URLs to which credentials would go unencrypted.
+func (l *loader) plainHTTP(p *plan) {
+	if l.doc.Reported(p.path.Below("transport", "allow_http")) {
 		return
 	}
-	urls := slices.Collect(maps.Values(p.settings))
-	urls = append(urls, setting{keyPath{"base_url"}, p.BaseURL})
+	urls := append(slices.Collect(maps.Values(p.settings)), yamldoc.Setting{Path: yamldoc.Path{"base_url"}, Value: p.BaseURL})
 	for i, u := range p.Transport.AllowedOrigins {
-		urls = append(urls, setting{keyPath{"transport", "allowed_origins"}.index(i), u})
+		urls = append(urls, yamldoc.Setting{Path: yamldoc.Path{"transport", "allowed_origins"}.Index(i), Value: u})
 	}
 	for _, s := range urls {
-		u, _ := s.value.(*url.URL)
+		u, _ := s.Value.(*url.URL)
 		if u != nil && u.Scheme == "http" && !p.Transport.AllowHTTP && !endpoint.Loopback(u.Hostname()) {
-			at := d.resolve(p.path.below(s.path...))
-			d.wrap(d.nodeAt(at), at, "plain http sends credentials in the clear; use https, or say transport.allow_http: true", auth.ErrInsecure)
+			l.doc.RefuseKeys(p.path.Below(s.Path...), &yamldoc.Advised{Fault: "plain http sends credentials in the clear",
+				Advice: "use https, or say transport.allow_http: true", Cause: auth.ErrInsecure})
 		}
 	}
 }
 
-// version is the module's, as the program that holds it was built.
+// version is the version of this module in the running program, or devel.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range append(info.Deps, &info.Main) {

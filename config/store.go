@@ -1,19 +1,14 @@
 package config
 
 import (
+	"errors"
 	"maps"
-	"reflect"
 	"slices"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
-
-// A storeType is a type of token store: its settings, and how it is opened.
-type storeType struct {
-	settings reflect.Type
-	open     func(settings any) (auth.Store, error)
-}
 
 // storeConfig is what token_store holds for every type.
 type storeConfig struct {
@@ -30,58 +25,58 @@ type storeConfig struct {
 // A storePlan is the token store that a file names.
 type storePlan struct {
 	typ     string
-	open    func() (auth.Store, error)
-	keys    []auth.Key // encrypt what it holds
+	open    func() (auth.Store, error) // nil if its settings were refused
+	keys    []auth.Key                 // they encrypt what is stored
 	timeout time.Duration
 }
 
 // store decodes token_store.
-func (d *decoder) store(at node, o *options) (p storePlan) {
-	if at.value == nil {
-		return storePlan{typ: o.defaultStore, open: o.openDefault}
+func (l *loader) store(at yamldoc.Node) (p storePlan) {
+	if at.Missing() {
+		return storePlan{typ: l.opts.defaultStore, open: l.opts.openDefault}
 	}
-	entries, ok := d.entries(at)
+	entries, ok := l.doc.Entries(at)
 	if !ok {
 		return p
 	}
 	var c storeConfig
-	d.fill(valueOf(&c), at, entries)
-	if s, known := o.stores[c.Type]; known {
-		before := len(d.problems)
-		settings := d.decodeRest(at, entries, reflect.TypeFor[storeConfig](), s.settings)
-		if len(d.problems) == before { // or it might make a directory that nobody means
-			p.open = func() (auth.Store, error) { return s.open(settings.Interface()) }
+	l.doc.Fill(&c, at, entries)
+	if open, known := l.opts.openStore[c.Type]; known {
+		before := len(l.doc.Faults)
+		settings, _ := l.doc.Rest(at, entries, l.opts.tokenStore, c.Type)
+		if len(l.doc.Faults) == before { // opening it may create a directory
+			p.open = func() (auth.Store, error) { return open(settings.Interface()) }
 		}
 	} else {
-		handed := slices.AppendSeq([]string{"redis"}, maps.Keys(o.stores))
-		message := "unknown token store" + suggest(c.Type, slices.Values(handed))
+		names := slices.AppendSeq([]string{"redis"}, maps.Keys(l.opts.openStore))
+		err := yamldoc.Advise("unknown token store", yamldoc.Suggest(c.Type, slices.Values(names)))
 		if c.Type == "redis" {
-			message = `this store was not handed in; add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`
+			err = yamldoc.Advise("this store was not handed in", `add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`)
 		}
-		d.refuseKey(keyPath{"token_store", "type"}, message)
+		l.doc.Refuse(at.Path.Below("type"), err)
 	}
-	p.typ, p.keys, p.timeout = c.Type, d.encryption(at, &c), c.Timeout
+	p.typ, p.keys, p.timeout = c.Type, l.encryptionKeys(at.Path, &c), c.Timeout
 	return p
 }
 
-func (d *decoder) encryption(at node, c *storeConfig) (keys []auth.Key) {
-	keysPath := keyPath{"token_store", "encryption_keys"}
+func (l *loader) encryptionKeys(at yamldoc.Path, c *storeConfig) (keys []auth.Key) {
+	path := at.Below("encryption_keys")
 	for i, secret := range c.EncryptionKeys {
 		text, _ := secret.Value()
 		key, err := auth.ParseKey(text)
 		if err != nil {
-			d.refuseKey(keysPath.index(i), "must be base64 of 32 bytes; itsmauth keygen makes one")
+			l.doc.Refuse(path.Index(i), yamldoc.Advise("must be base64 of 32 bytes", "itsmauth keygen makes one"))
 		}
 		keys = append(keys, key)
 	}
 	switch none := c.Encryption == "none"; {
 	case keys != nil && none:
-		d.refuse(d.nodeAt(keysPath), keysPath, "there are keys, but encryption is none")
+		l.doc.RefuseHere(path, errors.New("there are keys, but encryption is none"))
 	case keys != nil || none:
 	case c.Encryption != "":
-		d.refuseKey(keyPath{"token_store", "encryption"}, "needs encryption_keys; itsmauth keygen makes one")
+		l.doc.Refuse(at.Below("encryption"), yamldoc.Advise("needs encryption_keys", "itsmauth keygen makes one"))
 	case c.Type == "redis":
-		d.refuse(at.key, keysPath, "missing; itsmauth keygen makes a key, or say encryption: none")
+		l.doc.RefuseHere(path, yamldoc.Advise("missing", "itsmauth keygen makes a key, or say encryption: none"))
 	}
 	return keys
 }

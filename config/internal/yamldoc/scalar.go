@@ -1,4 +1,4 @@
-package config
+package yamldoc
 
 import (
 	"errors"
@@ -17,11 +17,11 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// size is a number of bytes: 1MiB, 512KiB, or a plain number.
-type size int64
+// Size is a number of bytes: 1MiB, 512KiB, or a plain number.
+type Size int64
 
 var (
-	errString = errors.New("must be a string; put it in quotes")
+	errString = Advise("must be a string", "put it in quotes")
 	errBool   = errors.New("must be true or false")
 	errRange  = errors.New("is out of range")
 
@@ -33,20 +33,20 @@ var (
 )
 
 // scalar decodes a string, a number, a secret, a URL and the like.
-func (d *decoder) scalar(at node, v reflect.Value, f field) {
+func (d *Document) scalar(at Node, v reflect.Value, f field) {
 	n := deref(at.value)
 	if n.Kind != yaml.ScalarNode {
-		d.refuse(at.value, at.path, "must be a single value, not a list or a mapping")
-		d.setPlaceholder(v, at.path)
+		d.refuse(at.value, at.Path, "must be a single value, not a list or a mapping")
+		d.setPlaceholder(v, at.Path)
 		return
 	}
 	text, expanded, err := expand(n.Value, d.dir)
-	// What a reference gives has no type of its own in YAML: the field's is meant.
+	// The value of a reference has no type in YAML, so it takes the field's.
 	quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	isBool := !expanded && n.Tag == "!!bool"
 	switch {
 	case !slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!merge"}, n.Tag):
-		err = errors.New("unknown tag; put a value that begins with ! in quotes")
+		err = Advise("unknown tag", "put a value that begins with ! in quotes")
 	case err != nil:
 	case isBool && (v.Type() == secretType || v.Kind() == reflect.String):
 		err = errString
@@ -65,7 +65,7 @@ func (d *decoder) scalar(at node, v reflect.Value, f field) {
 		v.SetString(text)
 	case v.Kind() == reflect.Bool:
 		if err = setBool(v, text, quoted); err != nil && expanded {
-			err = errBool // without a hint at what was found
+			err = errBool // the other error would hint at the value
 		}
 	case v.CanInt(), v.CanUint(), v.CanFloat():
 		err = setNumber(v, text, quoted)
@@ -80,20 +80,20 @@ func (d *decoder) scalar(at node, v reflect.Value, f field) {
 		err = errors.New("must be at least " + f.Tag.Get("min"))
 	}
 	if err != nil {
-		d.wrap(at.value, at.path, err.Error(), err)
-		d.setPlaceholder(v, at.path)
+		d.add(at.value, at.Path, err)
+		d.setPlaceholder(v, at.Path)
 		return
 	}
 	if !isDefault(v, f) {
-		d.scalars[at.path.String()] = setting{at.path, v.Interface()}
+		d.scalars[at.Path.String()] = Setting{at.Path, v.Interface()}
 	}
 }
 
-// isDefault reports whether v says what holds without it.
+// isDefault reports whether v is what holds without it.
 func isDefault(v reflect.Value, f field) bool {
 	said := f.Tag.Get("default")
 	switch {
-	case v.Type() != f.Type: // an element of a list, say
+	case v.Type() != f.Type: // an element of a list, for example
 		return false
 	case v.Type() == durationType:
 		t, _ := time.ParseDuration(said)
@@ -102,7 +102,7 @@ func isDefault(v reflect.Value, f field) bool {
 	return v.IsZero() || v.Kind() == reflect.String && v.String() == said
 }
 
-// setSecret checks a secret now, and has it read again at each use.
+// setSecret sets a secret that is read again at each use. text is what it is now.
 func setSecret(v reflect.Value, text, source, dir string) error {
 	if text == "" {
 		return errors.New("must not be empty")
@@ -114,14 +114,14 @@ func setSecret(v reflect.Value, text, source, dir string) error {
 	return nil
 }
 
-// setURL leaves out net/url's own errors, which repeat the URL.
+// setURL hides net/url's own errors, which repeat the URL.
 func setURL(v reflect.Value, text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("must be an absolute http or https URL")
 	case u.User != nil:
-		return errors.New("must not hold a user or a password; credentials have keys of their own")
+		return Advise("must not hold a user or a password", "credentials have keys of their own")
 	}
 	v.Set(reflect.ValueOf(u))
 	return nil
@@ -134,7 +134,7 @@ func setDuration(v reflect.Value, text string) error {
 		return errors.New("must be a duration with its unit, such as 500ms, 30s or 5m")
 	case t <= 0:
 		return errors.New("must be longer than 0")
-	case t > 87600*time.Hour: // more than anybody means
+	case t > 87600*time.Hour: // a mistake, and near the range's end
 		return errors.New("must be at most ten years (87600h)")
 	}
 	v.SetInt(int64(t))
@@ -161,12 +161,12 @@ func setBool(v reflect.Value, text string, quoted bool) error {
 		v.SetBool(text == "true")
 		return nil
 	case meant != "":
-		return errors.New("must be true or false, without quotes; write " + meant)
+		return Advise("must be true or false, without quotes", "write "+meant)
 	}
 	return errBool
 }
 
-// setNumber takes no quoted value, which YAML has for text.
+// setNumber takes no quoted value, which is text in YAML.
 func setNumber(v reflect.Value, text string, quoted bool) error {
 	whole, bits := !v.CanFloat(), v.Type().Bits()
 	switch {

@@ -1,4 +1,4 @@
-package config
+package yamldoc
 
 import (
 	"errors"
@@ -16,8 +16,8 @@ var (
 	variable   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// expand resolves the references in a scalar, a relative path against dir, and reports whether
-// there were any. What it finds is not looked at again. Its errors name variables and paths and
+// expand replaces the references in a scalar by what they refer to, which is not expanded again, and
+// reports whether there were any. Paths are relative to dir. Its errors name variables and paths and
 // show nothing else of text, which may be a secret with a ${ in it.
 func expand(text, dir string) (value string, expanded bool, err error) {
 	value = references.ReplaceAllStringFunc(text, func(ref string) string {
@@ -36,7 +36,7 @@ func expand(text, dir string) (value string, expanded bool, err error) {
 	return value, expanded, nil
 }
 
-// lookup resolves what follows a ${.
+// lookup gives the value of a reference without its ${.
 func lookup(ref, dir string) (string, error) {
 	ref, closed := strings.CutSuffix(ref, "}")
 	scheme, arg, _ := strings.Cut(ref, ":")
@@ -44,7 +44,7 @@ func lookup(ref, dir string) (string, error) {
 	case strings.Contains(ref, "${"):
 		return "", errors.New("${ inside ${ } is not supported")
 	case !closed:
-		return "", errors.New("${ is not closed; write $${ for a literal ${")
+		return "", Advise("${ is not closed", "write $${ for a literal ${")
 	case scheme == "env":
 		name, fallback, hasFallback := strings.Cut(arg, ":-")
 		if !variable.MatchString(name) {
@@ -72,5 +72,5 @@ func lookup(ref, dir string) (string, error) {
 		}
 		return v, err
 	}
-	return "", errors.New("unknown reference; write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}, or $${ for a literal ${")
+	return "", Advise("unknown reference", "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}, or $${ for a literal ${")
 }

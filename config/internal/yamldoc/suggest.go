@@ -1,4 +1,4 @@
-package config
+package yamldoc
 
 import (
 	"iter"
@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// suggest says which of known was probably meant by name, else what is known. It never repeats
-// name.
-func suggest(name string, known iter.Seq[string]) string {
+// Suggest says which of known was probably meant by name, or else lists known. It never repeats name,
+// which may be a misplaced secret.
+func Suggest(name string, known iter.Seq[string]) string {
 	names := slices.Compact(slices.Sorted(known))
 	best, least := "", 0
 	for _, k := range names {
@@ -19,15 +19,15 @@ func suggest(name string, known iter.Seq[string]) string {
 	}
 	switch {
 	case best != "":
-		return "; did you mean " + best + "?"
+		return "did you mean " + best + "?"
 	case names != nil:
-		return "; known: " + strings.Join(names, ", ")
+		return "known: " + strings.Join(names, ", ")
 	}
 	return ""
 }
 
 // distance counts the insertions, deletions, replacements and swaps of neighbours between a and b
-// (optimal string alignment). Names of very different lengths are just far.
+// (optimal string alignment). For names of very different lengths it is only large.
 func distance(a, b string) int {
 	if len(a) > 2*len(b)+2 {
 		return len(a)

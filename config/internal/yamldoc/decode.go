@@ -1,0 +1,261 @@
+package yamldoc
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// deref follows aliases.
+func deref(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
+func isNull(n *yaml.Node) bool {
+	n = deref(n)
+	return n.Kind == yaml.ScalarNode && n.Tag == "!!null"
+}
+
+// Entries lists the entries of a mapping in order, those from << last, and reports whether it is a
+// mapping. Null is an empty one.
+func (d *Document) Entries(at Node) (list []Node, ok bool) {
+	n := deref(at.value)
+	if isNull(n) {
+		return nil, true
+	}
+	if n.Kind != yaml.MappingNode {
+		d.refuse(at.value, at.Path, "must be a mapping of keys to values")
+		return nil, false
+	}
+	var merged []*yaml.Node
+	lines := map[string]int{}
+	for pair := range slices.Chunk(n.Content, 2) {
+		key, value := deref(pair[0]), pair[1]
+		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" {
+			d.refuse(pair[0], at.Path, "a key must be a name")
+			continue
+		}
+		name, first := key.Value, lines[key.Value]
+		if first != 0 {
+			d.refuse(pair[0], at.Path.unknownKey(name), fmt.Sprintf("duplicate key, first on line %d", first))
+		}
+		switch { // a second << is merged too, or its keys would also be reported as missing
+		case key.Tag == "!!merge" && deref(value).Kind == yaml.SequenceNode:
+			merged = append(merged, deref(value).Content...)
+		case key.Tag == "!!merge":
+			merged = append(merged, value)
+		case first == 0:
+			list = append(list, Node{at.Path.key(name), name, pair[0], value})
+		}
+		lines[name] = cmp.Or(first, pair[0].Line)
+	}
+	for _, m := range merged {
+		if deref(m).Kind != yaml.MappingNode {
+			d.refuse(m, at.Path, "<< takes a mapping or a list of mappings")
+			continue
+		}
+		more, _ := d.Entries(Node{at.Path, at.Name, at.key, m})
+		for _, e := range more {
+			if lines[e.Name] == 0 {
+				lines[e.Name] = e.key.Line
+				list = append(list, e)
+			}
+		}
+	}
+	return list, true
+}
+
+// A field is a struct's field with a key in YAML, and what its tags say.
+type field struct {
+	reflect.StructField
+	key      string
+	required bool
+	enum     string // words with commas between them, or ""
+	least    int64
+}
+
+// fields lists the fields of a struct and of the structs embedded in it.
+func fields(t reflect.Type) (list []field) {
+	for _, f := range reflect.VisibleFields(t) {
+		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if f.IsExported() && key != "" && key != "-" {
+			least := int64(math.MinInt64)
+			fmt.Sscan(f.Tag.Get("min"), &least)
+			list = append(list, field{f, key, f.Tag.Get("required") == "true", f.Tag.Get("enum"), least})
+		}
+	}
+	return list
+}
+
+// Decode decodes a mapping's entries into the struct that into points to, and refuses those that the
+// struct has no field for.
+func (d *Document) Decode(into any, at Node, entries []Node) {
+	d.Fill(into, at, entries)
+	d.strict(at, entries, reflect.TypeOf(into).Elem())
+}
+
+// Fill is Decode, but skips entries that the struct has no field for.
+func (d *Document) Fill(into any, at Node, entries []Node) {
+	d.fill(reflect.ValueOf(into).Elem(), at, entries)
+}
+
+func (d *Document) fill(v reflect.Value, at Node, entries []Node) {
+	for _, f := range fields(v.Type()) {
+		v, path := v.FieldByIndex(f.Index), at.Path.Below(f.key)
+		i := slices.IndexFunc(entries, func(e Node) bool { return e.Name == f.key })
+		switch {
+		case i >= 0 && !isNull(entries[i].value):
+			d.value(entries[i], v, f)
+			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.faulty[path.String()] {
+				d.refuse(entries[i].value, path, "must not be empty")
+				d.setPlaceholder(v, path)
+			}
+		case !f.required:
+		case i >= 0:
+			d.refuse(entries[i].key, path, "needs a value")
+			d.setPlaceholder(v, path)
+		default:
+			d.refuse(at.key, path, "missing")
+			d.setPlaceholder(v, path)
+		}
+	}
+}
+
+// setPlaceholder sets a missing or refused value to a unique dummy, so that constructors can still
+// check the other settings, and two broken connectors do not get the same identity.
+func (d *Document) setPlaceholder(v reflect.Value, at Path) {
+	d.placeholders[at.String()] = true
+	switch t := v.Type(); {
+	case t == secretType:
+		v.Set(reflect.ValueOf(auth.SecretFunc(func() (string, error) { return "", errors.New("refused") })))
+	case t == urlType:
+		v.Set(reflect.ValueOf(&url.URL{Scheme: "https", Host: "invalid.invalid", Path: "/" + at.String()}))
+	case t.Kind() == reflect.String:
+		v.SetString(at.String())
+	case t.Kind() == reflect.Pointer:
+		v.Set(reflect.New(t.Elem()))
+		d.setPlaceholder(v.Elem(), at)
+	case t.Kind() == reflect.Slice:
+		v.Set(reflect.MakeSlice(t, 1, 1))
+		d.setPlaceholder(v.Index(0), at)
+	case t.Kind() == reflect.Struct:
+		for _, f := range fields(t) {
+			if f.required {
+				d.setPlaceholder(v.FieldByIndex(f.Index), at)
+			}
+		}
+	}
+}
+
+// notEmpty are the kinds of which a required value must not be empty, and how a schema says so.
+var notEmpty = map[reflect.Kind]string{reflect.String: "minLength", reflect.Slice: "minItems", reflect.Map: "minProperties"}
+
+// strict refuses the entries for which none of the structs has a field.
+func (d *Document) strict(at Node, entries []Node, structs ...reflect.Type) {
+	var known []string
+	for _, t := range structs {
+		for _, f := range fields(t) {
+			known = append(known, f.key)
+		}
+	}
+	for _, e := range entries {
+		if !slices.Contains(known, e.Name) && !d.Full() {
+			d.add(e.key, at.Path.unknownKey(e.Name), Advise("unknown key", Suggest(e.Name, slices.Values(known))))
+		}
+	}
+}
+
+// Rest decodes a mapping's entries into a new struct of the kind, refuses those that u does not have for
+// it, and returns the struct and the settings in it.
+func (d *Document) Rest(at Node, entries []Node, u Union, kind string) (reflect.Value, map[string]Setting) {
+	d.scalars = map[string]Setting{}
+	v := reflect.New(u.Kinds[kind]).Elem()
+	d.fill(v, at, entries)
+	d.strict(at, entries, u.Common, v.Type())
+	return v, d.scalars
+}
+
+var (
+	nodeType     = reflect.TypeFor[Node]()
+	secretType   = reflect.TypeFor[auth.Secret]()
+	urlType      = reflect.TypeFor[*url.URL]()
+	durationType = reflect.TypeFor[time.Duration]()
+	sizeType     = reflect.TypeFor[Size]()
+)
+
+// value decodes one value. Only an element of a list or a map can be null here.
+func (d *Document) value(at Node, v reflect.Value, f field) {
+	d.nodes[at.Path.String()] = at
+	switch t, n := v.Type(), deref(at.value); {
+	case t == nodeType:
+		v.Set(reflect.ValueOf(at))
+	case isNull(n):
+		d.refuse(at.key, at.Path, "needs a value")
+		d.setPlaceholder(v, at.Path)
+	case t == urlType || t == secretType:
+		d.scalar(at, v, f)
+	case t.Kind() == reflect.Pointer:
+		fresh := reflect.New(t.Elem()) // the layer below keeps its own
+		d.value(at, fresh.Elem(), f)
+		v.Set(fresh)
+	case t.Kind() == reflect.Struct:
+		entries, ok := d.Entries(at)
+		if !ok {
+			d.setPlaceholder(v, at.Path)
+			return
+		}
+		d.fill(v, at, entries)
+		d.strict(at, entries, t)
+	case t.Kind() == reflect.Slice && n.Kind != yaml.SequenceNode:
+		d.refuse(at.value, at.Path, "must be a list, such as [a, b]")
+		d.setPlaceholder(v, at.Path)
+	case t.Kind() == reflect.Slice:
+		list := reflect.MakeSlice(t, len(n.Content), len(n.Content))
+		for i, c := range n.Content {
+			d.value(Node{at.Path.Index(i), at.Name, c, c}, list.Index(i), f)
+		}
+		v.Set(list)
+		if list.Len() == 0 && f.Tag.Get("default") != "" {
+			d.scalars[at.Path.String()] = Setting{at.Path, list.Interface()}
+		}
+	case t.Kind() == reflect.Map:
+		entries, ok := d.Entries(at)
+		if !ok {
+			d.setPlaceholder(v, at.Path)
+			return
+		}
+		m := reflect.MakeMap(t)
+		for _, e := range entries {
+			elem := reflect.New(t.Elem()).Elem()
+			d.value(e, elem, f)
+			m.SetMapIndex(reflect.ValueOf(e.Name).Convert(t.Key()), elem)
+		}
+		v.Set(m)
+	default:
+		d.scalar(at, v, f)
+	}
+}
+
+// NonDefaults are the values of a struct's fields that differ from their defaults, by key.
+func NonDefaults(v any) map[string]any {
+	values := map[string]any{}
+	for _, f := range fields(reflect.TypeOf(v)) {
+		if v := reflect.ValueOf(v).FieldByIndex(f.Index); !isDefault(v, f) {
+			values[f.key] = v.Interface()
+		}
+	}
+	return values
+}

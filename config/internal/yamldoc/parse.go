@@ -1,0 +1,145 @@
+package yamldoc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
+)
+
+// MaxSize is the largest file that is parsed, in bytes.
+const MaxSize = 1 << 20
+
+const maxNodes = 100_000 // with aliases written out
+
+// parse gives the first document of a file, or nil, and the fault if there is not exactly one.
+func parse(data []byte) (*yaml.Node, *Fault) {
+	start := &yaml.Node{Line: 1, Column: 1}
+	if len(data) > MaxSize {
+		return nil, faultAt(start, errors.New("larger than 1 MiB"))
+	}
+	docs, err := documents(data)
+	switch {
+	case err != nil:
+		return nil, syntax(data, err)
+	case len(docs) == 0 || isNull(docs[0].Content[0]):
+		return nil, faultAt(start, errors.New("the file is empty"))
+	}
+	root := docs[0].Content[0]
+	if _, fault := measure(root, map[*yaml.Node]int{}); fault != nil {
+		return nil, fault
+	}
+	if len(docs) > 1 {
+		return root, faultAt(docs[1], Advise("a second document", "a file holds one"))
+	}
+	return root, nil
+}
+
+func faultAt(n *yaml.Node, err error) *Fault { return newFault(n.Line, n.Column, nil, err) }
+
+// documents gives the first two documents, or fewer.
+func documents(data []byte) (docs []*yaml.Node, err error) {
+	// yaml.v3 panics on some input.
+	defer func() {
+		if recover() != nil {
+			err = errors.New("not understood")
+		}
+	}()
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	for len(docs) < 2 {
+		var doc yaml.Node
+		if err := dec.Decode(&doc); err == io.EOF {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		docs = append(docs, &doc)
+	}
+	return docs, nil
+}
+
+// measure counts n's nodes as if each alias were written out. It fails at the node where that is too
+// many or never ends. An anchor precedes its aliases, so each is counted once.
+func measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, _ *Fault) {
+	const inside = -1
+	if n.Kind == yaml.AliasNode {
+		if anchors[n.Alias] == inside {
+			return 0, faultAt(n, errors.New("the alias contains itself"))
+		}
+		return anchors[n.Alias], nil
+	}
+	if n.Anchor != "" {
+		anchors[n] = inside
+	}
+	count = 1
+	for _, c := range n.Content {
+		more, fault := measure(c, anchors)
+		if fault != nil {
+			return 0, fault
+		}
+		if count += more; count > maxNodes {
+			return 0, faultAt(c, fmt.Errorf("more than %d values, with aliases written out", maxNodes))
+		}
+	}
+	if n.Anchor != "" {
+		anchors[n] = count
+	}
+	return count, nil
+}
+
+// phrases reword yaml.v3's errors, which repeat parts of values. The column is that of the first of
+// the characters in at, if there is one.
+var phrases = []struct{ said, fault, advice, at string }{
+	{"unknown anchor", "an alias to an anchor that is not defined above", "put a value that begins with * in quotes", "*"},
+	{"cannot start any token", "a value cannot begin with @, ` or %", "put it in quotes", "@`%"},
+	{"mapping values are not allowed", "a colon is not allowed here", "check the indentation, or put the value in quotes", ""},
+	{"could not find expected ':'", "a key without a colon and a space after it", "", ""},
+	{"did not find expected key", "not a key of the mapping above", "check the indentation and the quotes", ""},
+	{"did not find expected '-'", "not an item of the list above", "check the indentation", ""},
+	{"did not find expected ',' or ']'", "a [ is not closed, or lacks a comma", "within [ ] a ${ } needs quotes", "["},
+	{"did not find expected ',' or '}'", "a { is not closed, or lacks a comma", "within { } a ${ } needs quotes", "{"},
+	{"did not find expected node content", "a value is missing", "", ""},
+	{"did not find expected alphabetic", "& and * need a name", "put a value that begins with one in quotes", "&*"},
+	{"unexpected end of stream", "a quote is not closed", "", "\"'"},
+	{"unexpected document indicator", "a quote is not closed", "", "\"'"},
+	{"escape", "an unknown escape", "within single quotes a backslash is just that", "\\"},
+	{"control characters", "a control character", "", ""},
+	{"max depth", "nested too deeply", "", ""},
+	{"tag", "an unknown tag", "put a value that begins with ! in quotes", "!"},
+}
+
+// syntax is the fault for an error of yaml.v3. yaml.v3 names the line on which the broken construct
+// begins, or none. The fault itself is on the last line of the shortest beginning of the file that
+// fails with the same words.
+func syntax(data []byte, err error) *Fault {
+	lines := bytes.SplitAfter(bytes.TrimPrefix(data, []byte("\ufeff")), []byte("\n"))
+	for i, l := range lines {
+		if !utf8.Valid(l) {
+			good := strings.ToValidUTF8(string(l), "\x00")
+			return newFault(i+1, column([]byte(good), strings.IndexByte(good, 0)), nil, errors.New("not valid YAML: not UTF-8 text"))
+		}
+	}
+	i := min(len(lines)-1, sort.Search(len(lines), func(i int) bool {
+		_, e := documents(bytes.Join(lines[:i+1], nil))
+		return e != nil && e.Error() == err.Error()
+	}))
+	line := lines[i]
+	start := len(line) - len(bytes.TrimLeft(line, " "))
+	if bytes.HasPrefix(line[start:], []byte("\t")) {
+		return newFault(i+1, column(line, start), nil, Advise("a tab", "indent with spaces"))
+	}
+	for _, p := range phrases {
+		if strings.Contains(err.Error(), p.said) {
+			col := column(line, max(start, bytes.IndexAny(line, p.at)))
+			return newFault(i+1, col, nil, Advise("not valid YAML: "+p.fault, p.advice))
+		}
+	}
+	return newFault(i+1, column(line, start), nil, errors.New("not valid YAML"))
+}
+
+func column(line []byte, i int) int { return utf8.RuneCount(line[:i]) + 1 }

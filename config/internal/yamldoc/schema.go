@@ -1,0 +1,151 @@
+package yamldoc
+
+import (
+	"maps"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Patterns in the dialect that ECMA-262 and RE2 share. A reference is what [expand] takes.
+const (
+	inReference = `(?:[^}$]|\$+[^}${])*\$*\}`
+	reference   = `\$\{(?:env:[A-Za-z_][A-Za-z0-9_]*(?::-` + inReference + `|\})|file:[^}]` + inReference + `)`
+	anyText     = `^(?:[^$]|\$+[^${]|\$\$+\{|` + reference + `)*\$*$`
+	hasOne      = `(?:^|[^$])\$\{`
+	duration    = `^\+?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+$`
+	httpURL     = `^[Hh][Tt][Tt][Pp][Ss]?://(?:[^/?#@:\[\]\s]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?(?:[/?#].*)?$`
+)
+
+// An Object is a JSON Schema (2020-12), or a part of one.
+type Object = map[string]any
+
+// Ref refers to one of [Defs].
+func Ref(name string) Object { return Object{"$ref": "#/$defs/" + name} }
+
+func anyOf(choices ...Object) Object { return Object{"anyOf": choices} }
+
+// OrReference is what may be a reference instead, such as ${env:NAME}.
+func OrReference(what Object) Object { return anyOf(what, Ref("reference")) }
+
+// Defs are the $defs that every schema of this package refers to.
+var Defs = Object{
+	"reference": Object{"description": "A value from elsewhere: ${env:NAME}, ${env:NAME:-default} or ${file:PATH}.",
+		"type": "string", "allOf": []Object{{"pattern": anyText}, {"pattern": hasOne}}},
+	"text": Object{"type": []string{"string", "number"}, "pattern": anyText},
+	"secret": Object{"description": "Best a reference, ${env:NAME} or ${file:PATH}, which is read again at each use.",
+		"type": []string{"string", "number"}, "minLength": 1, "pattern": anyText},
+	"duration": OrReference(Object{"type": "string", "allOf": []Object{{"pattern": duration}, {"pattern": "[1-9]"}}}),
+	"size": anyOf(Object{"type": "integer", "minimum": 0},
+		Object{"type": "string", "pattern": sizes.String()}, Ref("reference")),
+	"url": OrReference(Object{"type": "string", "pattern": httpURL}),
+}
+
+// A Schema describes Go types as this package decodes them. It gives what is known of a struct's field
+// besides its type, such as its description.
+type Schema func(owner reflect.Type, field string) Object
+
+// A Union is a mapping whose keys depend on the word at one of them.
+type Union struct {
+	Common reflect.Type            // the struct of the keys that it may always have
+	Key    string                  // one of these
+	Kinds  map[string]reflect.Type // the structs of the other keys, by the word at Key
+}
+
+// NewUnion is a union without kinds, whose common keys are C's.
+func NewUnion[C any](key string) Union {
+	return Union{reflect.TypeFor[C](), key, map[string]reflect.Type{}}
+}
+
+// Union describes u.
+func (s Schema) Union(u Union) Object {
+	all := s.Struct(u.Common)
+	delete(all, "additionalProperties")
+	names := slices.Sorted(maps.Keys(u.Kinds))
+	props := all["properties"].(Object)
+	word := props[u.Key].(Object)
+	delete(word, "$ref")
+	maps.Copy(word, OrReference(Object{"enum": names}))
+	var cases []Object
+	for _, name := range names {
+		then := s.Struct(u.Kinds[name])
+		for key := range props {
+			then["properties"].(Object)[key] = true
+		}
+		is := Object{"type": "object", "properties": Object{u.Key: Object{"const": name}}, "required": []string{u.Key}}
+		cases = append(cases, Object{"if": is, "then": then})
+	}
+	all["allOf"] = cases
+	return all
+}
+
+// Struct describes a struct as a mapping of its keys and no others.
+func (s Schema) Struct(t reflect.Type) Object {
+	props, required := Object{}, []string{}
+	for _, f := range fields(t) {
+		p := s.value(f.Type, f)
+		if f.required {
+			required = append(required, f.key)
+			if least := notEmpty[f.Type.Kind()]; least != "" {
+				p[least] = 1
+			}
+		} else {
+			p = Nullable(p)
+		}
+		owner := t
+		if n := len(f.Index) - 1; n > 0 {
+			owner = t.FieldByIndex(f.Index[:n]).Type
+		}
+		maps.Copy(p, s(owner, f.Name))
+		props[f.key] = p
+	}
+	return Object{"type": "object", "properties": props, "required": required, "additionalProperties": false}
+}
+
+var defined = map[reflect.Type]string{urlType: "url", secretType: "secret", durationType: "duration", sizeType: "size"}
+
+func (s Schema) value(t reflect.Type, f field) Object {
+	if name, ok := defined[t]; ok {
+		return Ref(name)
+	}
+	switch k := t.Kind(); {
+	case t == nodeType:
+		return Object{}
+	case k == reflect.Pointer:
+		return s.value(t.Elem(), f)
+	case k == reflect.Struct:
+		return s.Struct(t)
+	case k == reflect.Slice:
+		return Object{"type": "array", "items": s.value(t.Elem(), f)}
+	case k == reflect.Map:
+		return Object{"type": "object", "additionalProperties": s.value(t.Elem(), f)}
+	case f.enum != "":
+		return OrReference(Object{"enum": strings.Split(f.enum, ",")})
+	case k == reflect.Bool:
+		return OrReference(Object{"type": "boolean"})
+	case k == reflect.Float32 || k == reflect.Float64:
+		return OrReference(Object{"type": "number"})
+	case reflect.Zero(t).CanUint():
+		return OrReference(Object{"type": "integer", "minimum": 0, "maximum": uint64(math.MaxUint64) >> (64 - t.Bits())})
+	case reflect.Zero(t).CanInt():
+		largest := int64(math.MaxInt64) >> (64 - t.Bits())
+		return OrReference(Object{"type": "integer", "minimum": max(-largest-1, f.least), "maximum": largest})
+	}
+	return Ref("text")
+}
+
+// Nullable is p, or null, which is as if the key were not there.
+func Nullable(p Object) Object {
+	null := Object{"type": "null"}
+	switch choices, _ := p["anyOf"].([]Object); {
+	case choices != nil:
+		p["anyOf"] = append(choices, null)
+	case p["type"] != nil:
+		p["type"] = []any{p["type"], "null"}
+	case p["$ref"] != nil:
+		p["anyOf"] = []Object{{"$ref": p["$ref"]}, null}
+		delete(p, "$ref")
+	}
+	return p
+}

@@ -1,0 +1,89 @@
+package yamldoc
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type more struct {
+	Extra string `yaml:"extra"`
+}
+
+// Layers decode into one value: structs merge, the rest is replaced, and a copy of the value below
+// stays as it was.
+func TestDecodeInPlace(t *testing.T) {
+	t.Parallel()
+	type inner struct {
+		A int `yaml:"a"`
+		B int `yaml:"b"`
+	}
+	type outer struct {
+		Struct  inner            `yaml:"struct"`
+		Pointer *inner           `yaml:"pointer"`
+		Map     map[string]inner `yaml:"map"`
+		List    []inner          `yaml:"list"`
+		Null    int              `yaml:"nothing"`
+		more    `yaml:",inline"`
+	}
+	layer := func(v outer, text string) outer {
+		t.Helper()
+		d := New(".")
+		root := d.Parse([]byte(text))
+		entries, _ := d.Entries(root)
+		if d.Decode(&v, root, entries); d.Faults != nil {
+			t.Fatal(d.Faults)
+		}
+		return v
+	}
+	base := layer(outer{}, "{struct: {a: 1, b: 1}, pointer: {a: 1, b: 1}, map: {x: {a: 1, b: 1}, y: {a: 1}}, list: [{a: 1}, {a: 2}], nothing: 1, extra: e}")
+	got := layer(base, "{struct: {b: 2}, pointer: {b: 2}, map: {x: {b: 2}, z: {}}, list: [{b: 2}], nothing: }")
+	want := outer{inner{1, 2}, &inner{0, 2}, map[string]inner{"x": {0, 2}, "z": {}}, []inner{{0, 2}}, 1, more{"e"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outer{})); diff != "" {
+		t.Error(diff)
+	}
+	want = outer{inner{1, 1}, &inner{1, 1}, map[string]inner{"x": {1, 1}, "y": {1, 0}}, []inner{{1, 0}, {2, 0}}, 1, more{"e"}}
+	if diff := cmp.Diff(want, base, cmp.AllowUnexported(outer{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSuggest(t *testing.T) {
+	t.Parallel()
+	known := []string{"client_secret", "client_id", "pkce", "scopes", "id"}
+	for name, want := range map[string]string{
+		"client_secrt": "client_secret", "clientSecret": "client_secret", "client-id": "client_id", "cleint_id": "client_id",
+		"pcke": "pkce", "scope": "scopes", "SCOPES": "scopes", "is": "id",
+		"password": "", "x": "", "": "", strings.Repeat("client_id", 1000): "",
+	} {
+		got := Suggest(name, slices.Values(known))
+		if want != "" && got != "did you mean "+want+"?" || want == "" && got != "known: client_id, client_secret, id, pkce, scopes" {
+			t.Errorf("%.20s: %s", name, got)
+		}
+	}
+	if got := Suggest("x", slices.Values([]string{})); got != "" {
+		t.Error(got)
+	}
+}
+
+// FuzzExpand looks for lost text: a value without ${ stays as it is.
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{"", "a", "$", "$$", "${", "$${", "$$${", "${env:CFG_ID}", "${env:X:-}", "${env:X:-$${}", "a${file:secret.txt}b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if strings.Contains(s, "${file:") {
+			return
+		}
+		got, expanded, err := expand(s, "testdata")
+		if !strings.Contains(s, "${") && (got != s || expanded || err != nil) {
+			t.Errorf("%q became %q, %v, %v", s, got, expanded, err)
+		}
+		literal, expanded, err := expand(strings.ReplaceAll(s, "${", "$${"), "testdata")
+		if literal != s && !strings.Contains(s, "$${") || expanded || err != nil {
+			t.Errorf("%q became %q, %v", s, literal, err)
+		}
+	})
+}
