@@ -3,20 +3,16 @@ package transport
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"net/textproto"
-	"slices"
-	"strings"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/oauth2"
+	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/adopted"
@@ -116,73 +112,48 @@ func (c *call) makeAttempt() (*http.Response, error) {
 	return c.makeAttempt()
 }
 
-// header returns the headers of an attempt: the caller's, with the token's replacing those of the same
-// name in any spelling. A request to another origin carries no credentials.
-func (c *call) header(tok *oauth2.Token) http.Header {
-	var token []field
-	if tok != nil {
-		token = c.t.tokenFields(tok)
+// retry makes the attempts after the first. go-retryablehttp runs the loop over an empty request;
+// attempts, bodies and responses are the call's own, and the first response is the loop's first round.
+func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.Response, error) {
+	first := true
+	client := &retryablehttp.Client{
+		HTTPClient: &http.Client{
+			Transport: rounds(func() (*http.Response, error) {
+				if !first {
+					resp, err = c.makeAttempt()
+				}
+				return resp, err
+			}),
+			CheckRedirect: useLastResponse,
+		},
+		RetryMax: c.t.o.Retry.MaxAttempts, // shouldRetry counts
+		CheckRetry: func(context.Context, *http.Response, error) (bool, error) {
+			again := first
+			if first = false; !again {
+				wait, again = c.shouldRetry(resp, err)
+			}
+			return again, nil
+		},
+		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
+			c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
+				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
+			c.current.slot.done()
+			return wait
+		},
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
-	h := make(http.Header, len(c.req.Header)+len(token)+1)
-	anonymous := c.origin == nil
-	for k, v := range c.req.Header {
-		if !hasField(token, k) && !(anonymous && c.isCredential(k)) {
-			h[k] = v
-		}
+	shell := http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: c.req.URL.Scheme, Host: c.req.URL.Host}, Header: http.Header{}}
+	ctx := c.req.Context()
+	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(ctx)})
+	if ctx.Err() != nil && err == nil && lerr != nil { // ended during a wait: the response is drained
+		return nil, context.Cause(ctx)
 	}
-	for i := range token {
-		h[token[i].name] = token[i].values
-	}
-	if c.t.o.UserAgent != "" && !anonymous {
-		if _, ok := h["User-Agent"]; !ok {
-			h["User-Agent"] = []string{c.t.o.UserAgent}
-		}
-	}
-	return h
+	return resp, err
 }
 
-// A field is a header field, spelled as it is sent.
-type field struct {
-	name   string
-	values []string
-}
+type rounds func() (*http.Response, error)
 
-// tokenHeader caches the header fields of one token.
-type tokenHeader struct {
-	tok    *oauth2.Token
-	fields []field
-}
-
-// tokenFields returns the header fields of tok, built once for each token.
-func (t *roundTripper) tokenFields(tok *oauth2.Token) []field {
-	if c := t.tokenHeader.Load(); c != nil && c.tok == tok {
-		return c.fields
-	}
-	c := &tokenHeader{tok: tok}
-	for name, values := range t.auth.Header(tok) {
-		c.fields = append(c.fields, field{name, values})
-	}
-	t.tokenHeader.Store(c)
-	return c.fields
-}
-
-// hasField reports whether one of fields has that name, in any spelling.
-func hasField(fields []field, name string) bool {
-	for i := range fields {
-		if len(fields[i].name) == len(name) && strings.EqualFold(fields[i].name, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// isCredential reports whether a header must not be sent to other origins.
-func (c *call) isCredential(key string) bool {
-	// An empty token is enough to learn the names of the token's headers.
-	product := slices.Collect(maps.Keys(c.t.auth.Header(new(oauth2.Token))))
-	return slices.ContainsFunc(append(product, "Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Referer", "access_token"),
-		func(k string) bool { return strings.EqualFold(k, key) })
-}
+func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
 
 // drain reads up to 64 KiB of a response and closes it, so that its connection can be reused.
 func drain(resp *http.Response) {
@@ -222,50 +193,4 @@ func (c *call) callError(err error) error {
 		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: timeoutError{what: err.Error()}}
 	}
 	return err
-}
-
-// errNotHTTP replaces errors of net/http that quote what the server sent.
-var errNotHTTP = fmt.Errorf("%w: the response is not valid HTTP", auth.ErrProtocol)
-
-// redactServerText replaces net/http errors that quote bytes from the server, which may contain our
-// token.
-func redactServerText(err error) error {
-	if err == nil {
-		return nil
-	}
-	var bad textproto.ProtocolError
-	var known net.Error
-	switch {
-	case strings.HasPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: http: ContentLength="): // the caller's mistake
-		return err
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &known):
-		return err
-	case errors.As(err, &bad), strings.Contains(err.Error(), "transport connection broken"),
-		strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "bad trailer"):
-		return errNotHTTP
-	}
-	return err
-}
-
-// logged are the response headers that may appear in a log.
-var logged = []string{"Content-Type", "Date", "Retry-After", "Server", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Request-Id"}
-
-func (c *call) log(resp *http.Response, err error, took time.Duration) {
-	at := *c.req.URL
-	at.RawQuery, at.Fragment, at.User = "", "", nil
-	attrs := []slog.Attr{
-		slog.String("connector", c.t.o.Connector), slog.String("method", c.req.Method),
-		slog.String("url", at.String()), slog.Int("attempt", c.attempts), slog.Duration("took", took),
-	}
-	if err != nil {
-		attrs = append(attrs, slog.Any("error", err))
-	} else {
-		attrs = append(attrs, slog.Int("status", resp.StatusCode))
-		for _, k := range logged {
-			if v := resp.Header.Get(k); v != "" {
-				attrs = append(attrs, slog.String(strings.ToLower(k), v))
-			}
-		}
-	}
-	c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "attempt", attrs...)
 }

@@ -2,13 +2,11 @@ package transport
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -114,20 +112,3 @@ func neverConnected(err error) bool {
 	var d *dialError
 	return errors.As(err, &d)
 }
-
-// permanentSendError reports whether another attempt would fail in the same way.
-func permanentSendError(err error) bool {
-	var (
-		dns    *net.DNSError
-		cert   *tls.CertificateVerificationError
-		alert  *net.OpError
-		record tls.RecordHeaderError
-	)
-	return errors.As(err, &dns) && dns.IsNotFound ||
-		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
-		errors.Is(err, errProxyAuth) || invalidRequest(err)
-}
-
-// invalidRequest reports whether net/http refused to send the request because its method, a header or
-// a trailer is invalid.
-func invalidRequest(err error) bool { return strings.HasPrefix(err.Error(), "net/http: invalid ") }

@@ -2,63 +2,17 @@ package transport
 
 import (
 	"cmp"
-	"context"
+	"crypto/tls"
 	"errors"
-	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
-
-	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
-
-// retry makes the attempts after the first. go-retryablehttp runs the loop over an empty request;
-// attempts, bodies and responses are the call's own, and the first response is the loop's first round.
-func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.Response, error) {
-	first := true
-	client := &retryablehttp.Client{
-		HTTPClient: &http.Client{
-			Transport: rounds(func() (*http.Response, error) {
-				if !first {
-					resp, err = c.makeAttempt()
-				}
-				return resp, err
-			}),
-			CheckRedirect: useLastResponse,
-		},
-		RetryMax: c.t.o.Retry.MaxAttempts, // shouldRetry counts
-		CheckRetry: func(context.Context, *http.Response, error) (bool, error) {
-			again := first
-			if first = false; !again {
-				wait, again = c.shouldRetry(resp, err)
-			}
-			return again, nil
-		},
-		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
-			c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
-				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
-			c.current.slot.done()
-			return wait
-		},
-		ErrorHandler: retryablehttp.PassthroughErrorHandler,
-	}
-	shell := http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: c.req.URL.Scheme, Host: c.req.URL.Host}, Header: http.Header{}}
-	ctx := c.req.Context()
-	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(ctx)})
-	if ctx.Err() != nil && err == nil && lerr != nil { // ended during a wait: the response is drained
-		return nil, context.Cause(ctx)
-	}
-	return resp, err
-}
-
-type rounds func() (*http.Response, error)
-
-func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
 
 // shouldRetry reports whether to make another attempt, and after which wait. If so, it has taken a retry
 // from the budget and the request body from the attempt that failed.
@@ -127,6 +81,19 @@ func (c *call) retryable(resp *http.Response, err error) bool {
 		return c.idempotent()
 	}
 	return false
+}
+
+// permanentSendError reports whether another attempt would fail in the same way.
+func permanentSendError(err error) bool {
+	var (
+		dns    *net.DNSError
+		cert   *tls.CertificateVerificationError
+		alert  *net.OpError
+		record tls.RecordHeaderError
+	)
+	return errors.As(err, &dns) && dns.IsNotFound ||
+		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
+		errors.Is(err, errProxyAuth) || invalidRequest(err)
 }
 
 func (c *call) idempotent() bool {

@@ -1,0 +1,45 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/textproto"
+	"strings"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// net/http has no types for these errors, only texts. TestErrorTexts makes net/http return each of them,
+// so that it fails if a Go release changes a text.
+const (
+	textInvalid = "net/http: invalid " // method, header or trailer: nothing was sent
+	textBroken  = "net/http: HTTP/1.x transport connection broken: "
+	textLength  = textBroken + "http: ContentLength=" // the caller's body is shorter or longer
+	textQuoting = "malformed"                         // also outside of textBroken: a chunk, a proxy's response, HTTP/2
+)
+
+// invalidRequest reports whether net/http refused to send the request.
+func invalidRequest(err error) bool { return strings.HasPrefix(err.Error(), textInvalid) }
+
+// errNotHTTP replaces errors of net/http that quote what the server sent.
+var errNotHTTP = fmt.Errorf("%w: the response is not valid HTTP", auth.ErrProtocol)
+
+// redactServerText replaces net/http errors that quote bytes from the server, which may contain our
+// token.
+func redactServerText(err error) error {
+	if err == nil {
+		return nil
+	}
+	var bad textproto.ProtocolError
+	var known net.Error
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &known):
+		return err
+	case errors.As(err, &bad), strings.Contains(err.Error(), textQuoting),
+		strings.Contains(err.Error(), textBroken) && !strings.HasPrefix(err.Error(), textLength):
+		return errNotHTTP
+	}
+	return err
+}
