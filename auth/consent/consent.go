@@ -1,6 +1,6 @@
-// Package consent logs a person in, once: the authorization-code flow (RFC 6749 section 4.1) in
-// their browser, the tokens into the connector's [auth.Session], which keeps them alive from then
-// on. [Login] is for a person at a terminal, [NewHandler] for the administrator of a service.
+// Package consent logs a person in with the authorization-code flow (RFC 6749 section 4.1) in their
+// browser. The connector's [auth.Session] stores the tokens and renews them, so one login is enough.
+// [Login] is for a person at a terminal, [NewHandler] for the administrators of a service.
 package consent
 
 import (
@@ -21,46 +21,45 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A Connector is what a person connects.
+// A Connector is a connector that a person can log in.
 type Connector struct {
-	// Name is the connector's, shown on pages and in errors.
+	// Name is the connector's name, shown on pages and in errors.
 	Name string
-	// Provider is the adapter's name, such as "remedy".
+	// Provider is the provider's name, such as "remedy".
 	Provider string
-	// Session takes the tokens. One without [auth.CodeFlow] needs no person.
+	// Session stores the tokens. If it has no [auth.CodeFlow], the connector needs no login.
 	Session *auth.Session
 }
 
-// redirectURI is where the product sends the browser back to, without its query, which may be
-// secret.
+// redirectURI returns the redirect URI without its query, which may be secret.
 func (c Connector) redirectURI() (*url.URL, error) {
-	code := c.Session.CodeFlow()
-	if code == nil {
-		return nil, errors.New("this grant needs no person")
+	codeFlow := c.Session.CodeFlow()
+	if codeFlow == nil {
+		return nil, errors.New("this grant needs no login")
 	}
-	u, err := url.Parse(code.RedirectURI)
+	u, err := url.Parse(codeFlow.RedirectURI)
 	if err != nil {
 		return nil, errors.New("redirect_uri is not a URI")
 	}
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: cmp.Or(u.Path, "/")}, nil
 }
 
-// A flow is one that a person was sent into. Whoever comes back from it brings its state.
+// A flow is one login. The browser brings its state back from the product.
 type flow struct {
 	connector       Connector
 	redirect        *url.URL
-	authURL         string // where the person allows access
+	authURL         string // the product's sign-in page
 	state, verifier string
-	used            atomic.Bool
+	used            atomic.Bool // the browser has come back
 
-	// Of a handler's flow:
-	browser string // the secret of the one that began it
-	list    string // the path of the list, as the browser knows it
-	began   time.Time
+	// Only for a flow of the handler:
+	browser  string // the cookie of the browser that started it
+	listPath string // the path of the list, as the browser knows it
+	started  time.Time
 }
 
-// begin makes a flow. Its state has 256 random bits, which nobody guesses.
-func (c Connector) begin() (*flow, error) {
+// newFlow starts a login. Its state has 256 random bits.
+func (c Connector) newFlow() (*flow, error) {
 	redirect, err := c.redirectURI()
 	if err != nil {
 		return nil, err
@@ -70,8 +69,8 @@ func (c Connector) begin() (*flow, error) {
 	return f, nil
 }
 
-// checkStore returns why a login could not be saved now. A record that cannot be read cannot be
-// replaced either.
+// checkStore returns an error if a login could not be saved now. It also reads the record: one that
+// cannot be read cannot be replaced.
 func (c Connector) checkStore(ctx context.Context) error {
 	if _, err := c.Session.Status(ctx); err != nil {
 		return err
@@ -79,42 +78,43 @@ func (c Connector) checkStore(ctx context.Context) error {
 	return c.Session.CheckStore(ctx)
 }
 
-// has reports whether the state that came back is the flow's.
-func (f *flow) has(q url.Values) bool {
+// hasState reports whether q has the flow's state.
+func (f *flow) hasState(q url.Values) bool {
 	return len(q["state"]) == 1 && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(f.state)) == 1
 }
 
-// finish redeems the code that came back, shows how it went, and returns why it failed.
+// finish redeems the code in q and writes a page with the result.
 func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
 	code, err := f.connector.code(q)
 	if err == nil {
-		err = inTime(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
+		err = explainTimeout(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
 	}
-	f.show(w, outcome(f.connector.Name, err))
+	f.show(w, resultPage(f.connector.Name, err))
 	return err
 }
 
-// inTime returns err, or a timeout in plain words if err is there because of [withTimeout].
-func inTime(ctx context.Context, err error, waitingFor string) error {
-	t, ok := context.Cause(ctx).(timedOut)
+// explainTimeout returns err or, if the cause is the timeout of [withTimeout], an error that says what
+// was waited for.
+func explainTimeout(ctx context.Context, err error, waitingFor string) error {
+	timeout, ok := context.Cause(ctx).(timeoutError)
 	if !ok || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, auth.ErrStore) {
 		return err
 	}
-	t.waitingFor = waitingFor
-	return t
+	timeout.waitingFor = waitingFor
+	return timeout
 }
 
 func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d, timedOut{after: d})
+	return context.WithTimeoutCause(ctx, d, timeoutError{after: d})
 }
 
-// timedOut is a [context.DeadlineExceeded] that says what took too long.
-type timedOut struct {
+// timeoutError is a [context.DeadlineExceeded] that says what was waited for.
+type timeoutError struct {
 	after      time.Duration
 	waitingFor string
 }
 
-func (e timedOut) Error() string {
+func (e timeoutError) Error() string {
 	after := e.after.String()
 	if strings.HasSuffix(after, "m0s") {
 		after = strings.TrimSuffix(after, "0s")
@@ -122,22 +122,22 @@ func (e timedOut) Error() string {
 	return fmt.Sprintf("timed out after %s waiting for %s", after, e.waitingFor)
 }
 
-func (timedOut) Unwrap() error { return context.DeadlineExceeded }
+func (timeoutError) Unwrap() error { return context.DeadlineExceeded }
 
-// show adds to p the way back to where the flow began.
+// show writes p with the way back: a link to the list, or the hint to return to the terminal.
 func (f *flow) show(w http.ResponseWriter, p page) {
-	p.Link, p.LinkText = f.list, "Back to connections"
-	p.Terminal = f.list == ""
+	p.Link, p.LinkText = f.listPath, "Back to connections"
+	p.Terminal = f.listPath == ""
 	p.write(w)
 }
 
 var (
-	errRefused   = fmt.Errorf("%w: the person refused access", auth.ErrConsentRequired)
+	errDenied    = fmt.Errorf("%w: the person refused access", auth.ErrConsentRequired)
 	errOther     = fmt.Errorf("%w: the authorization request was refused", auth.ErrProtocol)
 	errNoCode    = fmt.Errorf("%w: the browser came back without an authorization code", auth.ErrProtocol)
 	errorCode    = regexp.MustCompile(`^[a-z_]{1,40}$`)
 	errorMeaning = map[string]error{
-		"access_denied":           errRefused,
+		"access_denied":           errDenied,
 		"unauthorized_client":     fmt.Errorf("%w: the client may not use this grant", auth.ErrCredentials),
 		"invalid_client":          auth.ErrCredentials,
 		"invalid_scope":           fmt.Errorf("%w: the client may not have these scopes", auth.ErrProtocol),
@@ -146,9 +146,8 @@ var (
 	}
 )
 
-// code is what the authorization endpoint granted, or why it did not (RFC 6749 sections 4.1.2 and
-// 4.1.2.1). Anybody can write into the browser's address, so of an error's words only a plain code
-// is shown.
+// code returns the authorization code, or the product's error (RFC 6749 sections 4.1.2 and 4.1.2.1).
+// Any website can send the browser here with text of its own, so only a well-formed error code is shown.
 func (c Connector) code(q url.Values) (string, error) {
 	e := &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "login", Err: errNoCode}
 	switch {

@@ -20,7 +20,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// newRemedy starts the emulator with that redirect URI registered, and a connector to it.
+// newRemedy starts the emulator with redirectURI registered, and returns a connector to it.
 func newRemedy(t testing.TB, redirectURI string, pkce bool) (*remedytest.Server, consent.Connector) {
 	t.Helper()
 	s := remedytest.NewServer(&remedytest.Options{RedirectURIs: []string{redirectURI}, RequirePKCE: pkce})
@@ -52,7 +52,7 @@ func newConnector(t testing.TB, p auth.Provider) consent.Connector {
 	return consent.Connector{Name: "tickets", Provider: "remedy", Session: session}
 }
 
-// A stub is a product with a flow of its own.
+// A stub is a provider with the CodeFlow that a test gives it.
 type stub struct {
 	flow auth.CodeFlow
 	err  error
@@ -77,8 +77,8 @@ func (s *stub) CodeFlow() *auth.CodeFlow {
 	return &f
 }
 
-// freeURI is a redirect URI whose port nobody has, below those that systems hand out by themselves, lest
-// another connection get it meanwhile.
+// freeURI returns a redirect URI with a free port. The port is below the ephemeral range, so that no
+// outgoing connection takes it meanwhile.
 func freeURI(t testing.TB) string {
 	t.Helper()
 	var err error
@@ -93,7 +93,7 @@ func freeURI(t testing.TB) string {
 	return ""
 }
 
-// get is what a browser without cookies sees.
+// get sends a request without cookies.
 func get(t testing.TB, address string) (status int, body string) {
 	t.Helper()
 	return send(t, http.MethodGet, address, "")
@@ -132,7 +132,7 @@ func send(t testing.TB, method, address, host string) (status int, body string) 
 	return resp.StatusCode, bare(string(b))
 }
 
-// bare is a page without its stylesheet, as messages should show it.
+// bare returns a page without its stylesheet, for messages.
 func bare(page string) string {
 	before, rest, _ := strings.Cut(page, "<style>")
 	_, after, _ := strings.Cut(rest, "</style>")

@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// Whatever the browser brings, there is a code or an error, and the error shows nothing of it but
-// a plain code.
+// For any query there is either a code or an error, and the error shows at most a well-formed error code.
 func FuzzCallback(f *testing.F) {
 	for _, s := range []string{"", "code=c", "code=a&code=b", "error=access_denied", "error=", "error=%3Cb%3E&code=c", "error=odd_error&error_description=words"} {
 		f.Add(s)

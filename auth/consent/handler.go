@@ -19,34 +19,34 @@ import (
 	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
 
-// HandlerOptions shape [NewHandler]. The zero value of each field is its default.
+// HandlerOptions configures [NewHandler]. The zero value of each field is its default.
 type HandlerOptions struct {
-	// Path ("/") is where the list is, as the handler sees it: below [http.StripPrefix] that is
-	// without the prefix.
+	// Path ("/") is the path of the list as the handler sees it: under [http.StripPrefix], without
+	// the prefix.
 	Path string
-	// Hosts are the host names, without ports, that the handler answers to, against DNS
-	// rebinding. The default is those of the redirect URIs, localhost and loopback addresses.
+	// Hosts are the host names, without ports, that the handler accepts in the Host header, as a
+	// protection against DNS rebinding. The default is the hosts of the redirect URIs, localhost
+	// and all loopback addresses.
 	Hosts []string
 }
 
-// NewHandler shows the connectors, the state of each, and a button that has the administrator who
-// presses it give consent. It is to be mounted at Path and at the path of each redirect URI, which
-// may be below Path or anywhere else:
+// NewHandler returns a handler that lists the connectors with their states. Each connector that needs
+// a login has a button that starts it. Mount the handler at Path and at the path of each redirect URI:
 //
 //	h := admins(consent.NewHandler(connectors, &consent.HandlerOptions{Path: "/connections"}))
 //	mux.Handle("/connections", h)
 //	mux.Handle("/callback", h) // redirect_uri: https://itsm.example.com/callback
 //
-// Whoever reaches it can connect any of the connectors, so the service puts its own authorization
-// before it (admins, above). If that has a cookie, it must be SameSite=Lax: one that is Strict does
-// not come along when the product sends the browser back. The list has to be opened under the host
-// name of the redirect URI.
+// The handler lets every visitor connect every connector, so put the service's own authorization in
+// front of it (admins, above). If that uses a cookie, the cookie must be SameSite=Lax: browsers do not
+// send a Strict one when the product redirects back. Open the list under the host name of the
+// redirect URI.
 //
-// A flow is bound to the browser that began it by a cookie, ends after 10 minutes and can be
-// completed once. Before the browser is sent to the product, the token store is checked; if it cannot
-// be written, a page says so. Flows are kept in memory, the latest 1,000: of several processes behind one
-// address, the one that began a flow has to end it. The cookie is Secure where the request came
-// over TLS or all redirect URIs are https.
+// A cookie binds each login to the browser that started it. A login expires after 10 minutes and can
+// be completed once. The browser is sent to the product only if the token store can be written.
+// The latest 1,000 logins are kept in memory: if several processes serve one address, the process that
+// started a login must also receive its callback. The cookie is Secure if the request came over TLS or
+// all redirect URIs are https.
 func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
 	if o == nil {
 		o = new(HandlerOptions)
@@ -66,7 +66,7 @@ func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
 	for _, c := range connectors {
 		u, err := c.redirectURI()
 		if err != nil {
-			continue // the product will not send anybody there
+			continue // the product cannot redirect to it
 		}
 		h.callbacks[u.Path] = true
 		h.https = h.https && u.Scheme == "https"
@@ -79,24 +79,24 @@ func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
 
 type handler struct {
 	connectors  []Connector
-	path        string // of the list, without a slash at its end
+	path        string // of the list, without a trailing slash
 	callbacks   map[string]bool
 	hosts       map[string]bool
 	anyLoopback bool
-	https       bool   // all redirect URIs are
-	key         []byte // of the CSRF tokens
+	https       bool   // all redirect URIs are https
+	key         []byte // signs the CSRF tokens
 
 	mu    sync.Mutex
-	flows []*flow // the oldest first; one that is over stays, so that its browser can be told
+	flows []*flow // the oldest first, with the completed ones, so that a second visit gets its own page
 }
 
-// Format keeps the key and the flows' secrets from being shown.
+// Format hides the key and the flows' secrets from fmt.
 func (h *handler) Format(f fmt.State, _ rune) { io.WriteString(f, "consent.Handler") }
 
 const (
 	flowLifetime = 10 * time.Minute
 	maxFlows     = 1000
-	// redeemTimeout is how long a browser waits for its page, 10 s more if the tokens are being saved.
+	// redeemTimeout limits the redemption of a code. Session.Redeem takes up to 10 s more to save the tokens.
 	redeemTimeout = 30 * time.Second
 )
 
@@ -106,7 +106,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	isCallback := h.callbacks[r.URL.Path] || h.callbacks[sentPath(r)]
 	switch {
 	case !h.hosts[host] && !(h.anyLoopback && endpoint.Loopback(host)):
-		wrongHost.write(w)
+		wrongHostPage.write(w)
 	case isCallback && r.Method == http.MethodGet && (!isList || r.URL.Query().Has("state")):
 		h.callback(w, r)
 	case isList && (r.Method == http.MethodGet || r.Method == http.MethodHead):
@@ -114,15 +114,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isList && r.Method == http.MethodPost:
 		h.connect(w, r)
 	case isList:
-		wrongMethod(w, "GET, HEAD, POST")
+		writeWrongMethod(w, "GET, HEAD, POST")
 	case isCallback:
-		wrongMethod(w, "GET")
+		writeWrongMethod(w, "GET")
 	default:
-		unknown.write(w)
+		unknownPage.write(w)
 	}
 }
 
-// sentPath is the path as the browser sent it, also below [http.StripPrefix].
+// sentPath returns the path that the browser sent, which [http.StripPrefix] does not change.
 func sentPath(r *http.Request) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
 		return u.Path
@@ -130,7 +130,7 @@ func sentPath(r *http.Request) string {
 	return r.URL.Path
 }
 
-// hostname is a Host header without its port, in lower case.
+// hostname returns a Host header without its port, in lower case.
 func hostname(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -148,68 +148,68 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request, status int, notic
 	defer cancel()
 	p := page{Status: status, Title: "Connections", Notice: notice, CSRF: h.csrf(cookie.Value),
 		Rows: make([]row, len(h.connectors))}
-	var looking sync.WaitGroup
+	var reading sync.WaitGroup
 	for i, c := range h.connectors {
-		looking.Go(func() {
+		reading.Go(func() {
 			st, err := c.Session.Status(ctx)
 			p.Rows[i] = newRow(c, st, err, time.Now())
 		})
 	}
-	looking.Wait()
+	reading.Wait()
 	p.write(w)
 }
 
-// connect begins a flow and sends the browser on.
+// connect starts a login and sends the browser to the product.
 func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	browser, site := h.cookie(r).Value, r.Header.Get("Sec-Fetch-Site")
 	if browser == "" || !hmac.Equal([]byte(r.PostFormValue("csrf")), []byte(h.csrf(browser))) ||
 		site != "" && site != "same-origin" {
-		h.list(w, r, http.StatusForbidden, "That page was out of date, so nothing was done. Please press the button again.")
+		h.list(w, r, http.StatusForbidden, "The page was out of date, and nothing was changed. Please press the button again.")
 		return
 	}
 	name := r.PostFormValue("connector")
 	var f *flow
 	if i := slices.IndexFunc(h.connectors, func(c Connector) bool { return c.Name == name }); i >= 0 {
-		f, _ = h.connectors[i].begin()
+		f, _ = h.connectors[i].newFlow()
 	}
 	if f == nil {
-		h.list(w, r, http.StatusNotFound, "There is no such connector to connect.")
+		h.list(w, r, http.StatusNotFound, "There is no such connector that needs a login.")
 		return
 	}
-	f.browser, f.began = browser, time.Now()
-	f.list = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
+	f.browser, f.started = browser, time.Now()
+	f.listPath = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
 	if err := f.connector.checkStore(r.Context()); err != nil {
-		f.show(w, outcome(name, err))
+		f.show(w, resultPage(name, err))
 		return
 	}
-	h.keep(f)
+	h.add(f)
 	w.Header().Set("Refresh", "0; url="+f.authURL)
-	leaving(name, f.authURL).write(w)
+	continuePage(name, f.authURL).write(w)
 }
 
-// callback ends a flow.
+// callback completes a login.
 func (h *handler) callback(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	f := h.find(q)
 	switch {
-	case f == nil || f.redirect.Path != r.URL.Path && f.redirect.Path != sentPath(r): // or another product's answer
-		foreign.write(w)
+	case f == nil || f.redirect.Path != r.URL.Path && f.redirect.Path != sentPath(r): // the second: another product's callback
+		foreignPage.write(w)
 	case f.browser != h.cookie(r).Value:
-		otherBrowser(f.connector.Name).write(w)
-	case time.Since(f.began) > flowLifetime && !f.used.Load():
-		f.show(w, expired(f.connector.Name))
+		otherBrowserPage(f.connector.Name).write(w)
+	case time.Since(f.started) > flowLifetime && !f.used.Load():
+		f.show(w, expiredPage(f.connector.Name))
 	case f.used.Swap(true):
-		f.show(w, used(f.connector.Name))
+		f.show(w, usedPage(f.connector.Name))
 	default:
-		// A browser that leaves does not end the login.
+		// The login goes on if the browser disconnects.
 		ctx, cancel := withTimeout(context.WithoutCancel(r.Context()), redeemTimeout)
 		defer cancel()
-		_ = f.finish(ctx, w, q) // the page says it
+		_ = f.finish(ctx, w, q) // the page shows the error
 	}
 }
 
-func (h *handler) keep(f *flow) {
+func (h *handler) add(f *flow) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.flows) == maxFlows {
@@ -218,18 +218,18 @@ func (h *handler) keep(f *flow) {
 	h.flows = append(h.flows, f)
 }
 
-// find gives the flow that q is the answer to, or nil.
+// find returns the flow whose state q has, or nil.
 func (h *handler) find(q url.Values) *flow {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if i := slices.IndexFunc(h.flows, func(f *flow) bool { return f.has(q) }); i >= 0 {
+	if i := slices.IndexFunc(h.flows, func(f *flow) bool { return f.hasState(q) }); i >= 0 {
 		return h.flows[i]
 	}
 	return nil
 }
 
-// cookie holds the browser's own secret, or nothing if we have not met. With __Host- no other host
-// of the domain can set it.
+// cookie returns the cookie that identifies the browser, with an empty value if the request has none.
+// The prefix __Host- keeps other hosts of the domain from setting it.
 func (h *handler) cookie(r *http.Request) *http.Cookie {
 	c := &http.Cookie{Name: "itsmauth-browser", Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode}
 	if r.TLS != nil || h.https {
@@ -241,7 +241,7 @@ func (h *handler) cookie(r *http.Request) *http.Cookie {
 	return c
 }
 
-// csrf is the token for the forms of a browser.
+// csrf returns the CSRF token for the browser with this cookie.
 func (h *handler) csrf(browser string) string {
 	mac := hmac.New(sha256.New, h.key)
 	mac.Write([]byte(browser))

@@ -23,7 +23,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// A site is a service with the handler mounted in one way, and the product behind it.
+// A site is a service with the handler mounted, and the product's emulator.
 type site struct {
 	*httptest.Server
 	emulator *remedytest.Server
@@ -101,7 +101,7 @@ func (b browser) get(address string) (*http.Response, string) {
 
 var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 
-// press opens the list and presses a button; change may spoil the request.
+// press opens the list and presses a connector's button. change, if not nil, changes the request.
 func (b browser) press(list, connector string, change func(*http.Request, url.Values)) (*http.Response, string) {
 	b.t.Helper()
 	_, body := b.get(list)
@@ -123,7 +123,7 @@ func (b browser) press(list, connector string, change func(*http.Request, url.Va
 	return b.do(req)
 }
 
-// begin presses Connect and returns where the browser is sent.
+// begin presses Connect and returns the sign-in page that the browser is sent to.
 func (b browser) begin(list string) (authURL string) {
 	b.t.Helper()
 	resp, body := b.press(list, "tickets", nil)
@@ -147,7 +147,7 @@ func TestHandler(t *testing.T) {
 				}
 			}
 			if strings.Contains(body, `value="robot"`) {
-				t.Error("a button for a connector that needs no person")
+				t.Error("a button for a connector that needs no login")
 			}
 
 			redirect, err := s.emulator.Consent(b.begin(s.list))
@@ -201,8 +201,8 @@ func TestHandlerRefusals(t *testing.T) {
 		status  int
 		page    string
 	}{
-		{"no cookie", newBrowser(t), "GET", right, "", 403, "begun in another browser"},
-		{"another browser", other, "GET", right, "", 403, "begun in another browser"},
+		{"no cookie", newBrowser(t), "GET", right, "", 403, "started in another browser"},
+		{"another browser", other, "GET", right, "", 403, "started in another browser"},
 		{"unknown state", b, "GET", query(right, "state", "x"), "", 403, "does not belong to a sign-in"},
 		{"no state", b, "GET", query(right, "state", ""), "", 403, "does not belong to a sign-in"},
 		{"two states", b, "GET", right + "&state=x", "", 403, "does not belong to a sign-in"},
@@ -250,8 +250,8 @@ func TestHandlerForm(t *testing.T) {
 		}, 403, "out of date"},
 		"from another site": {func(r *http.Request, _ url.Values) { r.Header.Set("Sec-Fetch-Site", "same-site") }, 403, "out of date"},
 		"oversized":         {func(_ *http.Request, f url.Values) { f.Set("a", strings.Repeat("a", 8<<10)) }, 403, "out of date"},
-		"unknown connector": {func(_ *http.Request, f url.Values) { f.Set("connector", "<b>") }, 404, "no such connector"},
-		"needs no person":   {func(_ *http.Request, f url.Values) { f.Set("connector", "robot") }, 404, "no such connector"},
+		"unknown connector": {func(_ *http.Request, f url.Values) { f.Set("connector", "<b>") }, 404, "no such connector that needs a login"},
+		"needs no login":    {func(_ *http.Request, f url.Values) { f.Set("connector", "robot") }, 404, "no such connector that needs a login"},
 		"an older browser":  {func(r *http.Request, _ url.Values) { r.Header.Del("Sec-Fetch-Site") }, 200, "Continue to"},
 	} {
 		resp, body := newBrowser(t).press(s.list, "tickets", tt.change)
@@ -366,7 +366,7 @@ func TestHandlerTwoTabs(t *testing.T) {
 	}
 }
 
-// An answer counts only where its flow said that it would come.
+// A callback counts only at the redirect URI of its own login.
 func TestHandlerKeepsProductsApart(t *testing.T) {
 	t.Parallel()
 	redeemed := ""
@@ -394,7 +394,7 @@ func TestHandlerKeepsProductsApart(t *testing.T) {
 	}
 }
 
-// play is a browser without a network, for a bubble.
+// play is a browser that calls the handler without a network, for synctest.
 type play struct {
 	h      http.Handler
 	cookie string
@@ -502,7 +502,7 @@ func TestHandlerStates(t *testing.T) {
 			},
 			[]string{"<strong>Failing</strong>", "could not be reached", "nobody there", "Next try in"},
 		},
-		"connected, for how long nobody knows": {
+		"connected, without a known expiry": {
 			func(t *testing.T) consent.Connector {
 				c := newConnector(t, &stub{flow: flow})
 				if err := c.Session.Redeem(t.Context(), "c", "v"); err != nil {
@@ -530,7 +530,7 @@ func TestHandlerStates(t *testing.T) {
 	}
 }
 
-// The consent was lost: the product forgot the refresh token.
+// The product revoked the refresh token.
 func TestHandlerConsentLost(t *testing.T) {
 	t.Parallel()
 	s, b := newSite(t, "below"), newBrowser(t)

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,9 +21,9 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
-// These use a network in memory, whose time is synctest's.
+// These tests use a network in memory and synctest's clock.
 
-// product is one whose token endpoint answers at once, unless redeem says otherwise.
+// product is a provider that redeems every code, unless the function redeem fails.
 type product struct {
 	redeem func(ctx context.Context) error
 }
@@ -46,7 +48,7 @@ func (p *product) CodeFlow() *auth.CodeFlow {
 	}
 }
 
-// moody is a store whose saves can be made to fail or to hang.
+// moody is a store whose saves fail or hang if the function save does.
 type moody struct {
 	auth.Memory
 	save func(ctx context.Context) error
@@ -70,8 +72,8 @@ func TestLoginEndsInTime(t *testing.T) {
 	for name, tt := range map[string]struct {
 		sabotage func(*product, *moody, context.CancelFunc) // once the browser is open
 		away     bool                                       // the browser does not come back
-		deadline time.Duration                              // of the caller, if any
-		is       error                                      // of Login
+		deadline time.Duration                              // the caller's, if not 0
+		is       error
 		err      string
 		page     string
 		least    time.Duration
@@ -79,7 +81,7 @@ func TestLoginEndsInTime(t *testing.T) {
 	}{
 		"all is well": {
 			page: "tickets is connected",
-			most: time.Second, // whatever the silent connection does
+			most: time.Second, // the silent connection delays nothing
 		},
 		"the store takes the tokens 5 s after the timeout": {
 			sabotage: func(_ *product, s *moody, _ context.CancelFunc) {
@@ -123,7 +125,7 @@ func TestLoginEndsInTime(t *testing.T) {
 				p.redeem = hang
 				time.AfterFunc(time.Second, interrupt)
 			},
-			is: context.Canceled, page: "It was interrupted before it was done",
+			is: context.Canceled, page: "The login was interrupted",
 			least: time.Second, most: 12 * time.Second,
 		},
 		"the caller's own deadline": {
@@ -131,7 +133,7 @@ func TestLoginEndsInTime(t *testing.T) {
 			is: context.DeadlineExceeded, err: "tickets: login: context deadline exceeded",
 			least: time.Second, most: time.Second,
 		},
-		"nobody comes back": {
+		"the browser does not come back": {
 			away: true,
 			is:   context.DeadlineExceeded, err: "tickets: login: timed out after 1m waiting for the browser sign-in",
 			least: timeout, most: timeout,
@@ -144,15 +146,15 @@ func TestLoginEndsInTime(t *testing.T) {
 				defer interrupt()
 				p, store, network := &product{}, &moody{}, memnet.Listen()
 				c := Connector{Name: "tickets", Session: auth.New(p, &auth.Options{Connector: "tickets", Store: store})}
-				f, err := c.begin()
+				f, err := c.newFlow()
 				if err != nil {
 					t.Fatal(err)
 				}
 				browser := network.Client()
 				page := make(chan string, 1)
 				began := time.Now()
-				var silent net.Conn // browsers open some that they may want later
-				err = named(c, f.run(ctx, []net.Listener{network}, &LoginOptions{Timeout: timeout, Open: func(string) error {
+				var silent net.Conn // browsers open connections ahead of their requests
+				err = withName(c, f.run(ctx, []net.Listener{network}, &LoginOptions{Timeout: timeout, Open: func(string) error {
 					if tt.sabotage != nil {
 						tt.sabotage(p, store, interrupt)
 					}
@@ -189,15 +191,14 @@ func TestLoginEndsInTime(t *testing.T) {
 				}
 				browser.CloseIdleConnections()
 				ended, cancel := context.WithCancel(t.Context())
-				cancel() // what cannot be saved is not waited for
+				cancel() // do not wait for a save that cannot succeed
 				c.Session.Close(ended)
 			})
 		})
 	}
 }
 
-// A store that cannot be written, or whose record cannot be read, is found out before anybody is sent
-// to the product.
+// If the store cannot be written, the browser is not sent to the product.
 func TestStoreIsCheckedFirst(t *testing.T) {
 	t.Parallel()
 	for name, save := range map[string]func(context.Context) error{
@@ -209,7 +210,7 @@ func TestStoreIsCheckedFirst(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := Connector{Name: "tickets", Session: auth.New(&product{}, &auth.Options{Connector: "tickets", Store: &moody{save: save}})}
 				defer c.Session.Close(context.Background())
-				f, err := c.begin()
+				f, err := c.newFlow()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -235,7 +236,7 @@ func TestStoreIsCheckedFirst(t *testing.T) {
 	}
 }
 
-// press is a browser that presses a button of the list.
+// press presses the connector's button.
 func press(h *handler) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", "http://127.0.0.1/", strings.NewReader("connector=tickets&csrf="+h.csrf("me")))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -249,7 +250,7 @@ func serveTo(h *handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// The handler's page comes in time too, and a browser that leaves does not end the login.
+// The handler's page arrives in time, and the login goes on if the browser disconnects.
 func TestHandlerEndsInTime(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -287,21 +288,21 @@ func TestHandlerEndsInTime(t *testing.T) {
 					t.Errorf("after %s: %d %s", took, w.Code, w.Body)
 				}
 				ended, cancel := context.WithCancel(t.Context())
-				cancel() // what cannot be saved is not waited for
+				cancel() // do not wait for a save that cannot succeed
 				c.Session.Close(ended)
 			})
 		})
 	}
 }
 
-// Between the end of the time and the end of the listener somebody may still come back.
+// The browser may come back after the timeout, before the listener is closed.
 func TestLoginHasEnded(t *testing.T) {
 	t.Parallel()
 	ctx, end := context.WithCancel(t.Context())
 	end()
 	c := Connector{Name: "tickets", Session: auth.New(&product{}, nil)}
 	defer c.Session.Close(context.Background())
-	f, err := c.begin()
+	f, err := c.newFlow()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,5 +311,44 @@ func TestLoginHasEnded(t *testing.T) {
 	(&loginHandler{flow: f, ctx: ctx}).ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1:8400/cb?code=c&state="+f.state, nil))
 	if w.Code != http.StatusGone || !strings.Contains(w.Body.String(), "This sign-in has ended") {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// If the listener fails, the browser cannot come back, so Login does not wait for it.
+func TestLoginListenerFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := Connector{Name: "tickets", Session: auth.New(&product{}, nil)}
+		defer c.Session.Close(context.Background())
+		f, err := c.newFlow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		network := memnet.Listen()
+		err = f.run(t.Context(), []net.Listener{network}, &LoginOptions{Open: func(string) error { return network.Close() }})
+		if !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+// A page shows an error without the connector's name, the advice for a terminal, and a URL's query.
+func TestCause(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{&auth.Error{Connector: "tickets", Op: "login", Code: "access_denied", Err: errDenied}, "consent required: the person refused access (access_denied)"},
+		{&auth.Error{Connector: "tickets", Op: "store", Err: auth.ErrStore}, "token store failed"},
+		{
+			&auth.Error{Op: "exchange", Status: 502, Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, &url.Error{Op: "Post", URL: "https://sso.example.com/token?key=hunter2", Err: io.EOF})},
+			`unavailable: Post "https://sso.example.com/token": EOF (HTTP 502)`,
+		},
+		{io.EOF, "EOF"},
+	} {
+		if got := cause(tt.err); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
 	}
 }

@@ -10,43 +10,43 @@ import (
 	"net/url"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/internal/loopback"
 )
 
-// LoginOptions shape [Login]. The zero value of each field is its default.
+// LoginOptions configures [Login]. The zero value of each field is its default.
 type LoginOptions struct {
-	// Timeout (5 min) is how long Login may take, the person's part included.
+	// Timeout (5 min) limits the whole login, including the time that the person needs.
 	Timeout time.Duration
-	// Show is told the page to open, for those whose browser cannot be opened from here.
+	// Show is called with the URL of the sign-in page, for a person whose browser cannot be
+	// opened from here. Nil shows nothing.
 	Show func(url string)
-	// Open opens a browser and returns without waiting for the person. Its error is not fatal.
-	// nil is the platform's way: xdg-open, open or rundll32.
+	// Open opens the URL in a browser and returns without waiting for the person. Its error is
+	// ignored. Nil runs xdg-open, open or rundll32, depending on the platform.
 	Open func(url string) error
 }
 
-// Login has the person at this machine give consent in their browser. Meanwhile it listens where
-// the redirect URI points, which must be http on a loopback address with a port, such as
-// http://127.0.0.1:8400/callback (RFC 8252 section 7.3); elsewhere a service answers, with
-// [NewHandler]. PKCE (RFC 7636) is used if the provider does.
+// Login logs in the person at this machine, in their browser. Until the browser comes back, Login
+// listens on the redirect URI, which must be http on a loopback address with a port, such as
+// http://127.0.0.1:8400/callback (RFC 8252 section 7.3). If the redirect URI belongs to a service,
+// use [NewHandler] there. PKCE (RFC 7636) is used if the provider uses it.
 //
-// Before the browser opens, Login checks that the token store can be written. It ends at Timeout or
-// with ctx; only if the authorization code was sent to the product by then, it goes on for up to 10 s
-// to save the tokens. The browser gets a page that says how the login went.
+// Login opens the browser only if the token store can be written. It ends at Timeout or when ctx
+// ends. If the authorization code has been sent to the product by then, Login takes up to 10 s more
+// to save the tokens. The browser shows a page with the result.
 //
-// Its error is an [*auth.Error]: around [auth.ErrConsentRequired] if the person refused,
-// [auth.ErrStore] if the tokens cannot be saved, [context.DeadlineExceeded] if Timeout has passed,
-// ctx's own, or that of [auth.Session.Redeem].
+// The error is an [*auth.Error] that wraps [auth.ErrConsentRequired] if the person refused,
+// [auth.ErrStore] if the tokens cannot be saved, [context.DeadlineExceeded] after Timeout, ctx's
+// error, or the error of [auth.Session.Redeem].
 func Login(ctx context.Context, c Connector, o *LoginOptions) error {
-	return named(c, login(ctx, c, o))
+	return withName(c, login(ctx, c, o))
 }
 
-func named(c Connector, err error) error {
+func withName(c Connector, err error) error {
 	var e *auth.Error
 	if err != nil && !errors.As(err, &e) {
 		err = &auth.Error{Connector: c.Name, Provider: c.Provider, Op: "login", Err: err}
@@ -58,28 +58,46 @@ func login(ctx context.Context, c Connector, o *LoginOptions) error {
 	if o == nil {
 		o = new(LoginOptions)
 	}
-	f, err := c.begin()
+	f, err := c.newFlow()
 	if err != nil {
 		return err
 	}
-	if err := checkLoopback(f.redirect); err != nil {
+	if err := checkRedirect(f.redirect); err != nil {
 		return err
 	}
-	listeners, err := listen(f.redirect)
+	listeners, err := loopback.Listen(f.redirect.Host)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; stop the program that uses this port, or register and set a redirect_uri with another port", err)
 	}
 	return f.run(ctx, listeners, o)
 }
 
-// run serves the callback until the browser has come back or the time is up.
+// checkRedirect returns an error if Login cannot listen on the redirect URI.
+func checkRedirect(redirect *url.URL) error {
+	const elsewhere = "log in on the connections page of the service at that address, or "
+	var problem string
+	switch {
+	case !endpoint.Loopback(redirect.Hostname()):
+		problem = "is not on this machine: " + elsewhere
+	case redirect.Scheme != "http":
+		problem = "is not http, and this machine has no certificate for it: " + elsewhere
+	case redirect.Port() == "" || redirect.Port() == "0":
+		problem = "has no port to listen on: "
+	default:
+		return nil
+	}
+	return fmt.Errorf("redirect_uri %s %sregister and set one such as http://127.0.0.1:8400/callback", redirect, problem)
+}
+
+// run serves the redirect URI until the browser comes back or ctx or the timeout ends.
 func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOptions) error {
 	ctx, cancel := withTimeout(ctx, cmp.Or(o.Timeout, 5*time.Minute))
 	defer cancel()
 	l := &loginHandler{flow: f, ctx: ctx, done: make(chan error, 1)}
-	stop := serve(listeners, l)
+	failed, stop := loopback.Serve(listeners, l)
 	defer stop()
-	if err := f.connector.checkStore(ctx); err != nil {
+	err := f.connector.checkStore(ctx)
+	if err != nil {
 		return err
 	}
 
@@ -90,20 +108,22 @@ func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOption
 	if o.Open != nil {
 		open = o.Open
 	}
-	_ = open(f.authURL) // the person has been shown the address
+	_ = open(f.authURL) // Show is for the person whose browser does not open
 
 	select {
-	case err := <-l.done:
+	case err = <-l.done:
 		return err
+	case err = <-failed:
 	case <-ctx.Done():
-		if f.used.Swap(true) { // the browser is back, and Redeem ends soon after ctx
-			return <-l.done
-		}
-		return inTime(ctx, context.Cause(ctx), "the browser sign-in")
+		err = explainTimeout(ctx, context.Cause(ctx), "the browser sign-in")
 	}
+	if f.used.Swap(true) { // the browser has come back, and Redeem ends soon after ctx
+		return <-l.done
+	}
+	return err
 }
 
-// openBrowser opens url as the platform does and does not wait for it.
+// openBrowser starts the platform's browser and does not wait for it.
 func openBrowser(url string) error {
 	cmd := exec.Command("xdg-open", url)
 	switch runtime.GOOS {
@@ -115,84 +135,10 @@ func openBrowser(url string) error {
 	return cmd.Start()
 }
 
-// checkLoopback refuses a redirect URI that cannot be listened on here.
-func checkLoopback(redirect *url.URL) error {
-	const elsewhere = "log in on the connections page of the service that answers there, or "
-	var wrong string
-	switch {
-	case !endpoint.Loopback(redirect.Hostname()):
-		wrong = "is not on this machine: " + elsewhere
-	case redirect.Scheme != "http":
-		wrong = "is not http: on this machine there is no certificate for it; " + elsewhere
-	case redirect.Port() == "" || redirect.Port() == "0":
-		wrong = "has no port to listen on: "
-	default:
-		return nil
-	}
-	return fmt.Errorf("redirect_uri %s %sregister and set one such as http://127.0.0.1:8400/callback", redirect, wrong)
-}
-
-// listen listens where the browser may go: for localhost that is both addresses, where the machine
-// has both, lest the code end up with whoever has the other.
-func listen(redirect *url.URL) ([]net.Listener, error) {
-	ips := []string{redirect.Hostname()}
-	if net.ParseIP(ips[0]) == nil {
-		ips = []string{"127.0.0.1"}
-		own, err := net.InterfaceAddrs()
-		if err != nil || slices.ContainsFunc(own, func(a net.Addr) bool { return a.String() == "::1/128" }) {
-			ips = append(ips, "::1")
-		}
-	}
-	var listeners []net.Listener
-	for _, ip := range ips {
-		l, err := net.Listen("tcp", net.JoinHostPort(ip, redirect.Port()))
-		if err != nil {
-			for _, l := range listeners {
-				l.Close()
-			}
-			return nil, fmt.Errorf("cannot listen on port %s of redirect_uri %s: %w; end the program that holds the port, or register and set a redirect_uri with another one",
-				redirect.Port(), redirect, errors.Unwrap(err)) // net's own words name the address again
-		}
-		listeners = append(listeners, l)
-	}
-	return listeners, nil
-}
-
-// serve runs h until stop, which lets pages that are being sent arrive whole.
-func serve(listeners []net.Listener, h http.Handler) (stop func()) {
-	srv := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-	}
-	// Browsers open connections that they may want later, and Shutdown would wait for these.
-	var unused sync.Map
-	srv.ConnState = func(c net.Conn, s http.ConnState) {
-		if s == http.StateNew {
-			unused.Store(c, nil)
-		} else {
-			unused.Delete(c)
-		}
-	}
-	var running sync.WaitGroup
-	for _, l := range listeners {
-		running.Go(func() { srv.Serve(l) })
-	}
-	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		unused.Range(func(c, _ any) bool { c.(net.Conn).Close(); return true })
-		if srv.Shutdown(ctx) != nil {
-			srv.Close()
-		}
-		running.Wait()
-	}
-}
-
-// loginHandler serves the one callback.
+// loginHandler serves the redirect URI of one login.
 type loginHandler struct {
 	*flow
-	ctx  context.Context // of Login: a browser that leaves does not end the login
+	ctx  context.Context // Login's, not the request's: the login goes on if the browser disconnects
 	done chan error
 }
 
@@ -200,20 +146,20 @@ func (l *loginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	switch {
 	case !strings.EqualFold(r.Host, l.redirect.Host):
-		wrongHost.write(w)
+		wrongHostPage.write(w)
 	case r.URL.Path != l.redirect.Path:
-		unknown.write(w)
+		unknownPage.write(w)
 	case r.Method != http.MethodGet:
-		wrongMethod(w, "GET")
-	case !l.has(q):
-		foreign.write(w)
+		writeWrongMethod(w, "GET")
+	case !l.hasState(q):
+		foreignPage.write(w)
 	case !l.used.Swap(true):
 		err := l.finish(l.ctx, w, q)
-		_ = http.NewResponseController(w).Flush() // before Login returns and the process may end
+		_ = http.NewResponseController(w).Flush() // before Login returns and the process may exit
 		l.done <- err
 	case l.ctx.Err() != nil:
-		l.show(w, ended(l.connector.Name))
+		l.show(w, endedPage(l.connector.Name))
 	default:
-		l.show(w, used(l.connector.Name))
+		l.show(w, usedPage(l.connector.Name))
 	}
 }

@@ -53,7 +53,7 @@ func TestLogin(t *testing.T) {
 				t.Errorf("%d exchanges", n)
 			}
 			if _, err := http.Get(uri); err == nil {
-				t.Error("it still listens")
+				t.Error("the listener is still open")
 			}
 		})
 	}
@@ -63,7 +63,7 @@ func TestLoginEnds(t *testing.T) {
 	t.Parallel()
 	const secret = "n0t/to+be=seen&%"
 	for name, tt := range map[string]struct {
-		answer url.Values // beside state
+		answer url.Values // in addition to state
 		status int
 		page   string
 		is     error
@@ -165,7 +165,7 @@ func TestLoginWaitsOn(t *testing.T) {
 	}
 }
 
-// The same callback comes again while the first is still being exchanged.
+// The browser sends the callback again while the code is being redeemed.
 func TestLoginCountsOneCallback(t *testing.T) {
 	t.Parallel()
 	uri := freeURI(t)
@@ -200,14 +200,14 @@ func TestLoginCannotBegin(t *testing.T) {
 	defer held.Close()
 	_, port, _ := net.SplitHostPort(held.Addr().String())
 	for uri, want := range map[string]string{
-		"https://itsm.example.com/callback?a=b": "redirect_uri https://itsm.example.com/callback is not on this machine: log in on the connections page of the service that answers there, or register and set one such as http://127.0.0.1:8400/callback",
+		"https://itsm.example.com/callback?a=b": "redirect_uri https://itsm.example.com/callback is not on this machine: log in on the connections page of the service at that address, or register and set one such as http://127.0.0.1:8400/callback",
 		"http://10.0.0.1:8400/callback":         "redirect_uri http://10.0.0.1:8400/callback is not on this machine",
 		"https://127.0.0.1:8400/callback":       "redirect_uri https://127.0.0.1:8400/callback is not http",
 		"http://127.0.0.1/callback":             "redirect_uri http://127.0.0.1/callback has no port",
 		"http://localhost:0/callback":           "redirect_uri http://localhost:0/callback has no port",
-		"http://127.0.0.1:" + port + "/cb":      "cannot listen on port " + port + " of redirect_uri http://127.0.0.1:" + port + "/cb: bind: address already in use; end the program",
-		"http://localhost:" + port + "/cb":      "cannot listen on port " + port + " of redirect_uri http://localhost:" + port + "/cb: bind: address already in use; end the program",
-		"":                                      "this grant needs no person",
+		"http://127.0.0.1:" + port + "/cb":      "cannot listen on 127.0.0.1:" + port + ": bind: address already in use; stop the program that uses this port, or register and set a redirect_uri",
+		"http://localhost:" + port + "/cb":      "cannot listen on localhost:" + port + ": bind: address already in use; stop the program that uses this port, or register and set a redirect_uri",
+		"":                                      "this grant needs no login",
 	} {
 		c := newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: uri}})
 		err := consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(string) error {
@@ -222,24 +222,24 @@ func TestLoginCannotBegin(t *testing.T) {
 
 	s, _ := newRemedy(t, "http://127.0.0.1:8400/callback", false)
 	c := connect(t, s, remedy.Config{Grant: "ar_jwt"})
-	if err := consent.Login(t.Context(), c, nil); err == nil || !strings.Contains(err.Error(), "needs no person") {
+	if err := consent.Login(t.Context(), c, nil); err == nil || !strings.Contains(err.Error(), "needs no login") {
 		t.Error(err)
 	}
 }
 
-// A program that has only the IPv6 half of localhost would get the code.
+// A program that listens only on ::1 could receive the code instead of us.
 func TestLoginTakesAllOfLocalhost(t *testing.T) {
 	t.Parallel()
 	held, err := net.Listen("tcp", "[::1]:0")
 	if err != nil {
-		t.Log("this machine has no IPv6 loopback, so there is nothing to take")
+		t.Log("this machine has no IPv6 loopback address")
 		return
 	}
 	defer held.Close()
 	_, port, _ := net.SplitHostPort(held.Addr().String())
 	c := newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: "http://localhost:" + port + "/cb"}})
 	err = consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(string) error { return nil }})
-	if err == nil || !strings.Contains(err.Error(), "cannot listen on port "+port) {
+	if err == nil || !strings.Contains(err.Error(), "cannot listen on localhost:"+port) {
 		t.Error(err)
 	}
 }

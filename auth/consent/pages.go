@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -27,8 +28,8 @@ var (
 	style     template.CSS
 	styleHash = sha256.Sum256([]byte(style))
 
-	// policy allows the one stylesheet and our own form, and nothing from outside. Browsers apply
-	// form-action to where the form's answer redirects, too, so that answer is a page.
+	// policy allows only our stylesheet and our form. Browsers also apply form-action to redirects
+	// after the form, so the form leads to a page with a Refresh header instead.
 	policy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 		base64.StdEncoding.EncodeToString(styleHash[:]))
 )
@@ -36,23 +37,25 @@ var (
 // A page says what happened and what to do.
 type page struct {
 	Status         int
-	Tone           string // good, warning, bad, neutral or onward: a symbol, never a colour alone
+	Tone           string // good, warning, bad, neutral or onward: selects the symbol and the colour
 	Title          string
 	What, Do       string
-	Detail         string // the cause, for whoever has to mend it
-	Link, LinkText string // where to go on
-	Terminal       bool   // or that it is there
-	Notice, CSRF   string // of the list, which has nothing else but a title
-	Rows           []row
+	Detail         string // the error, for an administrator
+	Link, LinkText string // the next page
+	Terminal       bool   // instead of a link: go back to the terminal
+
+	// Only on the list:
+	Notice, CSRF string
+	Rows         []row
 }
 
-// Style is what the policy allows, byte for byte.
+// Style returns the stylesheet. The policy allows exactly these bytes.
 func (page) Style() template.CSS { return style }
 
 func (p page) write(w http.ResponseWriter) {
 	var b bytes.Buffer
 	if err := pages.Execute(&b, p); err != nil {
-		http.Error(w, "This page could not be made.", http.StatusInternalServerError)
+		http.Error(w, "This page could not be rendered.", http.StatusInternalServerError)
 		return
 	}
 	h := w.Header()
@@ -66,53 +69,54 @@ func (p page) write(w http.ResponseWriter) {
 	w.Write(b.Bytes())
 }
 
-// outcome says how a flow went.
-func outcome(name string, err error) page {
+// resultPage shows how a login ended.
+func resultPage(name string, err error) page {
 	switch {
 	case err == nil:
 		return page{Status: http.StatusOK, Tone: "good", Title: name + " is connected",
 			What: "Access was granted and saved.",
-			Do:   "Nothing more to do: the connection renews itself from now on."}
-	case errors.Is(err, errRefused):
+			Do:   "You are done. The connection renews itself from now on."}
+	case errors.Is(err, errDenied):
 		return page{Status: http.StatusOK, Tone: "warning", Title: name + " was not connected",
-			What: "Access was refused on the sign-in page. Nothing was changed.",
-			Do:   "If that was not meant, connect again and choose Allow."}
+			What: "Access was denied on the sign-in page. Nothing was changed.",
+			Do:   "To allow access, connect again and choose Allow."}
 	}
 	what, do := explain(err)
 	return page{Status: http.StatusBadGateway, Tone: "bad", Title: name + " could not be connected",
 		What: what, Do: do + " Then connect again.", Detail: cause(err)}
 }
 
-// cause is err without the connector's name and without the advice for a terminal, both of which
-// a page has in its own words.
+// cause returns err's message without the connector's name and the advice. The page has its own words
+// for both.
 func cause(err error) string {
 	var e *auth.Error
-	if errors.As(err, &e) {
-		err = &auth.Error{Code: e.Code, Status: e.Status, Err: errors.New(e.Err.Error())}
+	if !errors.As(err, &e) {
+		return err.Error()
 	}
-	return err.Error()
+	unnamed := &auth.Error{Code: e.Code, Status: e.Status, Err: e.Err}
+	return strings.TrimSuffix(unnamed.Error(), "; "+unnamed.Advice())
 }
 
-// explain says what an error of the flow means to a person, and what to do.
+// explain says what a login's error means and what to do.
 func explain(err error) (what, do string) {
 	for _, e := range []struct {
 		is       error
 		what, do string
 	}{
 		{auth.ErrConsentRequired, "The product did not accept the authorization code.",
-			"If this is not the first time, compare redirect_uri with the one that is registered in the product."},
+			"If this happens again, compare redirect_uri with the one registered in the product."},
 		{auth.ErrCredentials, "The product refused this client’s credentials.",
 			"Compare client_id and client_secret with the client’s registration in the product."},
 		{auth.ErrStore, "The token store failed.",
-			"Check token_store: its place, its permissions, its space."},
-		{auth.ErrRateLimited, "The product receives too many requests at the moment.",
+			"Check token_store: its path or URL, its permissions, its free space."},
+		{auth.ErrRateLimited, "The product is receiving too many requests.",
 			"Wait a minute."},
-		{auth.ErrUnavailable, "The product could not be reached, or could not answer.",
+		{auth.ErrUnavailable, "The product could not be reached, or did not respond properly.",
 			"Wait a few minutes. If it lasts, check the URL, the network and the product."},
-		{auth.ErrInsecure, "The credentials were not sent, because that would not have been safe.",
+		{auth.ErrInsecure, "The credentials were not sent, because the connection is not secure.",
 			"Check the product’s URL, allow_http and tls_config."},
-		{auth.ErrProtocol, "The product’s answer was not one that was expected.",
-			"Check the product’s URL and the settings against its version."},
+		{auth.ErrProtocol, "The product sent an unexpected response.",
+			"Check the product’s URL, and whether the settings fit its version."},
 		{context.DeadlineExceeded, "The product did not issue the tokens in time.",
 			"Wait a few minutes. If it lasts, check the URL, the network and the product."},
 	} {
@@ -120,62 +124,62 @@ func explain(err error) (what, do string) {
 			return e.what, e.do
 		}
 	}
-	return "It was interrupted before it was done.", "Wait a moment."
+	return "The login was interrupted.", "Wait a moment."
 }
 
-func used(name string) page {
+func usedPage(name string) page {
 	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in is over",
-		What: "The address with which the browser came back works once, and was used before. Nothing was changed this time.",
-		Do:   "If " + name + " is connected, all is well. Otherwise connect again."}
+		What: "This sign-in link has already been used. Nothing was changed this time.",
+		Do:   "If " + name + " is connected, you are done. Otherwise connect again."}
 }
 
-// ended is for a browser that comes back while the command that waited for it is ending.
-func ended(name string) page {
+// endedPage is for a browser that comes back while Login is returning.
+func endedPage(name string) page {
 	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in has ended",
-		What: "The command that waited for it was interrupted, or its time is up. " + name + " was not connected.",
+		What: "The command was interrupted, or it timed out waiting for you. " + name + " was not connected.",
 		Do:   "Run the command again."}
 }
 
-func expired(name string) page {
+func expiredPage(name string) page {
 	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in took too long",
-		What: fmt.Sprintf("It was begun more than %d minutes ago, so %s was not connected.", int(flowLifetime.Minutes()), name),
+		What: fmt.Sprintf("It was started more than %d minutes ago. %s was not connected.", int(flowLifetime.Minutes()), name),
 		Do:   "Connect again."}
 }
 
-func otherBrowser(name string) page {
-	p := foreign
-	p.What = "It was begun in another browser, or under another address of this page. Nothing was changed."
-	p.Do = "If you did not begin it, close this page. Otherwise open the connections page in this browser, under the address in redirect_uri, and connect " + name + " there."
+func otherBrowserPage(name string) page {
+	p := foreignPage
+	p.What = "It was started in another browser, or under another address of this page. Nothing was changed."
+	p.Do = "If you did not start it, close this page. Otherwise open the connections page in this browser, under the address in redirect_uri, and connect " + name + " there."
 	return p
 }
 
-func leaving(name, to string) page {
+func continuePage(name, to string) page {
 	host := "the product"
 	if u, err := url.Parse(to); err == nil && u.Host != "" {
 		host = u.Host
 	}
 	return page{Status: http.StatusOK, Tone: "onward", Title: "On to " + host,
-		What: "You sign in there, and come back here once you have allowed access for " + name + ".",
+		What: "Sign in there and allow access for " + name + ". The product then sends you back here.",
 		Link: to, LinkText: "Continue to " + host}
 }
 
 var (
-	foreign = page{Status: http.StatusForbidden, Tone: "bad", Title: "This sign-in was not begun here",
+	foreignPage = page{Status: http.StatusForbidden, Tone: "bad", Title: "This sign-in was not started here",
 		What: "It does not belong to a sign-in that is waiting. Nothing was changed.",
-		Do:   "If you did not begin one, close this page. Otherwise begin again where you began, and use the newest tab."}
-	unknown = page{Status: http.StatusNotFound, Tone: "neutral", Title: "There is no such page",
-		What: "Nothing is kept at this address.",
-		Do:   "Check the address, or begin again where you came from."}
-	wrongHost = page{Status: http.StatusMisdirectedRequest, Tone: "bad", Title: "This address is not served here",
-		What: "The page was asked for under a host name that it does not answer to.",
-		Do:   "Use the host name in redirect_uri, or have this one added to the allowed hosts."}
+		Do:   "If you did not start a sign-in, close this page. Otherwise start again, and use the newest tab."}
+	unknownPage = page{Status: http.StatusNotFound, Tone: "neutral", Title: "There is no such page",
+		What: "This address has no page.",
+		Do:   "Check the address, or go back to the page you came from."}
+	wrongHostPage = page{Status: http.StatusMisdirectedRequest, Tone: "bad", Title: "This address is not served here",
+		What: "The page does not accept the host name in this address.",
+		Do:   "Use the host name in redirect_uri, or add this host name to the allowed hosts."}
 )
 
-func wrongMethod(w http.ResponseWriter, allowed string) {
+func writeWrongMethod(w http.ResponseWriter, allowed string) {
 	w.Header().Set("Allow", allowed)
-	p := unknown
+	p := unknownPage
 	p.Status = http.StatusMethodNotAllowed
-	p.Title, p.What = "That cannot be done here", "This address does not take such a request."
+	p.Title, p.What = "That cannot be done here", "This address does not accept the request’s method."
 	p.write(w)
 }
 
@@ -185,48 +189,48 @@ type row struct {
 	Tone, State  string
 	Until        time.Time
 	What, Detail string
-	Person       bool // who may press the button
+	NeedsLogin   bool // has a button
 	Button       string
 }
 
-// newRow tells the state of c as it is now.
+// newRow describes the state of c.
 func newRow(c Connector, st auth.Status, err error, now time.Time) row {
-	r := row{Connector: c, Person: c.Session.CodeFlow() != nil, Button: "Reconnect"}
+	r := row{Connector: c, NeedsLogin: c.Session.CodeFlow() != nil, Button: "Reconnect"}
 	if err = cmp.Or(err, st.Failure); err != nil {
 		r.Detail = cause(err)
 	}
 	switch {
 	case st.State == auth.StateConsentRequired, errors.Is(st.Failure, auth.ErrConsentRequired):
 		r.Tone, r.State, r.Button = "warning", "Needs consent", "Connect"
-		r.What = "A person has to sign in to the product before it can be used."
+		r.What = "Somebody must sign in to the product before it can be used."
 		if end := st.ConsentExpiry; !end.IsZero() && now.After(end) {
-			r.What = "The consent ended. " + r.What
+			r.What = "The consent has expired. " + r.What
 		}
 	case err != nil:
 		r.Tone, r.State = "bad", "Failing"
 		what, do := explain(err)
 		r.What = what + " " + do
 		if st.State == auth.StateFresh || st.State == auth.StateStale {
-			r.What += " The token at hand is still good."
+			r.What += " The current token is still valid."
 		} else if now.Before(st.NextTry) {
 			r.What += " Next try " + in(st.NextTry.Sub(now)) + "."
 		}
-	case !r.Person:
+	case !r.NeedsLogin:
 		r.Tone, r.State = "neutral", "No consent needed"
 		r.What = "It signs in by itself."
 	case st.State == auth.StateNone:
 		r.Tone, r.State = "neutral", "Ready"
-		r.What = "It begins with the configured refresh token when it is first used."
+		r.What = "The first request uses the configured refresh token."
 	default:
 		r.Tone, r.State, r.Until = "good", "Connected", st.ConsentExpiry.UTC()
 		if !r.Until.IsZero() {
-			r.What = "That is " + in(r.Until.Sub(now)) + ". It renews itself while the service runs."
+			r.What = "It expires " + in(r.Until.Sub(now)) + ", and renews itself while the service runs."
 		}
 	}
 	return r
 }
 
-// in tells a time to come as people do.
+// in returns a duration such as "in 3 days".
 func in(d time.Duration) string {
 	for _, u := range []struct {
 		unit time.Duration

@@ -185,12 +185,12 @@ func testHandler(t *testing.T, b browser) {
 		}
 		other := other.in(t)
 		other.do(chromedp.Navigate(s.list), chromedp.Navigate(right.String()))
-		other.sees("This sign-in was not begun here")
+		other.sees("This sign-in was not started here")
 		other.looks("foreign-browser")
 		forged := *right
 		forged.RawQuery = "code=c&state=forged"
 		me.do(chromedp.Navigate(forged.String()))
-		me.sees("This sign-in was not begun here")
+		me.sees("This sign-in was not started here")
 		me.looks("foreign-state")
 	})
 	step("the right state, after all", 1, func(t *testing.T, me tab) {
@@ -326,7 +326,7 @@ func testLogin(t *testing.T, b browser) {
 			t.Fatal(err)
 		}
 		other.do(chromedp.Navigate(forged.String()))
-		other.sees("This sign-in was not begun here")
+		other.sees("This sign-in was not started here")
 		other.looks("login-foreign")
 		me.do(chromedp.Navigate(l.at), click("#allow"))
 		me.sees("tickets is connected")

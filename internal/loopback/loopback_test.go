@@ -1,0 +1,143 @@
+package loopback_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
+	"github.com/itsmauth/itsmauth/internal/loopback"
+)
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"127.0.0.1:8400": "", "localhost:0": "", "[::1]:80": "",
+		"127.0.0.1": "is not HOST:PORT", "": "is not HOST:PORT",
+		":8080": "is not a loopback address", "0.0.0.0:8400": "is not a loopback address", "itsm.example.com:80": "is not a loopback address",
+	} {
+		if err := loopback.Check(address); (err == nil) != (want == "") || err != nil && !strings.HasSuffix(strings.TrimSuffix(err.Error(), ", such as 127.0.0.1:8400"), want) {
+			t.Errorf("%q: %v, want %q", address, err, want)
+		}
+	}
+}
+
+// hasIPv6 reports whether ::1 can be listened on.
+func hasIPv6() bool {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+	}
+	return err == nil
+}
+
+func TestListen(t *testing.T) {
+	t.Parallel()
+	both := 1
+	if hasIPv6() {
+		both = 2
+	}
+	for range 10 { // another program may have the ::1 half of the port
+		listeners, err := loopback.Listen("localhost:0", "127.0.0.1:0")
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil || len(listeners) != both+1 {
+			t.Fatalf("%d listeners, %v", len(listeners), err)
+		}
+		var ports []string
+		for _, l := range listeners {
+			defer l.Close()
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			ports = append(ports, port)
+		}
+		if ports[0] != ports[both-1] {
+			t.Errorf("localhost has the ports %s", ports[:both])
+		}
+
+		// A taken port, also in second place, leaves nothing open.
+		taken := listeners[0].Addr().String()
+		if _, err := loopback.Listen("localhost:" + ports[0]); !errors.Is(err, syscall.EADDRINUSE) || !strings.HasPrefix(err.Error(), "cannot listen on localhost:"+ports[0]+": bind: ") {
+			t.Error(err)
+		}
+		free := listeners[both].Addr().String()
+		listeners[both].Close()
+		if _, err := loopback.Listen(free, taken); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Error(err)
+		}
+		l, err := loopback.Listen(free, free)
+		if err != nil || len(l) != 1 {
+			t.Fatalf("%d listeners, %v", len(l), err)
+		}
+		l[0].Close()
+		return
+	}
+	t.Fatal("no port is free on both addresses of localhost")
+}
+
+// stop lets a response finish, and does not wait for a connection that has sent nothing.
+func TestServe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.Listen()
+		begun := make(chan struct{})
+		_, stop := loopback.Serve([]net.Listener{network}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			close(begun)
+			time.Sleep(time.Second)
+			io.WriteString(w, "whole")
+		}))
+		client := network.Client()
+		unused, err := client.Transport.(*http.Transport).DialContext(t.Context(), "tcp", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unused.Close()
+		body := make(chan string, 1)
+		go func() {
+			resp, err := client.Get("http://127.0.0.1:8400")
+			if err != nil {
+				body <- err.Error()
+				return
+			}
+			defer resp.Body.Close()
+			b, _ := io.ReadAll(resp.Body)
+			body <- string(b)
+		}()
+		<-begun
+		start := time.Now()
+		stop()
+		if got := <-body; got != "whole" {
+			t.Error(got)
+		}
+		if took := time.Since(start); took >= 2*time.Second {
+			t.Errorf("stop took %s", took)
+		}
+		client.CloseIdleConnections()
+	})
+}
+
+// A listener that fails is told of; the others go on until stop.
+func TestServeFails(t *testing.T) {
+	t.Parallel()
+	listeners, err := loopback.Listen("127.0.0.1:0", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed, stop := loopback.Serve(slices.Clone(listeners), http.NotFoundHandler())
+	defer stop()
+	listeners[0].Close()
+	if err := <-failed; !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	resp, err := http.Get("http://" + listeners[1].Addr().String())
+	if err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Error(resp, err)
+	}
+}
