@@ -27,16 +27,16 @@ func (a *app) call() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "call NAME [METHOD] PATH",
 		Short: "Make one authenticated request",
-		Long: `Make one authenticated request to PATH below the connector's base_url, which
-may have a query. Data that begins with { or [ is sent as JSON, other data as a
-form, unless -H Content-Type says what it is. The body of the answer goes to
-stdout as it came. A status of 400 or more exits with 1, or with 3 or 4 if that is
-because the token was refused and a person has to log in, or the credentials were
-refused too.`,
+		Long: `Make one authenticated request to PATH below the connector's base_url. PATH may
+have a query. Data that begins with { or [ is sent as JSON, other data as a form,
+unless -H sets a Content-Type. The body of the response is printed unchanged. If
+its status is 400 or more, the exit status is 1. It is 3 or 4 if the token was
+refused and no new one can be requested: because a person must log in, or because
+the credentials were refused.`,
 		Example: `  itsmauth call support /api/command?action=get_api_info
   itsmauth call shop POST /api/v4/customers/change-password -d @passwords.json
   itsmauth call remedy DELETE /api/arsys/v1/entry/HPD:IncidentInterface/INC01 -i`,
-		Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.names,
+		Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			method, path := http.MethodGet, args[len(args)-1]
 			if cmd.Flags().Changed("data") {
@@ -45,7 +45,7 @@ refused too.`,
 			if len(args) == 3 {
 				method = strings.ToUpper(args[1])
 			}
-			return a.connector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
+			return a.withConnector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
 				req, err := a.request(cmd.Context(), conn, method, path, f)
 				if err != nil && cmd.Context().Err() != nil {
 					return fmt.Errorf("%s: %w", conn.Name, err)
@@ -58,14 +58,14 @@ refused too.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.data, "data", "d", "", "`DATA` to send, or @FILE, or @- for stdin")
-	flags.StringArrayVarP(&f.headers, "header", "H", nil, "a header, `'K: V'`; any number of them")
-	flags.BoolVarP(&f.include, "include", "i", false, "print the status line and the headers too")
+	flags.StringArrayVarP(&f.headers, "header", "H", nil, "a header, `'K: V'`; can be repeated")
+	flags.BoolVarP(&f.include, "include", "i", false, "also print the status line and the headers")
 	return cmd
 }
 
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
 
-// request makes what the flags say.
+// request returns the request that the arguments and flags describe.
 func (a *app) request(ctx context.Context, conn *config.Connector, method, path string, f callFlags) (*http.Request, error) {
 	data, err := a.data(ctx, f.data)
 	if err != nil {
@@ -99,7 +99,7 @@ func (a *app) request(ctx context.Context, conn *config.Connector, method, path 
 	return req, nil
 }
 
-// data is what -d stands for.
+// data returns the value of -d, or the content of the file that it names.
 func (a *app) data(ctx context.Context, flag string) (string, error) {
 	name, isFile := strings.CutPrefix(flag, "@")
 	if !isFile {
@@ -118,7 +118,7 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	resp, err := conn.Do(req)
 	if err != nil {
 		if e := (*auth.Error)(nil); errors.As(err, &e) {
-			return e // which names the connector, and has no need of the URL
+			return e // without the URL that net/http adds; it names the connector
 		}
 		return fmt.Errorf("%s: %w", conn.Name, err)
 	}
@@ -135,7 +135,7 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 		return nil
 	}
 	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, resp.Status)
-	// Where a refused token could not be replaced, the answer is the product's, and the reason is the session's.
+	// If the product refused the token, and no other could be obtained, the session knows why.
 	st, _ := session(conn).Status(req.Context())
 	for _, why := range []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrStore} {
 		if st.State != auth.StateStale && errors.Is(st.Failure, why) {

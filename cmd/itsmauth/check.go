@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -13,16 +12,16 @@ func (a *app) check() *cobra.Command {
 	online := false
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Validate the configuration; with --online, the way to each product too",
-		Long: `Validate the configuration: every problem is one line on stderr,
+		Short: "Validate the configuration; with --online, also test each product",
+		Long: `Validate the configuration. Each problem is one line on stderr,
 FILE:LINE:COL: path: message. Nothing is sent.
 
-With --online, look at each connector too: name, connection, certificate, proxy,
-clock, token, consent, and the API at its probe path. The stored token is used,
-and at most one exchange made.`,
+With --online, also test each connector: DNS, connection, proxy, certificate,
+clock, token store, token, consent, and the API at its probe path. The stored
+token is used, or one new token requested.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if online {
-				return a.online(cmd.Context())
+				return a.checkOnline(cmd.Context())
 			}
 			report := struct {
 				OK         bool            `json:"ok"`
@@ -30,23 +29,22 @@ and at most one exchange made.`,
 				Problems   config.Problems `json:"problems"`
 			}{Problems: config.Problems{}}
 
-			conns, err := a.look(cmd.Context())
+			conns, err := a.loadWithoutStore(cmd.Context())
 			if err == nil {
 				report.OK, report.Connectors = true, len(conns.Names())
 				err = conns.Close()
 			} else if !errors.As(err, &report.Problems) {
 				report.Problems = config.Problems{{File: a.path(), Message: err.Error()}}
 			}
-			switch {
-			case a.output == "json":
-				err = errors.Join(err, a.json(report))
-			case report.OK:
-				_, werr := fmt.Fprintf(a.stdout, "ok: %d connectors\n", report.Connectors)
-				err = errors.Join(err, werr)
+			if a.output == "json" {
+				return errors.Join(err, a.json(report))
 			}
-			return err
+			if report.OK {
+				a.printf("ok: %d connectors\n", report.Connectors)
+			}
+			return errors.Join(err, a.printErr)
 		},
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "look at each product too")
+	cmd.Flags().BoolVar(&online, "online", false, "also test each product")
 	return cmd
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 )
 
-// The doctor counts the days that a consent has left, and warns before they are over.
-func TestDoctorCountsConsentDays(t *testing.T) {
+// check --online counts the days that a consent has left, and warns before it expires.
+func TestCheckOnlineCountsConsentDays(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		lifetime     time.Duration
@@ -86,7 +86,7 @@ func TestInterruptedLoginIsSaved(t *testing.T) {
 }
 
 // Connectors of one identity share the one exchange of a look at them.
-func TestDoctorSharesATokenByIdentity(t *testing.T) {
+func TestCheckOnlineSharesATokenByIdentity(t *testing.T) {
 	t.Parallel()
 	s := beyondtrusttest.NewServer(nil)
 	t.Cleanup(s.Close)

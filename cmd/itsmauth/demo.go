@@ -32,9 +32,9 @@ products are emulated in this process; nothing leaves the machine.`,
 	}
 }
 
-// tour does what a service would, and tells what happens meanwhile.
+// tour uses the products as a service would, and prints what happens.
 func (a *app) tour(ctx context.Context) error {
-	t := &guide{out: a.stdout, paint: painter(a.stdout)}
+	t := &narrator{a, painter(a.stdout)}
 	var products []*product
 	redirectURI, err := freeRedirectURI()
 	if err != nil {
@@ -49,32 +49,32 @@ func (a *app) tour(ctx context.Context) error {
 		defer p.Close()
 		products = append(products, p)
 	}
-	yaml := yamlOf(products)
+	yaml := yamlFor(products)
 
 	t.title("itsmauth: three products, one YAML file, one authenticated client each")
-	t.say(`Nothing here leaves this machine: each product is played by an emulator that
-refuses what the product refuses. Secrets and tokens are cut short.`)
-	t.say("A service author writes a file:")
+	t.say(`Nothing leaves this machine: each product is an emulator that refuses what the
+product refuses. Secrets and tokens are shortened here.`)
+	t.say("The author of a service writes a file:")
 	t.quote(masked(yaml))
 	t.say("and a few lines of Go:")
 	t.quote(`conns, err := config.Load("itsmauth.yaml")
 support, err := conns.Get("support")
 resp, err := support.Client().Do(req)`)
-	t.say("Now see what these lines do.")
+	t.say("This is what these lines do.")
 
 	conns, err := config.Parse("itsmauth.yaml", []byte(yaml))
 	if err != nil {
 		return err
 	}
-	summary := [][]cell{header("CONNECTOR", "CALLS", "FAILED", "TOKENS KILLED", "EXCHANGES")}
+	summary := [][]cell{header("CONNECTOR", "CALLS", "FAILED", "TOKENS KILLED", "TOKEN REQUESTS")}
 	for i, p := range products {
 		conn, err := conns.Get(p.connector)
 		if err != nil {
 			return errors.Join(err, conns.Close())
 		}
-		v := &visit{guide: t, product: p, conn: conn}
+		v := &visit{narrator: t, product: p, conn: conn}
 		t.title(fmt.Sprintf("%d. %s: %s", i+1, p.connector, scenes[p.provider].product))
-		if err := v.tour(ctx); err != nil {
+		if err := v.play(ctx, scenes[p.provider]); err != nil {
 			return errors.Join(err, conns.Close())
 		}
 		summary = append(summary, cells(plain, p.connector, fmt.Sprint(v.calls.Load()),
@@ -89,46 +89,48 @@ resp, err := support.Client().Do(req)`)
 		return err
 	}
 	t.say(`
-Each exchange was needed: one to begin with, one for each token that was
-killed. Nobody wrote a line about tokens.`)
+Each token request was needed: one for the first call, and one for each killed
+token. The service has no code for tokens.`)
 	t.title("What next")
-	t.quote(`itsmauth emulate > itsmauth.yaml &     # the same products, for you to try
+	t.quote(`itsmauth emulate > itsmauth.yaml &     # the same products, to try yourself
 itsmauth check
 itsmauth call support /api/config/v1/jump-item
 itsmauth login remedy                  # you are the person this time
 itsmauth status`)
-	t.say("README.md tells how to connect your own products.")
-	return t.err
+	t.say("README.md explains how to connect your own products.")
+	return a.printErr
 }
 
-// scenes are what is said of each product.
-var scenes = map[string]struct {
+// A scene is what the tour says about a product.
+type scene struct {
 	product          string
-	from             string // the part of the answer to show begins here
+	from             string // the part of the response to show begins here
 	exchange, killed string
-	callers          int // at once, on the killed token
-}{
+	callers          int // concurrent callers of the killed token
+}
+
+var scenes = map[string]scene{
 	"beyondtrust": {
 		"BeyondTrust Remote Support", `{"id"`,
-		`The secret went out as this product wants it: base64 of the raw pair, of which
-OAuth libraries escape each + and / first. And the connection closes after each
-API call, as its documentation asks.`,
-		`An account has 30 tokens at most; whoever makes the 31st kills the oldest. Let
-that be ours. The caller just calls again. On the wire:`,
+		`The secret was sent as this product expects it: as base64 of the raw pair. OAuth
+libraries escape + and / first. And the connection is closed after each API
+call, as the product's documentation asks.`,
+		`An account has at most 30 tokens; the 31st makes the oldest invalid. Suppose
+that is ours. The caller just calls again. On the wire:`,
 		1,
 	},
 	"remedy": {
 		"BMC Remedy, through Remedy Single Sign-On", `{"Description"`,
-		`The code of the login became an access token for an hour and a refresh token
-for 60 days: a form POST, with nothing of it in the URL.`,
-		`Somebody kills the access token. The refresh token gets another one, and nobody
-has to log in again:`,
+		`The login's code was exchanged for an access token for an hour and a refresh
+token for 60 days, in a form POST, with nothing in the URL.`,
+		`Now the access token is killed. The refresh token gets a new one, without
+another login:`,
 		1,
 	},
 	"webcommander": {
 		"WebCommander", `{"id"`,
-		`The exchange is JSON here, and the token goes into a header that must be spelled
-access_token, of which net/http would make Access_token.`,
+		`The token request is JSON here. The token is sent in a header that must be
+spelled access_token. By default, net/http would send Access_token.`,
 		`Now the token is killed while 64 callers use it at once:`,
 		64,
 	},
@@ -136,27 +138,26 @@ access_token, of which net/http would make Access_token.`,
 
 // A visit is the tour of one product.
 type visit struct {
-	*guide
+	*narrator
 	product       *product
 	conn          *config.Connector
 	calls, failed atomic.Int64
-	shown         int // of the product's requests
+	shown         int // how many of the product's requests were shown
 }
 
-func (v *visit) tour(ctx context.Context) error {
-	scene := scenes[v.product.provider]
+func (v *visit) play(ctx context.Context, scene scene) error {
 	if v.product.consent == nil {
-		v.say("The first call needs a token, so an exchange comes before it. On the wire:")
+		v.say("The first call needs a token, so it is requested first. On the wire:")
 	} else if err := v.logIn(ctx); err != nil {
 		return err
 	}
-	answer, err := v.call(ctx)
+	body, err := v.call(ctx)
 	if err != nil {
 		return err
 	}
-	v.show(v.requests(), true)
-	_, answer, _ = strings.Cut(answer, scene.from)
-	v.say(v.paint(green, "200 OK") + "  …" + cut(scene.from+answer, 64))
+	v.show(v.newRequests(), true)
+	_, body, _ = strings.Cut(body, scene.from)
+	v.say(v.paint(green, "200 OK") + "  …" + cut(scene.from+body, 64))
 	v.say(scene.exchange)
 
 	v.say(scene.killed)
@@ -170,27 +171,24 @@ func (v *visit) tour(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	v.show(v.requests(), false)
+	v.show(v.newRequests(), false)
 	if scene.callers == 1 {
 		v.say(v.paint(green, "200 OK") + "  is all that the caller saw.")
 	} else {
-		v.say(v.paint(green, fmt.Sprintf("%d times 200 OK", scene.callers)) + "  is all that the callers saw.\nThey waited for one exchange, together.")
+		v.say(v.paint(green, fmt.Sprintf("%d times 200 OK", scene.callers)) + "  is all that the callers saw.\nThey all waited for the same token request.")
 	}
-	v.say(fmt.Sprintf("Exchanges so far, counted by the product: %d", v.product.Stats().Exchanges))
+	v.say(fmt.Sprintf("Token requests so far, as counted by the product: %d", v.product.Stats().Exchanges))
 	return nil
 }
 
-// call makes one call, as any service would.
-func (v *visit) call(ctx context.Context) (string, error) {
+// call makes one call and counts it.
+func (v *visit) call(ctx context.Context) (body string, err error) {
 	v.calls.Add(1)
-	body, err := v.get(ctx)
-	if err != nil {
-		v.failed.Add(1)
-	}
-	return body, err
-}
-
-func (v *visit) get(ctx context.Context) (string, error) {
+	defer func() {
+		if err != nil {
+			v.failed.Add(1)
+		}
+	}()
 	req, err := v.conn.NewRequest(ctx, http.MethodGet, v.product.path, nil)
 	if err != nil {
 		return "", err
@@ -203,19 +201,20 @@ func (v *visit) get(ctx context.Context) (string, error) {
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("%s: the emulator answered %s", v.conn.Name, resp.Status)
 	}
-	body, err := io.ReadAll(resp.Body)
-	return string(body), err
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
 }
 
-// logIn plays the person whom the product wants to ask.
+// logIn logs in, playing the person.
 func (v *visit) logIn(ctx context.Context) error {
-	v.say("This product asks a person, once. Until then there is no token, and the error\nsays what to do:")
+	v.say("With this product, a person must log in once. Until then there is no token, and\nthe error says what to do:")
 	_, err := v.conn.Authenticator().Token(ctx)
 	if !errors.Is(err, auth.ErrConsentRequired) {
 		return fmt.Errorf("%s: a token without consent: %w", v.conn.Name, err)
 	}
-	v.quote(strings.Replace(err.Error(), "; ", ";\n", 1))
-	v.say("So here is a login, in which the demo plays the person: where a browser would\nopen, it presses Allow on the product's page. Then a call. On the wire:")
+	message, advice := splitAdvice(err)
+	v.quote(message + ";\n" + advice)
+	v.say("So the demo logs in and plays the person: instead of opening a browser, it\npresses Allow on the product's page. Then it makes a call. On the wire:")
 	person := consent.Connector{Name: v.conn.Name, Provider: v.conn.Provider, Session: session(v.conn)}
 	return consent.Login(ctx, person, &consent.LoginOptions{Open: func(page string) error {
 		back, err := v.product.consent(page)
@@ -234,16 +233,16 @@ func (v *visit) logIn(ctx context.Context) error {
 	}})
 }
 
-// requests are those that came since it was last asked.
-func (v *visit) requests() []emulator.Request {
+// newRequests returns the product's requests since the last time.
+func (v *visit) newRequests() []emulator.Request {
 	all := v.product.Requests()
-	since := all[v.shown:]
+	list := all[v.shown:]
 	v.shown = len(all)
-	return since
+	return list
 }
 
-// freeRedirectURI is one on a port that nobody listens on, below those that systems hand out by
-// themselves, lest another connection get it meanwhile.
+// freeRedirectURI returns a redirect URI with a free port. The port is below the ephemeral range, so that
+// no outgoing connection takes it meanwhile.
 func freeRedirectURI() (uri string, err error) {
 	for range 10 {
 		var l net.Listener

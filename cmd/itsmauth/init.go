@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,177 +20,218 @@ import (
 	"github.com/itsmauth/itsmauth/config"
 )
 
-// beginnings are what a connector of each provider begins with: its usual name, then its keys, each
-// with its default if it has one. Those that end in ! are secrets.
-var beginnings = map[string][]string{
-	"beyondtrust":  {"support", "base_url", "client_id", "client_secret!"},
-	"oauth2":       {"api", "base_url", "token_url", "client_id", "client_secret!"},
-	"remedy":       {"remedy", "base_url", "sso_url", "client_id", "client_secret!", "redirect_uri=http://127.0.0.1:8400/callback"},
-	"webcommander": {"shop", "base_url", "client_id", "client_secret!", "redirect_uri=https://api.webcommander.com/oauth-callback", "username", "password!"},
+// A setting is one that init writes.
+type setting struct {
+	key         string
+	value       string // the default
+	placeholder string // written if there is no value and no terminal
+	secret      bool   // written as a reference to an environment variable
 }
 
-// examples stand for what nobody said and nobody can be asked, by flag.
-var examples = map[string]string{
-	"provider": "beyondtrust", "base-url": "https://support.example.com", "client-id": "your-client-id",
-	"token-url": "https://login.example.com/oauth2/token", "sso-url": "https://sso.example.com/rsso", "username": "your-username",
+func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
+
+func hasKey(settings []setting, key string) bool {
+	return slices.ContainsFunc(settings, func(s setting) bool { return s.key == key })
 }
 
-// initFlags are the flags that are a connector's.
-var initFlags = []string{"base-url", "token-url", "sso-url", "client-id", "redirect-uri", "username"}
+var (
+	baseURL      = setting{key: "base_url", placeholder: "https://support.example.com"}
+	tokenURL     = setting{key: "token_url", placeholder: "https://login.example.com/oauth2/token"}
+	ssoURL       = setting{key: "sso_url", placeholder: "https://sso.example.com/rsso"}
+	clientID     = setting{key: "client_id", placeholder: "your-client-id"}
+	clientSecret = setting{key: "client_secret", secret: true}
+	redirectURI  = setting{key: "redirect_uri"}
+	username     = setting{key: "username", placeholder: "your-username"}
+	password     = setting{key: "password", secret: true}
 
-func (a *app) initialize() *cobra.Command {
-	known := strings.Join(slices.Sorted(maps.Keys(beginnings)), ", ")
+	settingsWithFlag = []setting{baseURL, tokenURL, ssoURL, clientID, redirectURI, username}
+)
+
+// starters are the connectors that init writes, by provider.
+var starters = map[string]struct {
+	name     string
+	settings []setting
+}{
+	"beyondtrust": {"support", []setting{baseURL, clientID, clientSecret}},
+	"oauth2":      {"api", []setting{baseURL, tokenURL, clientID, clientSecret}},
+	"remedy": {"remedy", []setting{baseURL, ssoURL, clientID, clientSecret,
+		{key: "redirect_uri", value: "http://127.0.0.1:8400/callback"}}},
+	"webcommander": {"shop", []setting{baseURL, clientID, clientSecret,
+		{key: "redirect_uri", value: "https://api.webcommander.com/oauth-callback"}, username, password}},
+}
+
+var (
+	notInVariable   = regexp.MustCompile(`[^A-Z0-9]+`)
+	secretReference = regexp.MustCompile(`\$\{env:ITSM_[A-Z0-9_]+\}`)
+)
+
+func (a *app) init() *cobra.Command {
+	providers := strings.Join(slices.Sorted(maps.Keys(starters)), ", ")
 	force := false
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Write a configuration to begin with",
 		Long: `Write a configuration of one connector, with comments, to the file that
---config names. What no flag says is asked for on a terminal, and elsewhere an
-example to edit. Secrets are not: the file refers to environment variables.`,
+--config names. Missing values are prompted for; without a terminal, placeholders
+are written. For secrets, the file refers to environment variables.`,
 		Example: `  itsmauth init
   itsmauth init --provider beyondtrust --base-url https://support.example.com --client-id sync`,
 	}
 	flags := cmd.Flags()
-	flags.String("provider", "", known)
-	flags.String("name", "", "the connector's `name` (default one that suits the product)")
-	for _, name := range initFlags {
-		flags.String(name, "", "the connector's "+strings.ReplaceAll(name, "-", "_"))
+	flags.String("provider", "", providers)
+	flags.String("name", "", "the connector's `name` (default depends on the provider)")
+	for _, s := range settingsWithFlag {
+		flags.String(s.flag(), "", "the connector's "+s.key)
 	}
-	flags.BoolVar(&force, "force", false, "replace the file if there is one")
+	flags.BoolVar(&force, "force", false, "replace an existing file")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if _, err := os.Stat(a.path()); err == nil && !force {
-			return usage(fmt.Errorf("%s is there already; --force replaces it, --config names another", a.path()))
+			return usage(fmt.Errorf("%s exists already; --force replaces it, --config names another", a.path()))
 		}
-		lines := bufio.NewReader(a.stdin)
 		in, ok := a.stdin.(io.Writer)
-		asks := ok && isTerminal(in)
-		return a.begin(func(flag, about, otherwise string) (value string, example bool, err error) {
-			value, _ = flags.GetString(flag)
-			for ; value == "" && err == nil && asks; value = cmp.Or(value, otherwise) {
-				value, err = a.ask(cmd.Context(), lines, flag, about, otherwise)
-			}
-			value = cmp.Or(value, otherwise)
-			if example = value == "" && !asks; example {
-				value = examples[flag]
-			}
-			switch {
-			case cmd.Context().Err() != nil:
-				return "", false, errors.New("interrupted; nothing was written")
-			case value == "":
-				return "", false, usage(fmt.Errorf("--%s is missing: %s", flag, about))
-			case strings.ContainsFunc(value, unicode.IsControl):
-				return "", false, usage(fmt.Errorf("--%s must be text on one line", flag))
-			}
-			return value, example, nil
-		}, flags.Changed, known)
+		st := &starter{app: a, cmd: cmd, stdin: bufio.NewReader(a.stdin), prompts: ok && isTerminal(in)}
+		return st.write(providers)
 	}
 	return cmd
 }
 
-// ask asks on a terminal. Its error is the end of ctx or of the input.
-func (a *app) ask(ctx context.Context, lines *bufio.Reader, flag, about, otherwise string) (string, error) {
-	paint := painter(a.stderr)
-	fmt.Fprintf(a.stderr, "%s\n%s", paint(dim, strings.Join(wrap(about, width), "\n")), paint(bold, flag))
-	if otherwise != "" {
-		fmt.Fprintf(a.stderr, " [%s]", otherwise)
-	}
-	fmt.Fprint(a.stderr, ": ")
-	answer, err := await(ctx, func() (string, error) { return lines.ReadString('\n') })
-	if ctx.Err() != nil {
-		fmt.Fprintln(a.stderr)
-	}
-	return strings.TrimSpace(answer), err
+// A starter writes the configuration from flags, answers to prompts, defaults and placeholders.
+type starter struct {
+	*app
+	cmd          *cobra.Command
+	stdin        *bufio.Reader
+	prompts      bool
+	placeholders []string // keys that have one
 }
 
-func (a *app) begin(ask func(flag, about, otherwise string) (value string, example bool, err error), given func(flag string) bool, known string) error {
-	provider, example, err := ask("provider", "The product: "+known+".", "")
+// value returns the value of s. about describes it in the prompt.
+func (st *starter) value(s setting, about string) (string, error) {
+	value, _ := st.cmd.Flags().GetString(s.flag())
+	var err error
+	for value == "" && err == nil && st.prompts {
+		value, err = st.prompt(s, about)
+		value = cmp.Or(value, s.value)
+	}
+	value = cmp.Or(value, s.value)
+	if value == "" && !st.prompts {
+		value = s.placeholder
+		st.placeholders = append(st.placeholders, s.key)
+	}
+	switch {
+	case st.cmd.Context().Err() != nil:
+		return "", errors.New("interrupted; nothing was written")
+	case value == "":
+		return "", usage(fmt.Errorf("--%s is missing: %s", s.flag(), about))
+	case strings.ContainsFunc(value, unicode.IsControl):
+		return "", usage(fmt.Errorf("--%s must be text on one line", s.flag()))
+	}
+	return value, nil
+}
+
+// prompt reads a value from the terminal. Its error is ctx's, or the end of the input.
+func (st *starter) prompt(s setting, about string) (string, error) {
+	paint := painter(st.stderr)
+	fmt.Fprintf(st.stderr, "%s\n%s", paint(dim, strings.Join(wrap(about, width), "\n")), paint(bold, s.flag()))
+	if s.value != "" {
+		fmt.Fprintf(st.stderr, " [%s]", s.value)
+	}
+	fmt.Fprint(st.stderr, ": ")
+	line, err := await(st.cmd.Context(), func() (string, error) { return st.stdin.ReadString('\n') })
+	if err != nil {
+		fmt.Fprintln(st.stderr)
+	}
+	return strings.TrimSpace(line), err
+}
+
+func (st *starter) write(providers string) error {
+	provider, err := st.value(setting{key: "provider", placeholder: "beyondtrust"}, "The product: "+providers+".")
 	if err != nil {
 		return err
 	}
-	keys := beginnings[provider]
-	if keys == nil {
-		return usage(fmt.Errorf("--provider must be one of %s", known))
+	connector, ok := starters[provider]
+	if !ok {
+		return usage(fmt.Errorf("--provider must be one of %s", providers))
 	}
-	for _, flag := range initFlags {
-		if given(flag) && !slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, strings.ReplaceAll(flag, "-", "_")) }) {
-			return usage(fmt.Errorf("--%s is not for provider %s", flag, provider))
+	for _, s := range settingsWithFlag {
+		if st.cmd.Flags().Changed(s.flag()) && !hasKey(connector.settings, s.key) {
+			return usage(fmt.Errorf("--%s is not for provider %s", s.flag(), provider))
 		}
 	}
-	var edit []string
-	if example {
-		edit = append(edit, "provider")
-	}
-	name, _, err := ask("name", "What to call the connector.", keys[0])
+	name, err := st.value(setting{key: "name", value: connector.name}, "The name of the connector.")
 	if err != nil {
 		return err
 	}
-	about := descriptions(provider)
+	describe := descriptions(provider)
 	text := "# yaml-language-server: $schema=https://raw.githubusercontent.com/itsmauth/itsmauth/main/docs/itsmauth.schema.json\n" +
 		"# Every key: https://github.com/itsmauth/itsmauth/blob/main/docs/yaml.md\nversion: 1\n\n" +
-		"# Tokens are kept in files that only this user can read, unless this names another place.\n" +
+		"# By default, tokens are kept in files that only this user can read. To keep them elsewhere:\n" +
 		"# token_store: {type: file, path: /var/lib/itsmauth}\n\nconnectors:\n  " + scalar(name) + ":\n    provider: " + provider + "\n"
-	trial, exports := text, ""
-	for _, key := range keys[1:] {
-		key, otherwise, _ := strings.Cut(key, "=")
-		key, secret := strings.CutSuffix(key, "!")
-		value, tried := "", "c2VjcmV0"
-		if secret {
-			variable := "ITSM_" + strings.Trim(regexp.MustCompile(`[^A-Z0-9]+`).ReplaceAllString(strings.ToUpper(name+"_"+key), "_"), "_")
+	exports := ""
+	for _, s := range connector.settings {
+		var value string
+		if s.secret {
+			variable := "ITSM_" + strings.Trim(notInVariable.ReplaceAllString(strings.ToUpper(name+"_"+s.key), "_"), "_")
 			value, exports = "${env:"+variable+"}", exports+"  export "+variable+"=...\n"
-		} else if value, example, err = ask(strings.ReplaceAll(key, "_", "-"), about(key), otherwise); err != nil {
+		} else if value, err = st.value(s, describe(s.key)); err != nil {
 			return err
-		} else if tried = value; example {
-			edit = append(edit, key)
 		}
-		line := "    # " + strings.Join(wrap(about(key), width-6), "\n    # ") + "\n    " + key + ": "
-		text, trial = text+line+scalar(value)+"\n", trial+line+scalar(tried)+"\n"
+		text += "    # " + strings.Join(wrap(describe(s.key), width-6), "\n    # ") + "\n    " + s.key + ": " + scalar(value) + "\n"
 	}
-	text += "    # A harmless path of the API, for itsmauth check --online.\n    # probe: /api/...\n"
-	if conns, err := config.Parse(a.path(), []byte(trial)); err == nil {
-		conns.Close()
-	} else if problems := (config.Problems{}); errors.As(err, &problems) {
-		var errs []error
-		for _, p := range problems {
-			flag := strings.ReplaceAll(p.Path[strings.LastIndex(p.Path, ".")+1:], "_", "-")
-			if !slices.Contains(initFlags, flag) {
-				flag = "name" // in which anything may be
-			}
-			errs = append(errs, fmt.Errorf("--%s %s", flag, p.Message))
-		}
-		return usage(errors.Join(errs...))
+	text += "    # A harmless path of the API, for itsmauth check --online:\n    # probe: /api/...\n"
+	if err := checkFlags(st.path(), secretReference.ReplaceAllLiteralString(text, "c2VjcmV0")); err != nil {
+		return err
 	}
-	if err := os.WriteFile(a.path(), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(st.path(), []byte(text), 0o600); err != nil {
 		return err
 	}
 	next := "check"
 	if provider == "remedy" {
 		next = "login " + name
 	}
-	if a.file != "" {
-		next = "--config " + a.file + " " + next
+	if st.file != "" {
+		next = "--config " + st.file + " " + next
 	}
-	todo := ""
-	if edit != nil {
-		todo = "; edit " + strings.Join(edit, ", ") + ", which are examples"
+	edit := ""
+	if st.placeholders != nil {
+		edit = "; edit " + strings.Join(st.placeholders, ", ") + ", which are examples"
 	}
-	_, err = fmt.Fprintf(a.stdout, "wrote %s%s; next:\n%s  itsmauth %s\n", a.path(), todo, exports, next)
+	_, err = fmt.Fprintf(st.stdout, "wrote %s%s; next:\n%s  itsmauth %s\n", st.path(), edit, exports, next)
 	return err
 }
 
-// scalar is s in YAML.
+// checkFlags validates a configuration. Its errors name the flags whose values are wrong.
+func checkFlags(path, text string) error {
+	conns, err := config.Parse(path, []byte(text))
+	if err == nil {
+		return conns.Close()
+	}
+	var problems config.Problems
+	errors.As(err, &problems)
+	var errs []error
+	for _, p := range problems {
+		key := p.Path[strings.LastIndex(p.Path, ".")+1:]
+		if !hasKey(settingsWithFlag, key) {
+			key = "name" // it may contain dots
+		}
+		errs = append(errs, fmt.Errorf("--%s %s", setting{key: key}.flag(), p.Message))
+	}
+	return usage(errors.Join(errs...))
+}
+
+// scalar returns s as a YAML scalar.
 func scalar(s string) string {
-	b, _ := yaml.Marshal(s) // strings always marshal
+	b, _ := yaml.Marshal(s) // a string always marshals
 	return strings.TrimSpace(string(b))
 }
 
-// descriptions give what the schema says of a key of a connector.
+// descriptions returns a function that describes a connector's key with the text of the schema.
 func descriptions(provider string) func(key string) string {
 	b, _ := jsonSchema()
 	var root any
-	_ = json.Unmarshal(b, &root) // tests look at it; without it there are no comments
-	of := dig(root, "properties", "connectors", "additionalProperties")
-	common, own := dig(of, "properties"), any(nil)
-	cases, _ := dig(of, "allOf").([]any)
+	_ = json.Unmarshal(b, &root) // without a schema, the comments are empty
+	connector := dig(root, "properties", "connectors", "additionalProperties")
+	common, own := dig(connector, "properties"), any(nil)
+	cases, _ := dig(connector, "allOf").([]any)
 	for _, c := range cases {
 		if dig(c, "if", "properties", "provider", "const") == provider {
 			own = dig(c, "then", "properties")
@@ -206,6 +246,7 @@ func descriptions(provider string) func(key string) string {
 	}
 }
 
+// dig returns the value at a path of keys, or nil.
 func dig(n any, path ...string) any {
 	for _, key := range path {
 		m, _ := n.(map[string]any)

@@ -64,8 +64,7 @@ func TestInit(t *testing.T) {
 				t.Errorf("no name: exit %d, %s", code, stderr)
 			}
 			for _, flag := range []string{"token-url", "sso-url", "redirect-uri", "username"} {
-				about := strings.Join(beginnings[provider], " ")
-				if strings.Contains(about, strings.ReplaceAll(flag, "-", "_")) {
+				if hasKey(starters[provider].settings, strings.ReplaceAll(flag, "-", "_")) {
 					continue
 				}
 				if code, _, stderr := initialize("--force", "--"+flag, "https://x.example"); code != 2 || stderr != "itsmauth: --"+flag+" is not for provider "+provider+"\n" {

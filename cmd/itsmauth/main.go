@@ -1,8 +1,8 @@
-// Command itsmauth is the command line of the library: it checks a configuration, prints tokens,
-// makes calls, and logs people in. Run itsmauth help, or itsmauth demo for a tour.
+// Command itsmauth checks a configuration, prints tokens, makes requests, and logs people in. Run
+// itsmauth help, or itsmauth demo for a tour. Each command is in the file of its name.
 //
-// It exits with 0 when done, 1 when something failed, 2 for wrong usage or configuration, 3 when a
-// person has to log in first, and 4 when the product refused the credentials.
+// Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 a person must log in first, 4 the
+// product refused the credentials.
 package main
 
 import (
@@ -24,26 +24,25 @@ import (
 )
 
 func main() {
-	// A signal, or a reader of our output that leaves, ends the work and not the process, which
-	// may be about to save a refresh token.
-	unheard := make(chan os.Signal, 1)
-	signal.Notify(unheard, syscall.SIGPIPE)
-	log.SetOutput(io.Discard) // net/http's, which shows what servers send unasked
-	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
-		ends = append(ends, syscall.SIGHUP)
-		signal.Notify(unheard, syscall.SIGHUP) // also the second: a terminal that goes away sends several
+	// A signal or a closed stdout must not kill the process, which may be saving a refresh token.
+	ignored := make(chan os.Signal, 1)
+	signal.Notify(ignored, syscall.SIGPIPE)
+	log.SetOutput(io.Discard) // net/http logs text from servers
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		signals = append(signals, syscall.SIGHUP)
+		signal.Notify(ignored, syscall.SIGHUP) // a closing terminal sends it several times
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), ends...)
-	// The next one ends the process, but not if it comes with the first: timeout(1) sends two.
-	context.AfterFunc(ctx, func() { time.AfterFunc(grace, stop) })
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	// A second signal kills the process. timeout(1) sends two at once, which count as one.
+	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// grace is how long after a signal another one is taken for the same.
-const grace = 250 * time.Millisecond
+// sameSignal is how long after a signal another signal counts as the same.
+const sameSignal = 250 * time.Millisecond
 
-// run is the whole program but for the process around it. It returns the exit code.
+// run runs the command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := a.execute(ctx, args)
@@ -51,7 +50,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitCode(err)
 }
 
-// app is what the verbs share: where they read and write, and the flags of the root.
+// app has what all commands share: input, output, and the global flags.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -60,21 +59,22 @@ type app struct {
 	output  string
 	verbose bool
 
-	unwritten error // of printf
+	network  network
+	printErr error // the first error of printf
 }
 
 func (a *app) execute(ctx context.Context, args []string) error {
-	understood := false
+	parsed := false // cobra's errors before that are about the command line
 	root := &cobra.Command{
 		Use:   "itsmauth",
 		Short: "One authenticated HTTP client per ITSM product, from one YAML file",
 		Long: `One authenticated HTTP client per ITSM product, from one YAML file.
 
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 a person has to
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 a person must
 log in first, 4 the product refused the credentials.`,
 		Example: `  itsmauth demo                         a tour, with nothing to set up
   itsmauth check                        is ./itsmauth.yaml right?
-  itsmauth token support                a valid token and nothing else
+  itsmauth token support                a valid access token
   itsmauth call support /api/command?action=get_api_info`,
 		Version:       thisBuild().String(),
 		SilenceErrors: true,
@@ -83,7 +83,7 @@ log in first, 4 the product refused the credentials.`,
 			if a.output != "text" && a.output != "json" {
 				return errors.New("--output must be text or json")
 			}
-			understood = true
+			parsed = true
 			return nil
 		},
 	}
@@ -94,12 +94,12 @@ log in first, 4 the product refused the credentials.`,
 	root.SetErr(a.stderr)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.file, "config", "", "`FILE` to read (default $ITSMAUTH_CONFIG or ./itsmauth.yaml)")
-	flags.StringVar(&a.output, "output", "text", "`FORMAT`: text or json; of check, token, status, providers and version")
-	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log attempts and exchanges to stderr")
+	flags.StringVar(&a.output, "output", "text", "`FORMAT` of check, token, status, providers and version: text or json")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log requests and token requests to stderr")
 	root.AddCommand(
 		a.check(), a.token(), a.call(), a.login(), a.logout(), a.status(), a.serve(),
 		a.emulate(), a.demo(), a.keygen(), a.providers(), a.version(),
-		a.initialize(), a.schema(),
+		a.init(), a.schema(),
 	)
 	for _, c := range root.Commands() {
 		if c.Args == nil {
@@ -122,27 +122,27 @@ log in first, 4 the product refused the credentials.`,
 		}
 	}
 	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil && !understood {
+	if err != nil && !parsed {
 		message, _, _ := strings.Cut(err.Error(), "\n")
 		err = usage(fmt.Errorf("%s; see %s --help", message, cmd.CommandPath()))
 	}
 	return err
 }
 
-// A usageError is the fault of the command line or of the configuration.
+// A usageError is a mistake in the command line or the configuration.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
 func usage(err error) error { return usageError{err} }
 
-// A reworded error says the same to a person in other words.
+// A reworded error has a message of its own, and err's exit code.
 type reworded struct {
 	error
-	says string
+	message string
 }
 
-func (e reworded) Error() string { return e.says }
+func (e reworded) Error() string { return e.message }
 func (e reworded) Unwrap() error { return e.error }
 
 func exitCode(err error) int {
@@ -159,7 +159,8 @@ func exitCode(err error) int {
 	return 1
 }
 
-// report writes one line for each error. A file's problems begin with the file, as a compiler's do.
+// report prints err on stderr, one line for each error. Problems of the configuration begin with
+// FILE:LINE:COL, without our name.
 func (a *app) report(err error) {
 	prefix := "itsmauth: "
 	var problems config.Problems

@@ -74,7 +74,7 @@ func start(dir string) (products, error) {
 		p[started.connector] = started
 		list = append(list, started)
 	}
-	return p, os.WriteFile(filepath.Join(dir, "itsmauth.yaml"), []byte(yamlOf(list)), 0o600)
+	return p, os.WriteFile(filepath.Join(dir, "itsmauth.yaml"), []byte(yamlFor(list)), 0o600)
 }
 
 func (p products) close() {
@@ -307,7 +307,7 @@ func TestSignals(t *testing.T) {
 			cmd.Process.Signal(syscall.SIGTERM)
 			cmd.Process.Signal(syscall.SIGTERM)
 			lines := bufio.NewReader(stderr)
-			if line, err := lines.ReadString('\n'); !strings.HasPrefix(line, "itsmauth: finishing an exchange that has begun; ") {
+			if line, err := lines.ReadString('\n'); !strings.HasPrefix(line, "itsmauth: finishing a token request; ") {
 				t.Errorf("%v: %q", err, line)
 			}
 			if test.again {

@@ -10,7 +10,7 @@ import (
 
 const pages = "https://github.com/itsmauth/itsmauth/blob/main/docs/providers/"
 
-// described is what each provider is for, and where its settings are explained.
+// described has each provider's description and documentation page.
 var described = map[string][2]string{
 	"beyondtrust":  {"BeyondTrust Remote Support: client credentials", pages + "beyondtrust.md"},
 	"oauth2":       {"any other OAuth 2.0 token endpoint", "https://pkg.go.dev/github.com/itsmauth/itsmauth/providers/generic#Config"},
@@ -21,7 +21,7 @@ var described = map[string][2]string{
 func (a *app) providers() *cobra.Command {
 	return &cobra.Command{
 		Use:   "providers",
-		Short: "List the products that there are adapters for",
+		Short: "List the supported products",
 		RunE: func(*cobra.Command, []string) error {
 			type provider struct {
 				Provider    string `json:"provider"`

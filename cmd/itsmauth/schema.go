@@ -11,12 +11,12 @@ func (a *app) schema() *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of the configuration",
-		Long: `Print the JSON Schema of the configuration, with which an editor completes,
-explains and checks each key. For those that use the YAML language server:
+		Long: `Print the JSON Schema of the configuration. With it, an editor completes,
+explains and checks the keys. For an editor with the YAML language server, run
 
   itsmauth schema > itsmauth.schema.json
 
-and this as the first line of itsmauth.yaml:
+and make this the first line of itsmauth.yaml:
 
   # yaml-language-server: $schema=itsmauth.schema.json`,
 		RunE: func(*cobra.Command, []string) error {
@@ -29,7 +29,7 @@ and this as the first line of itsmauth.yaml:
 	}
 }
 
-// jsonSchema is that of all that the CLI knows.
+// jsonSchema returns the schema with all providers and stores of the command line.
 func jsonSchema() ([]byte, error) {
 	return config.Schema(config.WithStore("redis", redisstore.Open))
 }

@@ -19,7 +19,7 @@ type connectorStatus struct {
 	Expiry        *time.Time `json:"expiry"`
 	ConsentExpiry *time.Time `json:"consent_expiry"`
 	Obtained      *time.Time `json:"obtained,omitempty"`
-	Host          string     `json:"host,omitempty"` // where it was obtained
+	Host          string     `json:"host,omitempty"` // that obtained the token
 	Store         string     `json:"store"`
 	StoreError    string     `json:"store_error,omitempty"`
 }
@@ -32,14 +32,14 @@ var stateStyles = map[auth.State]style{
 func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Show what is stored for each connector",
-		Long: `Show what is stored for each connector: until when it is good, and when and on
-which host it was obtained. Nothing is sent to the products. The state is one of
-none, fresh, stale (good, and renewed at its next use), expired (renewed at its
-next use) and consent_required (run itsmauth login NAME).`,
+		Short: "Show the stored token of each connector",
+		Long: `Show the stored token of each connector: when it expires, and when and on which
+host it was obtained. Nothing is sent to the products. The state is one of none,
+fresh, stale (valid, and renewed at its next use), expired (renewed at its next
+use) and consent_required (run itsmauth login NAME).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.connectors(cmd.Context(), func(conns *config.Connectors) error {
-				eyes := isTerminal(a.stdout)
+			return a.withConnectors(cmd.Context(), func(conns *config.Connectors) error {
+				terminal := isTerminal(a.stdout)
 				list := []connectorStatus{}
 				rows := [][]cell{header("NAME", "PROVIDER", "STATE", "EXPIRES", "CONSENT", "OBTAINED", "STORE")}
 				var errs []error
@@ -51,7 +51,7 @@ next use) and consent_required (run itsmauth login NAME).`,
 						Obtained: exact(st.Obtained), Host: st.Host, Store: conns.Store(),
 					}
 					row := cells(plain, conn.Name, conn.Provider, cmp.Or(string(st.State), "-"),
-						when(st.Expiry, eyes), when(st.ConsentExpiry, eyes), obtained(st, eyes), conns.Store())
+						when(st.Expiry, terminal), when(st.ConsentExpiry, terminal), obtained(st, terminal), conns.Store())
 					row[2].style = stateStyles[st.State]
 					if err != nil {
 						errs = append(errs, err)
@@ -71,8 +71,8 @@ next use) and consent_required (run itsmauth login NAME).`,
 	}
 }
 
-func obtained(st auth.Status, eyes bool) string {
-	s := when(st.Obtained, eyes)
+func obtained(st auth.Status, terminal bool) string {
+	s := when(st.Obtained, terminal)
 	if st.Host != "" {
 		s += " on " + st.Host
 	}

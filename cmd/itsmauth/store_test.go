@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,8 +11,8 @@ import (
 	"testing"
 )
 
-// A store that cannot be written: nobody is sent to the product in vain, and commands that can do
-// without the store say once what is wrong.
+// If the store cannot be written, login fails before it shows the URL. Commands that can do without the
+// store print one warning.
 func TestStoreCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	for name, store := range map[string]func(*testing.T) string{"read-only directory": readOnly, "full disk": fullDisk} {
@@ -38,7 +41,7 @@ func TestStoreCannotBeWritten(t *testing.T) {
 	}
 }
 
-// readOnly is a directory in which nobody can make a file, root neither.
+// readOnly returns a directory in which not even root can create a file.
 func readOnly(t *testing.T) string {
 	const dir = "/proc/self/fd"
 	if _, err := os.Stat(dir); err != nil {
@@ -47,7 +50,7 @@ func readOnly(t *testing.T) string {
 	return dir
 }
 
-// fullDisk is a directory of a disk on which nothing is free.
+// fullDisk returns a directory on a full disk.
 func fullDisk(t *testing.T) string {
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4k,mode=700", "none", dir).CombinedOutput(); err != nil {
@@ -62,4 +65,68 @@ func fullDisk(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// While the store does not answer, nothing has been sent, so an interrupted command does not wait for it.
+func TestInterruptedWhileStoreIsSilent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	redis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer redis.Close()
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	go func() {
+		for {
+			conn, err := redis.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			interrupt()
+		}
+	}()
+	file := filepath.Join(dir, "itsmauth.yaml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = fmt.Appendf(data, "token_store: {type: redis, url: 'redis://%s', encryption: none}\n", redis.Addr())
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := itsmauth(ctx, "--config", file, "token", "support")
+	if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "context canceled") {
+		t.Errorf("exit %d, %s%s", code, stdout, stderr)
+	}
+	if n := p["support"].Stats().TokenRequests; n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
+// check --online reports a damaged record as a fault of the store, also for a connector without consent.
+func TestCheckOnlineStore(t *testing.T) {
+	t.Parallel()
+	file := onlineFile(t, lines(appliance(t).URL))
+	if code, stdout, stderr := checkOnline(t, file); code != 0 {
+		t.Fatal(code, stdout, stderr)
+	}
+	records, err := filepath.Glob(filepath.Join(filepath.Dir(file), "store", "*.json"))
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	if err := os.WriteFile(records[0], []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, _ := checkOnline(t, file)
+	if code != 1 || !strings.Contains(stdout, "target: store: failed: token store failed: ") || strings.Contains(stdout, "consent") || !strings.Contains(stdout, "token: ok: a new token") {
+		t.Errorf("exit %d\n%s", code, stdout)
+	}
 }

@@ -18,12 +18,12 @@ func (a *app) token() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token NAME",
 		Short: "Print a valid access token",
-		Long: `Print a valid access token and nothing else. The stored one is used while it
-is good, so a hundred calls are not a hundred exchanges.`,
+		Long: `Print a valid access token and nothing else. A stored token is used as long as
+it is valid; otherwise a new one is requested and stored.`,
 		Example: `  curl -H "$(itsmauth token --header support)" https://support.example.com/api/...`,
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.names,
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.connector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
+			return a.withConnector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
 				tok, err := conn.Authenticator().Token(cmd.Context())
 				if err != nil {
 					return err
@@ -46,19 +46,19 @@ is good, so a hundred calls are not a hundred exchanges.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asHeader, "header", false, "print the header line or lines, as they are sent")
+	cmd.Flags().BoolVar(&asHeader, "header", false, "print the request headers that carry the token")
 	return cmd
 }
 
-// tokenType is the scheme that goes before the token, whatever the exchange said, if any does.
-func tokenType(h http.Header, said string) string {
+// tokenType returns the scheme in the Authorization header or, if there is none, the token's own type.
+func tokenType(h http.Header, own string) string {
 	if scheme, _, ok := strings.Cut(h.Get("Authorization"), " "); ok {
 		return scheme
 	}
-	return said
+	return own
 }
 
-// headerLines are h as on the wire, but sorted.
+// headerLines returns h as lines, sorted by name.
 func headerLines(h http.Header) string {
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(h)) {

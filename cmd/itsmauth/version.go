@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// A build is what this program was made of.
+// A build identifies this program.
 type build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision"`

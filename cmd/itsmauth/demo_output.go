@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/url"
 	"regexp"
@@ -13,37 +12,27 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
-// A guide tells the demo's tour, in 80 columns.
-type guide struct {
-	out   io.Writer
+// A narrator prints the demo's tour in 80 columns.
+type narrator struct {
+	app   *app
 	paint func(style, string) string
-	err   error // the first of writing
 }
 
-func (g *guide) print(text string) {
-	if g.err == nil {
-		_, g.err = io.WriteString(g.out, text)
-	}
+func (n *narrator) title(text string) { n.app.printf("\n%s\n\n", n.paint(bold, text)) }
+
+func (n *narrator) say(text string) { n.app.printf("%s\n\n", text) }
+
+// quote prints text indented.
+func (n *narrator) quote(text string) {
+	n.app.printf("    %s\n\n", strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n    "))
 }
 
-func (g *guide) title(text string) { g.print("\n" + g.paint(bold, text) + "\n\n") }
-
-func (g *guide) say(text string) { g.print(text + "\n\n") }
-
-// quote is what a file, a terminal or the wire has.
-func (g *guide) quote(text string) {
-	for line := range strings.Lines(strings.TrimRight(text, "\n") + "\n") {
-		g.print("    " + line)
-	}
-	g.print("\n")
-}
-
-// show tells what came over the wire: with headers and bodies, or counted.
-func (g *guide) show(requests []emulator.Request, whole bool) {
+// show prints requests, with headers and bodies or with equal ones counted.
+func (n *narrator) show(requests []emulator.Request, whole bool) {
 	var lines []string
 	counts := map[string]int{}
 	for _, r := range requests {
-		line := g.answered(r)
+		line := n.summary(r)
 		if whole {
 			lines = append(append(lines, line), details(r)...)
 			continue
@@ -53,23 +42,23 @@ func (g *guide) show(requests []emulator.Request, whole bool) {
 		}
 	}
 	for i, line := range lines {
-		if n := counts[line]; n > 1 {
-			lines[i] = fmt.Sprintf("%s  %d times", line, n)
+		if count := counts[line]; count > 1 {
+			lines[i] = fmt.Sprintf("%s  %d times", line, count)
 		}
 	}
-	g.quote(strings.Join(lines, "\n"))
+	n.quote(strings.Join(lines, "\n"))
 }
 
-// answered is the request line and the status of its answer.
-func (g *guide) answered(r emulator.Request) string {
+// summary returns the method, path and status of a request.
+func (n *narrator) summary(r emulator.Request) string {
 	colour := dim
 	if r.Status >= 400 {
 		colour = yellow
 	}
-	return fmt.Sprintf("%s %s  %s", r.Method, r.Path, g.paint(colour, fmt.Sprint(r.Status)))
+	return fmt.Sprintf("%s %s  %s", r.Method, r.Path, n.paint(colour, fmt.Sprint(r.Status)))
 }
 
-// details are the headers that matter here, and the body, with little of what is secret.
+// details returns the interesting headers and the body of a request, with secrets shortened.
 func details(r emulator.Request) (lines []string) {
 	for _, name := range []string{"Authorization", "access_token", "Connection", "Content-Type"} {
 		for _, value := range r.Header[name] {
@@ -112,7 +101,7 @@ func details(r emulator.Request) (lines []string) {
 
 var public = map[string]bool{"grant_type": true, "redirect_uri": true}
 
-// mask leaves enough to tell secrets apart, and nothing to use.
+// mask shortens a secret so that it can be recognized but not used.
 func mask(s string) string { return cut(s, 4) }
 
 func cut(s string, n int) string {
@@ -124,5 +113,5 @@ func cut(s string, n int) string {
 
 var secretLine = regexp.MustCompile(`(?m)^(\s+(?:client_id|client_secret|username|password): ".{4}).*"$`)
 
-// masked is a configuration for everybody's eyes.
+// masked returns a configuration with its secrets shortened.
 func masked(yaml string) string { return secretLine.ReplaceAllString(yaml, `$1…"`) }

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/itsmauth/itsmauth/auth"
 )
 
 // json prints v on stdout.
@@ -18,10 +21,10 @@ func (a *app) json(v any) error {
 	return e.Encode(v)
 }
 
-// printf writes to stdout what comes in many pieces. The first error is in unwritten, for the end.
+// printf prints on stdout. It keeps the first error in printErr and then prints no more.
 func (a *app) printf(format string, args ...any) {
-	if a.unwritten == nil {
-		_, a.unwritten = fmt.Fprintf(a.stdout, format, args...)
+	if a.printErr == nil {
+		_, a.printErr = fmt.Fprintf(a.stdout, format, args...)
 	}
 }
 
@@ -31,14 +34,15 @@ func isTerminal(w io.Writer) bool {
 		return false
 	}
 	info, err := f.Stat()
-	null, nerr := os.Stat(os.DevNull) // a character device too
+	null, nerr := os.Stat(os.DevNull) // also a character device
 	return err == nil && nerr == nil && info.Mode()&os.ModeCharDevice != 0 && !os.SameFile(info, null)
 }
 
-// redraws reports whether w is a terminal on which a line can be written over.
-func redraws(w io.Writer) bool { return isTerminal(w) && os.Getenv("TERM") != "dumb" }
+// canRedraw reports whether w is a terminal whose current line can be overwritten.
+func canRedraw(w io.Writer) bool { return isTerminal(w) && os.Getenv("TERM") != "dumb" }
 
-// redraw writes text over w's current line. It is cut lest it wrap, which nothing can write over.
+// redraw overwrites w's current line. The terminal cuts a long text, because a wrapped line could not
+// be overwritten.
 func redraw(w io.Writer, text string) {
 	fmt.Fprintf(w, "\r\x1b[K\x1b[?7l%s\x1b[?7h", text)
 }
@@ -55,10 +59,10 @@ const (
 	yellow style = "33"
 )
 
-// painter gives text its style on a terminal that wants colour, and leaves it alone elsewhere.
-// See https://no-color.org.
+// painter returns a function that styles text if w is a terminal and $NO_COLOR is not set (see
+// https://no-color.org).
 func painter(w io.Writer) func(style, string) string {
-	colour := redraws(w) && os.Getenv("NO_COLOR") == ""
+	colour := canRedraw(w) && os.Getenv("NO_COLOR") == ""
 	return func(s style, text string) string {
 		if !colour || s == plain || text == "" {
 			return text
@@ -72,7 +76,7 @@ type cell struct {
 	style style
 }
 
-// table aligns rows; a tabwriter would count the colours.
+// table prints rows with aligned columns. A [text/tabwriter] would count the bytes of the colours.
 func table(w io.Writer, rows [][]cell) error {
 	var widths []int
 	for _, row := range rows {
@@ -99,7 +103,7 @@ func table(w io.Writer, rows [][]cell) error {
 	return nil
 }
 
-// header is a table's first row.
+// header returns a table's first row.
 func header(titles ...string) []cell { return cells(bold, titles...) }
 
 func cells(s style, texts ...string) []cell {
@@ -110,7 +114,7 @@ func cells(s style, texts ...string) []cell {
 	return row
 }
 
-// exact is t for machines; zero is nil, null in JSON.
+// exact returns t in UTC with whole seconds, or nil, which is null in JSON, for the zero time.
 func exact(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -119,12 +123,12 @@ func exact(t time.Time) *time.Time {
 	return &t
 }
 
-// when is t for a table: relative for eyes, exact for whatever else reads it.
-func when(t time.Time, eyes bool) string {
+// when returns t for a table: relative on a terminal, else exact.
+func when(t time.Time, terminal bool) string {
 	switch {
 	case t.IsZero():
 		return "-"
-	case !eyes:
+	case !terminal:
 		return exact(t).Format(time.RFC3339)
 	}
 	if d := time.Until(t); d <= 0 {
@@ -134,7 +138,7 @@ func when(t time.Time, eyes bool) string {
 	}
 }
 
-// about is d in its largest unit, or two of it while that is small.
+// about returns d in its largest unit, with the minutes if that is hours.
 func about(d time.Duration) string {
 	switch {
 	case d < time.Minute:
@@ -145,4 +149,12 @@ func about(d time.Duration) string {
 		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd", int(d.Hours())/24)
+}
+
+// splitAdvice returns err's message without its advice, and the advice.
+func splitAdvice(err error) (message, advice string) {
+	if e := (*auth.Error)(nil); errors.As(err, &e) {
+		advice = e.Advice()
+	}
+	return strings.TrimSuffix(err.Error(), "; "+advice), advice
 }

@@ -27,16 +27,16 @@ import (
 	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
 )
 
-// A sick is a way for a connector to be unwell.
-type sick struct {
-	yaml     string // of the connector
-	code     int
-	want     []string // lines, or parts of them
-	requests func() int
-	most     int // of token requests
+// An onlineCase is a connector with what check --online finds.
+type onlineCase struct {
+	yaml        string // of the connector
+	code        int
+	want        []string // parts of stdout
+	requests    func() int
+	maxRequests int // for tokens
 }
 
-// serveTLS serves h on loopback with a certificate. net/http's log, of handshakes that fail, is dropped.
+// serveTLS serves h on loopback with a certificate, without net/http's log of failed handshakes.
 func serveTLS(t *testing.T, h http.Handler, config *tls.Config) (port string) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
@@ -59,7 +59,7 @@ func lines(base string, more ...string) string {
 		beyondtrusttest.DefaultClientID, beyondtrusttest.DefaultClientSecret) + strings.Join(more, "")
 }
 
-// change wraps a handler whose answers are changed before they go out.
+// change wraps a handler and changes its responses.
 func change(h http.Handler, f func(*http.Response) *http.Response) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := httptest.NewRecorder()
@@ -109,122 +109,122 @@ func forward(w http.ResponseWriter, r *http.Request) {
 	down.Close()
 }
 
-func TestDoctor(t *testing.T) {
+func TestCheckOnline(t *testing.T) {
 	t.Parallel()
 	ca := testpki.New(t)
 	caLine := "    transport: {tls_config: {ca_file: " + ca.File(t) + "}"
 	issue := func(host string, end time.Duration) *tls.Config {
 		return &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, host, time.Now().Add(end))}}
 	}
-	for name, setup := range map[string]func(t *testing.T) sick{
-		"well": func(t *testing.T) sick {
+	for name, setup := range map[string]func(t *testing.T) onlineCase{
+		"well": func(t *testing.T) onlineCase {
 			s := httptest.NewTLSServer(appliance(t))
 			t.Cleanup(s.Close)
 			file := filepath.Join(t.TempDir(), "ca.pem")
 			if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return sick{yaml: lines(s.URL, "    transport: {tls_config: {ca_file: "+file+"}}\n"), want: []string{
+			return onlineCase{yaml: lines(s.URL, "    transport: {tls_config: {ca_file: "+file+"}}\n"), want: []string{
 				"dns: ok: 127.0.0.1 needs no look-up", "tcp: ok: connected to 127.0.0.1:", "tls: ok: TLS 1.3, certificate for 127.0.0.1, ",
-				"clock: ok: agrees with the server's", "token: ok: a new one, by one exchange; valid for 59m",
+				"clock: ok: agrees with the server's", "store: ok: file can be read and written", "token: ok: a new token, valid for 59m",
 				"probe: ok: GET /api/command answered 200 OK", "rate limit: ok: 14998 of 15000 requests left"}}
 		},
-		"name unknown": func(t *testing.T) sick {
-			return sick{yaml: lines("https://itsm.invalid"), code: 1, want: []string{"dns: failed: itsm.invalid has no address: ", "; check the name in base_url", "token: skipped"}}
+		"name unknown": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines("https://itsm.invalid"), code: 1, want: []string{"dns: failed: itsm.invalid has no address: ", "; check the name in base_url", "token: skipped"}}
 		},
-		"port closed": func(t *testing.T) sick {
-			return sick{yaml: lines("https://" + nobody), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "refused; check host and port in base_url"}}
+		"port closed": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines("https://" + closedAddress), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "refused; check host and port in base_url"}}
 		},
-		"certificate expired": func(t *testing.T) sick {
+		"certificate expired": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", -72*time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate expired 3 days ago, on "}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate expired 3 days ago, on "}}
 		},
-		"certificate not yet valid": func(t *testing.T) sick {
+		"certificate not yet valid": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", 72*time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is not valid before ", "; check this machine's clock"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is not valid before ", "; check this machine's clock"}}
 		},
-		"certificate ends": func(t *testing.T) sick {
+		"certificate ends": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", 20*time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), want: []string{"tls: warning: TLS 1.3, certificate for 127.0.0.1, 19h59m left; have it renewed"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), want: []string{"tls: warning: TLS 1.3, certificate for 127.0.0.1, 19h59m left; have it renewed"}}
 		},
-		"certificate of another": func(t *testing.T) sick {
+		"certificate of another": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("other.example", time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is for other.example, not for 127.0.0.1; write that name in base_url, or in"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is for other.example, not for 127.0.0.1; use that name in base_url, or set"}}
 		},
-		"authority unknown": func(t *testing.T) sick {
+		"authority unknown": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:" + port), code: 1, want: []string{"tls: failed: the certificate is from CN=test CA, which is not trusted here; give that authority's PEM file in transport.tls_config.ca_file"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:" + port), code: 1, want: []string{"tls: failed: the certificate is from CN=test CA, which this machine does not trust; set transport.tls_config.ca_file to the PEM file of that authority"}}
 		},
-		"unverified": func(t *testing.T) sick {
+		"unverified": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("other.example", time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, "    transport: {tls_config: {insecure_skip_verify: true}}\n"), want: []string{"tls: warning: ", "not verified; insecure_skip_verify protects nothing"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, "    transport: {tls_config: {insecure_skip_verify: true}}\n"), want: []string{"tls: warning: ", "not verified; insecure_skip_verify protects nothing"}}
 		},
-		"no TLS": func(t *testing.T) sick {
-			return sick{yaml: lines("https" + strings.TrimPrefix(plainServer(t, appliance(t)), "http")), code: 1, want: []string{"tls: failed: 127.0.0.1:", " does not speak TLS; check the port"}}
+		"no TLS": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines("https" + strings.TrimPrefix(plainServer(t, appliance(t)), "http")), code: 1, want: []string{"tls: failed: 127.0.0.1:", " does not speak TLS; check the port"}}
 		},
-		"client certificate wanted": func(t *testing.T) sick {
+		"client certificate wanted": func(t *testing.T) onlineCase {
 			config := issue("127.0.0.1", time.Hour)
 			config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
 			port := serveTLS(t, appliance(t), config)
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the server refuses the handshake: ", "if it wants a client certificate"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the server refuses the handshake: ", "if it requires a client certificate"}}
 		},
-		"through a proxy": func(t *testing.T) sick {
+		"through a proxy": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
 			proxy := plainServer(t, http.HandlerFunc(forward))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: "+proxy+"}\n"), want: []string{"proxy: ok: through 127.0.0.1:", "probe: ok"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: "+proxy+"}\n"), want: []string{"proxy: ok: through 127.0.0.1:", "probe: ok"}}
 		},
-		"proxy down": func(t *testing.T) sick {
+		"proxy down": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: http://"+nobody+"}\n"), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "check host and port in transport.proxy_url"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: http://"+closedAddress+"}\n"), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "check host and port in transport.proxy_url"}}
 		},
-		"proxy wants a password": func(t *testing.T) sick {
+		"proxy wants a password": func(t *testing.T) onlineCase {
 			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
-			return sick{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "or proxy_url has none; check user and password in transport.proxy_url"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "or proxy_url has none; check user and password in transport.proxy_url"}}
 		},
-		"proxy forbids": func(t *testing.T) sick {
+		"proxy forbids": func(t *testing.T) onlineCase {
 			proxy := plainServer(t, answer(nil, "", http.StatusForbidden, "X", "y"))
-			return sick{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "Forbidden; check user"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "Forbidden; check user"}}
 		},
-		"certificate expired behind a proxy": func(t *testing.T) sick {
+		"certificate expired behind a proxy": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", -time.Hour))
 			proxy := plainServer(t, http.HandlerFunc(forward))
-			return sick{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: ok", "tls: failed: the certificate expired 1h00m ago"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: ok", "tls: failed: the certificate expired 1h00m ago"}}
 		},
-		"clock an hour behind": func(t *testing.T) sick {
-			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
+		"clock an hour behind": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
 				r.Header.Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
 				return r
-			}))), code: 1, want: []string{"clock: failed: this machine's clock is 1h00m behind the server's; set the clock", "token: ok"}}
+			}))), code: 1, want: []string{"clock: failed: this machine's clock is 1h00m behind the server's; synchronize the clock", "token: ok"}}
 		},
-		"clock an hour ahead": func(t *testing.T) sick {
-			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
+		"clock an hour ahead": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
 				r.Header.Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
 				return r
 			}))), code: 1, want: []string{"clock: failed: this machine's clock is 1h00m ahead of the server's"}}
 		},
-		"no answer": func(t *testing.T) sick {
+		"no answer": func(t *testing.T) onlineCase {
 			s := appliance(t)
-			return sick{yaml: lines(plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			return onlineCase{yaml: lines(plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				panic(http.ErrAbortHandler)
-			}))), code: 1, want: []string{"http: failed: no answer from 127.0.0.1:"}, requests: func() int { return s.Stats().TokenRequests }}
+			}))), code: 1, want: []string{"http: failed: no response from 127.0.0.1:"}, requests: func() int { return s.Stats().TokenRequests }}
 		},
-		"credentials refused": func(t *testing.T) sick {
+		"credentials refused": func(t *testing.T) onlineCase {
 			s := appliance(t)
 			s.SetSecret("another+/=&%")
-			return sick{yaml: lines(s.URL), code: 4, want: []string{"token: failed: credentials refused", "check the client id, the secret"}, requests: func() int { return s.Stats().TokenRequests }, most: 1}
+			return onlineCase{yaml: lines(s.URL), code: 4, want: []string{"token: failed: credentials refused", "check the client id, the secret"}, requests: func() int { return s.Stats().TokenRequests }, maxRequests: 1}
 		},
-		"consent required": func(t *testing.T) sick {
+		"consent required": func(t *testing.T) onlineCase {
 			s := remedytest.NewServer(nil)
 			t.Cleanup(s.Close)
-			return sick{yaml: fmt.Sprintf("    provider: remedy\n    base_url: %s\n    sso_url: %s\n    client_id: a\n    client_secret: b\n    redirect_uri: http://127.0.0.1:8400/callback\n", s.URL, s.SSOURL),
-				code: 3, want: []string{"token: failed: consent required", "run: itsmauth login sick"}}
+			return onlineCase{yaml: fmt.Sprintf("    provider: remedy\n    base_url: %s\n    sso_url: %s\n    client_id: a\n    client_secret: b\n    redirect_uri: http://127.0.0.1:8400/callback\n", s.URL, s.SSOURL),
+				code: 3, want: []string{"token: failed: consent required", "run: itsmauth login target"}}
 		},
-		"every token refused": func(t *testing.T) sick {
+		"every token refused": func(t *testing.T) onlineCase {
 			s := appliance(t)
-			return sick{yaml: lines(plainServer(t, answer(s, "/api/", 401, "Content-Type", "application/json"))), code: 1,
-				want: []string{"probe: failed: the product answers a new token as it answers none: something in front of it drops the header Authorization"}, requests: func() int { return s.Stats().TokenRequests }, most: 1}
+			return onlineCase{yaml: lines(plainServer(t, answer(s, "/api/", 401, "Content-Type", "application/json"))), code: 1,
+				want: []string{"probe: failed: the product answers alike with a new token and without one: something in front of it drops the header Authorization"}, requests: func() int { return s.Stats().TokenRequests }, maxRequests: 1}
 		},
-		"header dropped": func(t *testing.T) sick {
+		"header dropped": func(t *testing.T) onlineCase {
 			s := webcommandertest.NewServer(nil)
 			t.Cleanup(s.Close)
 			u, err := url.Parse(s.URL)
@@ -239,42 +239,42 @@ func TestDoctor(t *testing.T) {
 					}
 				}
 			}}
-			return sick{yaml: storeLines(plainServer(t, nginx)), code: 1, want: []string{"something in front of it drops the header access_token; nginx drops names with _ unless told underscores_in_headers on"}}
+			return onlineCase{yaml: storeLines(plainServer(t, nginx)), code: 1, want: []string{"something in front of it drops the header access_token; nginx drops names with _ unless told underscores_in_headers on"}}
 		},
-		"path unknown": func(t *testing.T) sick {
-			return sick{yaml: lines(appliance(t).URL, "    probe: /api/nowhere?a=hunter2\n"), code: 1, want: []string{"probe: failed: GET /api/nowhere answered 404 Not Found; check the path"}}
+		"path unknown": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(appliance(t).URL, "    probe: /api/nowhere?a=hunter2\n"), code: 1, want: []string{"probe: failed: GET /api/nowhere answered 404 Not Found; check the path"}}
 		},
 		"forbidden":  status(403, "give the account the permission"),
 		"throttled":  status(429, "the account's rate limit is used up: send less, or wait 7"),
-		"redirected": status(302, "write the URL that it names in base_url"),
-		"redirected within the origin": func(t *testing.T) sick {
+		"redirected": status(302, "set base_url to the URL that it redirects to"),
+		"redirected within the origin": func(t *testing.T) onlineCase {
 			s := appliance(t)
 			mux := http.NewServeMux()
 			mux.Handle("/", s)
 			mux.Handle("/old", http.RedirectHandler("/api/command?action=get_api_info", http.StatusFound))
-			return sick{yaml: lines(plainServer(t, mux), "    probe: /old\n"), want: []string{"probe: ok: GET /old answered 200 OK", "rate limit: ok"}}
+			return onlineCase{yaml: lines(plainServer(t, mux), "    probe: /old\n"), want: []string{"probe: ok: GET /old answered 200 OK", "rate limit: ok"}}
 		},
-		"redirected in circles": func(t *testing.T) sick {
-			return sick{yaml: lines(plainServer(t, answer(appliance(t), "/api/", 307, "Location", "/api/"))), code: 1, want: []string{"probe: failed: GET /api/command answered 307", "it redirects elsewhere or in circles"}}
+		"redirected in circles": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(plainServer(t, answer(appliance(t), "/api/", 307, "Location", "/api/"))), code: 1, want: []string{"probe: failed: GET /api/command answered 307", "it redirects elsewhere or in circles"}}
 		},
 		"out of work": status(503, "the product itself fails"),
-		"limit nearly used up": func(t *testing.T) sick {
-			return sick{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
+		"limit nearly used up": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(plainServer(t, change(appliance(t), func(r *http.Response) *http.Response {
 				r.Header.Set("X-RateLimit-Remaining", "12")
 				return r
-			}))), want: []string{"rate limit: warning: 12 of 15000 requests left; find out who else"}}
+			}))), want: []string{"rate limit: warning: 12 of 15000 requests left; find out which other program"}}
 		},
-		"no probe": func(t *testing.T) sick {
+		"no probe": func(t *testing.T) onlineCase {
 			s := webcommandertest.NewServer(nil)
 			t.Cleanup(s.Close)
-			return sick{yaml: strings.ReplaceAll(storeLines(s.URL), "    probe: /api/v4/products\n", ""), want: []string{"token: ok", "probe: skipped: no path to try; set probe"}}
+			return onlineCase{yaml: strings.ReplaceAll(storeLines(s.URL), "    probe: /api/v4/products\n", ""), want: []string{"token: ok", "probe: skipped: no path to request; set probe"}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := setup(t)
-			file := healthFile(t, s.yaml)
-			code, stdout, stderr := examine(t, file)
+			file := onlineFile(t, s.yaml)
+			code, stdout, stderr := checkOnline(t, file)
 			if code != s.code {
 				t.Errorf("exit %d, want %d: %s", code, s.code, stderr)
 			}
@@ -286,15 +286,15 @@ func TestDoctor(t *testing.T) {
 			if strings.Contains(stdout+stderr, "hunter2") || strings.Count(stderr, "\n") > 1 {
 				t.Errorf("%s", stdout+stderr)
 			}
-			if s.requests != nil && s.requests() > s.most {
+			if s.requests != nil && s.requests() > s.maxRequests {
 				t.Errorf("%d token requests", s.requests())
 			}
 		})
 	}
 }
 
-// TestDoctorBehindNginx sees nginx itself drop the header, and with underscores_in_headers not.
-func TestDoctorBehindNginx(t *testing.T) {
+// nginx drops the header unless underscores_in_headers is on.
+func TestCheckOnlineBehindNginx(t *testing.T) {
 	t.Parallel()
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
@@ -312,9 +312,9 @@ func TestDoctorBehindNginx(t *testing.T) {
 	} {
 		s := webcommandertest.NewServer(nil)
 		defer s.Close()
-		file := healthFile(t, storeLines(nginxBefore(t, nginx, tc.setting, s.URL)))
+		file := onlineFile(t, storeLines(nginxBefore(t, nginx, tc.setting, s.URL)))
 		for range 2 { // with a new token, then with the stored one
-			code, stdout, _ := examine(t, file)
+			code, stdout, _ := checkOnline(t, file)
 			if code != tc.code || !strings.Contains(stdout, tc.want) {
 				t.Errorf("%q: exit %d\n%s", tc.setting, code, stdout)
 			}
@@ -322,8 +322,7 @@ func TestDoctorBehindNginx(t *testing.T) {
 	}
 }
 
-// nginxBefore starts nginx in front of backend. Where it does not get its port, it is started again
-// with another.
+// nginxBefore starts nginx in front of backend. If the port is taken, it tries another.
 func nginxBefore(t *testing.T, nginx, setting, backend string) (base string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -377,71 +376,70 @@ func storeLines(base string) string {
 		"    probe: /api/v4/products\n"
 }
 
-func status(code int, want string) func(*testing.T) sick {
-	return func(t *testing.T) sick {
-		return sick{yaml: lines(plainServer(t, answer(appliance(t), "/api/", code, "Retry-After", "7"))), code: 1, want: []string{"probe: failed: GET /api/command answered ", want}}
+func status(code int, want string) func(*testing.T) onlineCase {
+	return func(t *testing.T) onlineCase {
+		return onlineCase{yaml: lines(plainServer(t, answer(appliance(t), "/api/", code, "Retry-After", "7"))), code: 1, want: []string{"probe: failed: GET /api/command answered ", want}}
 	}
 }
 
-// nobody is where nobody listens, and where no other test of this machine begins to.
-const nobody = "127.0.0.1:1"
+// closedAddress is an address where no program listens.
+const closedAddress = "127.0.0.1:1"
 
-func healthFile(t *testing.T, connector string) string {
+func onlineFile(t *testing.T, connector string) string {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "itsmauth.yaml")
-	text := "version: 1\ntoken_store: {type: file, path: " + filepath.Join(dir, "store") + "}\nconnectors:\n  sick:\n" + connector
+	text := "version: 1\ntoken_store: {type: file, path: " + filepath.Join(dir, "store") + "}\nconnectors:\n  target:\n" + connector
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
 }
 
-func examine(t *testing.T, file string, args ...string) (code int, stdout, stderr string) {
+func checkOnline(t *testing.T, file string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	code = run(context.WithoutCancel(t.Context()), append([]string{"--config", file, "check", "--online"}, args...), nil, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
-// TestDoctorSharesTheToken looks that a second look makes no exchange, and that a token which died
-// meanwhile costs one.
-func TestDoctorSharesTheToken(t *testing.T) {
+// A second check uses the stored token. If the product refuses it, it requests one new token.
+func TestCheckOnlineSharesTheToken(t *testing.T) {
 	t.Parallel()
 	s := appliance(t)
-	file := healthFile(t, lines(s.URL))
+	file := onlineFile(t, lines(s.URL))
 	for i, want := range []struct {
 		exchanges int
 		says      string
-	}{{1, "token: ok: a new one"}, {1, "token: ok: the stored one, without an exchange"}, {2, "probe: warning: the product refuses the stored token"}} {
+	}{{1, "token: ok: a new token"}, {1, "token: ok: the stored token"}, {2, "probe: warning: the product refuses the stored token"}} {
 		if i == 2 {
 			s.RevokeAll()
 		}
-		code, stdout, stderr := examine(t, file)
+		code, stdout, stderr := checkOnline(t, file)
 		if code != 0 || s.Stats().Exchanges != want.exchanges || !strings.Contains(stdout, want.says) || !strings.Contains(stdout, "probe: ok") {
-			t.Errorf("look %d: exit %d, %d exchanges\n%s%s", i, code, s.Stats().Exchanges, stdout, stderr)
+			t.Errorf("check %d: exit %d, %d exchanges\n%s%s", i, code, s.Stats().Exchanges, stdout, stderr)
 		}
 	}
 }
 
-func TestDoctorUnread(t *testing.T) {
+func TestCheckOnlineUnread(t *testing.T) {
 	t.Parallel()
-	file := healthFile(t, lines(appliance(t).URL))
+	file := onlineFile(t, lines(appliance(t).URL))
 	var stderr bytes.Buffer
 	if code := run(t.Context(), []string{"--config", file, "check", "--online"}, nil, full{}, &stderr); code != 1 || stderr.String() != "itsmauth: no space left on device\n" {
 		t.Errorf("exit %d, %s", code, &stderr)
 	}
 }
 
-func TestDoctorJSON(t *testing.T) {
+func TestCheckOnlineJSON(t *testing.T) {
 	t.Parallel()
-	file := healthFile(t, lines("https://"+nobody))
-	code, stdout, _ := examine(t, file, "--output", "json")
-	var got []diagnosis
+	file := onlineFile(t, lines("https://"+closedAddress))
+	code, stdout, _ := checkOnline(t, file, "--output", "json")
+	var got []connectorReport
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 1 {
 		t.Fatal(code, err, stdout)
 	}
-	if len(got) != 1 || got[0].Connector != "sick" || got[0].Provider != "beyondtrust" || len(got[0].Checks) != 3 ||
+	if len(got) != 1 || got[0].Connector != "target" || got[0].Provider != "beyondtrust" || len(got[0].Checks) != 3 ||
 		got[0].Checks[1].Status != "failed" || got[0].Checks[1].Fix == "" {
 		t.Errorf("%+v", got)
 	}

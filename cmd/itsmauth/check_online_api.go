@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+)
+
+// checkStore reads the connector's record, and writes and removes a trial record.
+func (c *onlineCheck) checkStore(ctx context.Context) {
+	c.progress("writing to the token store")
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := session(c.Connector).Status(ctx)
+	if err == nil {
+		err = session(c.Connector).CheckStore(ctx)
+	}
+	if err == nil {
+		c.ok("store", c.storeType+" can be read and written")
+		return
+	}
+	message, fix := splitAdvice(err)
+	c.failed("store", strings.TrimPrefix(message, c.Name+": store: "), fix, err)
+}
+
+// checkToken returns the stored token or a new one, or nil.
+func (c *onlineCheck) checkToken(ctx context.Context) *oauth2.Token {
+	c.progress("waiting for a token")
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
+	tok, err := c.Authenticator().Token(ctx)
+	if err != nil {
+		message, fix := splitAdvice(err)
+		c.failed("token", strings.TrimPrefix(message, c.Name+": exchange: "), fix, err)
+		return nil
+	}
+	st, _ := session(c.Connector).Status(ctx)
+	kind := "the stored token"
+	if c.newToken = st.Obtained.After(c.started); c.newToken {
+		kind = "a new token"
+	}
+	c.ok("token", kind+", valid for "+about(time.Until(tok.Expiry)))
+	return tok
+}
+
+func (c *onlineCheck) checkConsent(ctx context.Context) {
+	st, _ := session(c.Connector).Status(ctx) // checkStore has reported the error
+	switch left := time.Until(st.ConsentExpiry); {
+	case st.ConsentExpiry.IsZero():
+	case left < soonConsent:
+		c.found("consent", "warning", days(left)+" left, unless it is used before", "run: itsmauth login "+c.Name)
+	default:
+		c.ok("consent", days(left)+" left")
+	}
+}
+
+// get makes one attempt to GET path, with tok unless it is nil. It follows redirects within the origin and
+// reads the first 64 KiB of the body.
+func (c *onlineCheck) get(ctx context.Context, path string, tok *oauth2.Token) (*http.Response, []byte, error) {
+	req, err := c.NewRequest(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if tok != nil {
+		req.Header = c.Authenticator().Header(tok).Clone()
+	}
+	req.Header.Set("User-Agent", checkUserAgent)
+	client := http.Client{Transport: c.transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+		if _, err := c.NewRequest(ctx, http.MethodGet, next.URL.String(), nil); err != nil || len(via) > 10 {
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, body, err
+}
+
+// checkProbe sends a request to the API. If the product refuses the stored token, it tries a new one.
+func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.Token) {
+	shown, _, _ := strings.Cut(path, "?")
+	c.progress("requesting " + shown)
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, body, err := c.get(limited, path, tok)
+	if err != nil {
+		c.failed("probe", "GET "+shown+": "+shortError(err), "check probe and base_url", err)
+		return
+	}
+	response := resp.Status + string(body)
+	// The session reports only the first of two refusals in a row.
+	switch rejected := c.Authenticator().Rejected(resp, tok) || response == c.refusal; {
+	case !rejected:
+		c.judge(resp, shown)
+		c.checkLimit(resp.Header)
+	case c.refusal == "" && !c.newToken:
+		c.refusal = response
+		c.found("probe", "warning", "the product refuses the stored token", "")
+		if tok = c.checkToken(ctx); tok != nil {
+			c.checkProbe(ctx, path, tok)
+		}
+	default:
+		c.explainRefusal(limited, path, tok, resp, body)
+	}
+}
+
+// explainRefusal is for a new token that the product refuses. If a request without a token gets the same
+// response, the token does not reach the product.
+func (c *onlineCheck) explainRefusal(ctx context.Context, path string, tok *oauth2.Token, resp *http.Response, body []byte) {
+	bare, bareBody, err := c.get(ctx, path, nil)
+	if err != nil || bare.StatusCode != resp.StatusCode || !bytes.Equal(bareBody, body) {
+		c.failed("probe", "the product refuses a new token ("+resp.Status+")", "check that the account may use the API, and that no other program makes its tokens invalid", nil)
+		return
+	}
+	name := slices.Collect(maps.Keys(c.Authenticator().Header(tok)))[0]
+	fix := "check what the proxies in front of it do with that header"
+	if strings.Contains(name, "_") {
+		fix = "nginx drops names with _ unless told underscores_in_headers on; or set token_header: authorization if the product accepts it"
+	}
+	c.failed("probe", "the product answers alike with a new token and without one: something in front of it drops the header "+name, fix, nil)
+}
+
+// judge reports the status of a response to the probe.
+func (c *onlineCheck) judge(resp *http.Response, path string) {
+	var fix string
+	var err error
+	switch code := resp.StatusCode; {
+	case code == http.StatusTooManyRequests:
+		fix, err = "the account's rate limit is used up: send less, or wait "+cmp.Or(resp.Header.Get("Retry-After"), "a while"), auth.ErrRateLimited
+	case code == http.StatusForbidden || code == http.StatusUnauthorized:
+		fix = "the token is valid: give the account the permission, or set probe to a path that it may read"
+	case code >= 300 && code < 400:
+		fix = "it redirects elsewhere or in circles: set base_url to the URL that it redirects to"
+	case code >= 400 && code < 500:
+		fix = "check the path in base_url, or set probe to one that exists"
+	case code >= 500:
+		fix, err = "the product itself fails: see its log", auth.ErrUnavailable
+	}
+	message := "GET " + path + " answered " + resp.Status
+	if fix == "" {
+		c.ok("probe", message)
+	} else {
+		c.failed("probe", message, fix, err)
+	}
+}
+
+// checkLimit reports what is left of the product's rate limit, if the response says so.
+func (c *onlineCheck) checkLimit(h http.Header) {
+	for _, prefix := range []string{"X-RateLimit-", "RateLimit-", "X-Rate-Limit-"} {
+		left, err := strconv.Atoi(h.Get(prefix + "Remaining"))
+		if err != nil {
+			continue
+		}
+		message := fmt.Sprintf("%d requests left", left)
+		limit, err := strconv.Atoi(h.Get(prefix + "Limit"))
+		if err == nil {
+			message = fmt.Sprintf("%d of %d requests left", left, limit)
+		}
+		if err == nil && left < limit/10 || left == 0 {
+			c.found("rate limit", "warning", message, "find out which other program uses the account; transport.rate_limits slows this one down")
+		} else {
+			c.ok("rate limit", message)
+		}
+		return
+	}
+}
+
+// days returns d in days, or in hours and less if it is under two days.
+func days(d time.Duration) string {
+	if d < 48*time.Hour {
+		return about(d)
+	}
+	return fmt.Sprintf("%d days", int(d.Hours())/24)
+}
+
+// shortError returns err's message without what the finding says already, such as the URL.
+func shortError(err error) string {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	var own *auth.Error
+	if errors.As(err, &own) && own.Err != nil {
+		err = own.Err
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		err = op.Err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Sprintf("no response within %s", requestTimeout)
+	}
+	return err.Error()
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A route records how far one request came.
+type route struct {
+	target *url.URL
+	proxy  *url.URL // nil if none
+	via    *url.URL // the proxy, else the target
+
+	mu        sync.Mutex
+	resolved  string // the first address that DNS returned
+	address   string // that the latest connection was made to
+	connected bool
+	tls       *tls.ConnectionState
+	dnsErr    error
+	tcpErr    error
+	tlsErr    error
+}
+
+func (r *route) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		DNSDone: func(i httptrace.DNSDoneInfo) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.dnsErr = i.Err; i.Err == nil && len(i.Addrs) > 0 {
+				r.resolved = i.Addrs[0].String()
+			}
+		},
+		ConnectDone: func(_, address string, err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.connected = r.connected || err == nil
+			r.address, r.tcpErr = address, err
+		},
+		TLSHandshakeDone: func(s tls.ConnectionState, err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.tls, r.tlsErr = &s, err
+		},
+	}
+}
+
+// checkNetwork sends one request without a token to u, and reports each step on the way.
+func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
+	c.progress("connecting to " + u.Host)
+	r := &route{target: u, via: u}
+	if r.proxy, _ = c.Proxy(u); r.proxy != nil {
+		r.via = r.proxy
+	}
+	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, r.trace()), requestTimeout)
+	defer cancel()
+	start := time.Now()
+	resp, err := c.transport.RoundTrip((&http.Request{Method: http.MethodGet, URL: u, Header: http.Header{"User-Agent": {checkUserAgent}}}).WithContext(ctx))
+	r.mu.Lock() // a second connection may still be in progress
+	defer r.mu.Unlock()
+	if !c.checkDNS(r, err) || !c.checkTCP(r, err) || !c.checkProxy(r, err) || !c.checkTLS(r, err) {
+		return false
+	}
+	if err != nil {
+		c.failed("http", "no response from "+u.Host+": "+shortError(err), "check base_url's port, and that the product is running", err)
+		return false
+	}
+	resp.Body.Close()
+	c.checkClock(resp, start)
+	return true
+}
+
+func (c *onlineCheck) checkDNS(r *route, err error) bool {
+	host := r.via.Hostname()
+	var notFound *net.DNSError
+	switch {
+	case r.dnsErr != nil || errors.As(err, &notFound):
+		c.failed("dns", host+" has no address: "+shortError(cmp.Or(r.dnsErr, err)), "check the name in "+c.origin(r)+", and this machine's DNS", err)
+		return false
+	case r.resolved != "":
+		c.ok("dns", host+" is "+r.resolved)
+	default:
+		c.ok("dns", host+" needs no look-up")
+	}
+	return true
+}
+
+func (c *onlineCheck) checkTCP(r *route, err error) bool {
+	if r.connected {
+		c.ok("tcp", "connected to "+r.address)
+		return true
+	}
+	fix := "check host and port in " + c.origin(r) + ", and the firewall"
+	if r.proxy == nil {
+		fix += "; if a proxy is needed, set transport.proxy_url"
+	}
+	c.failed("tcp", "no connection to "+cmp.Or(r.address, r.via.Host)+": "+shortError(cmp.Or(r.tcpErr, err)), fix, err)
+	return false
+}
+
+func (c *onlineCheck) checkProxy(r *route, err error) bool {
+	if r.proxy == nil {
+		return true
+	}
+	beforeTarget := r.tls == nil || r.tlsErr == nil && r.tls.ServerName != r.target.Hostname()
+	if err != nil && beforeTarget && !isTLS(err) {
+		c.failed("proxy", "the proxy "+r.proxy.Host+" refuses: "+shortError(err), "check user and password in transport.proxy_url, and whether the proxy allows "+r.target.Host, err)
+		return false
+	}
+	c.ok("proxy", "through "+r.proxy.Host)
+	return true
+}
+
+func (c *onlineCheck) checkTLS(r *route, err error) bool {
+	if r.target.Scheme != "https" {
+		return true
+	}
+	if err = cmp.Or(r.tlsErr, err); err != nil && (isTLS(err) || r.tls == nil || !r.tls.HandshakeComplete) {
+		message, fix := explainTLS(r.target, err)
+		c.failed("tls", message, fix, err)
+		return false
+	}
+	if r.tls == nil || len(r.tls.PeerCertificates) == 0 {
+		return true
+	}
+	left := time.Until(r.tls.PeerCertificates[0].NotAfter)
+	message := fmt.Sprintf("%s, certificate for %s, %s left", tls.VersionName(r.tls.Version), r.target.Hostname(), days(left))
+	switch {
+	case r.tls.VerifiedChains == nil:
+		c.found("tls", "warning", message+", not verified", "insecure_skip_verify protects nothing: set transport.tls_config.ca_file to the CA's file instead")
+	case left < soonCert:
+		c.found("tls", "warning", message, "have it renewed on the server")
+	default:
+		c.ok("tls", message)
+	}
+	return true
+}
+
+// origin names the setting that r.via comes from.
+func (c *onlineCheck) origin(r *route) string {
+	switch r.via {
+	case r.proxy:
+		return "transport.proxy_url or $HTTPS_PROXY"
+	case c.Connector.BaseURL:
+		return "base_url"
+	}
+	return "the URL " + r.via.Scheme + "://" + r.via.Host
+}
+
+func isTLS(err error) bool {
+	var cert *tls.CertificateVerificationError
+	return errors.As(err, &cert) || errors.As(err, new(tls.RecordHeaderError)) || isAlert(err)
+}
+
+// isAlert reports whether the server sent a TLS alert (RFC 8446 section 6.2). It may arrive after the
+// handshake has ended on our side.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+// explainTLS says what is wrong with TLS and what to do.
+func explainTLS(u *url.URL, err error) (message, fix string) {
+	var bad *tls.CertificateVerificationError
+	var invalid x509.CertificateInvalidError
+	var name x509.HostnameError
+	var unknown x509.UnknownAuthorityError
+	var record tls.RecordHeaderError
+	switch {
+	case errors.As(err, &record):
+		return u.Host + " does not speak TLS", "check the port in base_url, or use http:// with transport.allow_http: true if there is no TLS"
+	case isAlert(err):
+		return "the server refuses the handshake: " + shortError(err), "if it requires a client certificate, set transport.tls_config.cert_file and key_file; if it is old, min_version"
+	case !errors.As(err, &bad) || len(bad.UnverifiedCertificates) == 0:
+		return "the handshake failed: " + shortError(err), "check the port in base_url, and any firewall or proxy in between"
+	}
+	leaf := bad.UnverifiedCertificates[0]
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().Before(leaf.NotBefore):
+		return "the certificate is not valid before " + leaf.NotBefore.Format(time.DateTime), "check this machine's clock"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Sprintf("the certificate expired %s ago, on %s", days(time.Since(leaf.NotAfter)), leaf.NotAfter.Format(time.DateOnly)), "have it renewed on the server; if that date is in the future, check this machine's clock"
+	case errors.As(err, &name):
+		names := append(leaf.DNSNames, strings.Fields(strings.Trim(fmt.Sprint(leaf.IPAddresses), "[]"))...)
+		return "the certificate is for " + strings.Join(names, ", ") + ", not for " + name.Host, "use that name in base_url, or set transport.tls_config.server_name to it"
+	case errors.As(err, &unknown):
+		return "the certificate is from " + leaf.Issuer.String() + ", which this machine does not trust", "set transport.tls_config.ca_file to the PEM file of that authority"
+	}
+	return "the certificate is refused: " + shortError(bad.Err), "have it replaced on the server"
+}
+
+// checkClock compares this machine's clock with the Date of a response to a request sent at start.
+func (c *onlineCheck) checkClock(resp *http.Response, start time.Time) {
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		c.found("clock", "skipped", "the server sends no Date", "")
+		return
+	}
+	now := start.Add(time.Since(start) / 2)
+	skew := now.Sub(date.Add(time.Second / 2)) // Date has whole seconds
+	if skew.Abs() <= maxSkew {
+		c.ok("clock", "agrees with the server's")
+		return
+	}
+	direction := "behind"
+	if skew > 0 {
+		direction = "ahead of"
+	}
+	c.failed("clock", fmt.Sprintf("this machine's clock is %s %s the server's", about(skew.Abs().Round(10*time.Second)), direction), "synchronize the clock that is wrong, with NTP; until then, tokens expire earlier or later than expected", nil)
+}
