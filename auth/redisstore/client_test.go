@@ -23,21 +23,21 @@ import (
 	"github.com/itsmauth/itsmauth/internal/redistest"
 )
 
-// A trace sees the commands of a store, those of a connection's handshake excepted.
+// A trace records the commands of a store, except those of a connection's handshake.
 type trace struct {
 	mu       sync.Mutex
 	commands []command
-	after    int // when there have been so many, then is called
+	after    int // after this many commands, then is called
 	then     func()
 }
 
 type command struct {
-	begun time.Time
+	start time.Time
 	name  string
 	args  []any
 }
 
-// traced adds a trace to s, which must not have been used.
+// traced adds a trace to s, which must not have been used yet.
 func traced(s *store) *trace {
 	tr := &trace{}
 	for _, c := range []*client{s.records, s.windows} {
@@ -71,7 +71,7 @@ func (tr *trace) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// seen returns the commands so far, and forgets them.
+// seen returns the commands since the last call of seen.
 func (tr *trace) seen() []command {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -79,8 +79,8 @@ func (tr *trace) seen() []command {
 	return tr.commands
 }
 
-// secondTry is a context that ends when an operation is tried for the second time: by then the store
-// knows how the first try failed.
+// secondTry returns a context that ends at the second attempt of an operation. Then the store has the
+// error of the first.
 func (tr *trace) secondTry(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
@@ -90,14 +90,14 @@ func (tr *trace) secondTry(t *testing.T) context.Context {
 	return ctx
 }
 
-// allTold waits until nothing is still to be told to Redis.
-func allTold(s *store) {
-	s.mu.Lock() // so that nothing is added
+// waitBackground waits for the background commands.
+func waitBackground(s *store) {
+	s.mu.Lock() // so that none is added
 	defer s.mu.Unlock()
 	s.background.Wait()
 }
 
-// settled waits until no attempt of s is under way, and nothing is still to be told.
+// settled waits for the running attempts and the background commands of s.
 func settled(t *testing.T, s *store) {
 	t.Helper()
 	idle := func(c *client) bool {
@@ -106,10 +106,10 @@ func settled(t *testing.T, s *store) {
 		return c.current == nil || c.current.attempts == 0 && len(c.pools) == 1
 	}
 	redistest.Eventually(t, "the end of all attempts", func() bool { return idle(s.records) && idle(s.windows) })
-	allTold(s) // what the last of them had taken
+	waitBackground(s) // that the last attempts started
 }
 
-// misses counts how often the connections that s has now were not enough.
+// misses counts how often an operation of s finds no idle connection.
 func misses(s *store) func() uint32 {
 	var pools []redis.UniversalClient
 	for _, c := range []*client{s.records, s.windows} {
@@ -127,7 +127,7 @@ func misses(s *store) func() uint32 {
 	}
 }
 
-// calls counts a command, scripts' own included.
+// calls counts how often Redis has executed a command, also in scripts.
 func calls(t *testing.T, admin *redis.Client, name string) int {
 	t.Helper()
 	stats, err := admin.InfoMap(t.Context(), "commandstats").Result()
@@ -145,7 +145,7 @@ func throughProxy(server *redistest.Server, p *redistest.Proxy) string {
 	return strings.Replace(server.URL(), server.Addr(), p.Addr(), 1)
 }
 
-// A connection is made whatever time its first operation has, and is kept.
+// A connection is made and kept, even if the operation that needs it has too little time.
 func TestSlowNetwork(t *testing.T) {
 	t.Parallel()
 	const roundTrip = 500 * time.Millisecond
@@ -171,10 +171,10 @@ func TestSlowNetwork(t *testing.T) {
 	before := missed()
 	tr.seen()
 	for _, op := range methods(s) {
-		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // as Delete meets what Save has saved
+		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // Delete, because Save has changed the version
 			t.Errorf("%s: %v", op.name, err)
 		}
-		allTold(s)
+		waitBackground(s)
 	}
 	if n := missed() - before; n != 0 {
 		t.Errorf("%d operations found no connection", n)
@@ -183,13 +183,13 @@ func TestSlowNetwork(t *testing.T) {
 	for _, c := range tr.seen() {
 		names = append(names, c.name)
 	}
-	// Load, Save, Lock and its unlock, TryLock and its version of before, Take, Delete and its own
+	// Load, Save, Lock, its unlock, TryLock, Take, Delete
 	if want := []string{"hgetall", "eval", "eval", "eval", "eval", "eval", "eval"}; !slices.Equal(names, want) {
 		t.Errorf("%v, want a command for each operation, %v", names, want)
 	}
 }
 
-// The first operation after an outage finds the connections of those that failed in it.
+// The first operation after an outage finds the connections of operations that failed during it.
 func TestHung(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -227,17 +227,17 @@ func TestHung(t *testing.T) {
 		missed := misses(s)
 		before := missed()
 		op := methods(s)[i%len(cold)]
-		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // with itself
+		if err := op.run(t.Context()); err != nil && !errors.Is(err, auth.ErrConflict) { // two attempts of the same operation
 			t.Errorf("%s after it: %v", op.name, err)
 		}
-		allTold(s)
+		waitBackground(s)
 		if n := missed() - before; n != 0 {
 			t.Errorf("%s after it found no connection", op.name)
 		}
 	}
 }
 
-// A connection that drops all packets is not waited for: another one is made beside it.
+// If a connection drops all packets, another one is made while the first still waits.
 func TestVanished(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -246,7 +246,7 @@ func TestVanished(t *testing.T) {
 	s := opened(t, throughProxy(server, p))
 	tr := traced(s)
 	var both sync.WaitGroup
-	for range 3 { // so that there are idle connections, too
+	for range 3 { // so that there are idle connections too
 		both.Go(func() { s.Load(t.Context(), "k") })
 	}
 	both.Wait()
@@ -256,7 +256,7 @@ func TestVanished(t *testing.T) {
 		t.Fatalf("%v, %v", r, err)
 	}
 	if n := len(tr.seen()); n != 2 {
-		t.Errorf("%d attempts, want one more beside the first", n)
+		t.Errorf("%d attempts, want 2", n)
 	}
 	if r, err := s.Load(t.Context(), "k"); err != nil || r.Version != 1 {
 		t.Fatalf("%v, %v", r, err)
@@ -266,7 +266,7 @@ func TestVanished(t *testing.T) {
 	}
 }
 
-// An operation has at most three attempts under way, however long its context lasts.
+// An operation has at most three running attempts, however long its context lasts.
 func TestAttempts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -289,35 +289,35 @@ func TestAttempts(t *testing.T) {
 	}
 }
 
-// Only a slow connection is slow: it is used again, and what replaced it is given up.
+// A pool that was only slow is used again, and the pool that replaced it is closed.
 func TestSlowIsNotGone(t *testing.T) {
 	t.Parallel()
 	c := newClient(newDialer(address{}), func(dialFunc) redis.UniversalClient { return redis.NewClient(&redis.Options{}) })
 	defer c.close()
 	begun := time.Now()
-	slow, err := c.begin()
+	slow, err := c.startAttempt()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.replace(slow, begun)
-	c.replace(slow, begun) // it is not the current one any more
-	second, _ := c.begin()
+	c.replacePool(slow, begun)
+	c.replacePool(slow, begun) // no effect: it is not the current one any more
+	second, _ := c.startAttempt()
 	if second == slow || len(c.pools) != 2 {
 		t.Fatalf("%d pools, and an attempt on the silent one is %v", len(c.pools), second == slow)
 	}
-	c.finish(slow, true)
+	c.endAttempt(slow, true)
 	if c.current != slow || len(c.pools) != 2 {
 		t.Errorf("the slow one is current: %v, of %d", c.current == slow, len(c.pools))
 	}
-	c.replace(slow, begun) // it has answered since
-	c.finish(second, true)
+	c.replacePool(slow, begun) // no effect: it has replied since
+	c.endAttempt(second, true)
 	if c.current != slow || len(c.pools) != 1 {
 		t.Errorf("the slow one is current: %v, of %d", c.current == slow, len(c.pools))
 	}
-	c.running.Add(-2) // do does it when all is done
+	c.running.Add(-2) // as operation does
 }
 
-// A single server that refuses connections is believed after a second, and is found when it is back.
+// If a single server refuses connections for a second, operations fail; they work again when it is back.
 func TestRefusesConnections(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -336,10 +336,10 @@ func TestRefusesConnections(t *testing.T) {
 				t.Errorf("%s: %v", op.name, err)
 			}
 			if errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s was waited for as if there were no answer: %v", op.name, err)
+				t.Errorf("%s waited as if there were no reply: %v", op.name, err)
 			}
 			if took := time.Since(begun); took < time.Second {
-				t.Errorf("%s was believed after %v", op.name, took)
+				t.Errorf("%s failed after %v", op.name, took)
 			}
 		})
 	}
@@ -350,7 +350,7 @@ func TestRefusesConnections(t *testing.T) {
 	}
 }
 
-// A restart is shorter than the second for which refusals are not believed, or answers LOADING.
+// Operations survive a restart: refused connections are retried for a second, and LOADING longer.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
@@ -362,13 +362,13 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Kill()
-	server.Run(t) // which answers while it loads for 2 s
+	server.Run(t) // it loads for 2 s and replies LOADING
 	if r, err := s.Load(t.Context(), "k"); err != nil || r.Version != 1 {
 		t.Errorf("%v, %v", r, err)
 	}
 }
 
-// Sentinels that refuse connections may be back soon, or others answer.
+// If all Sentinels refuse connections, operations retry until their context ends.
 func TestSentinelsRefuse(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
@@ -390,8 +390,8 @@ func TestFailover(t *testing.T) {
 	if _, err := s.Load(t.Context(), "k"); err != nil {
 		t.Fatal(err)
 	}
-	watchers[1].Signal(t, syscall.SIGSTOP) // two can decide, and a hung one holds nobody up
-	redises[0].Signal(t, syscall.SIGSTOP)  // it is gone without a word
+	watchers[1].Signal(t, syscall.SIGSTOP) // the other two are a majority
+	redises[0].Signal(t, syscall.SIGSTOP)  // no connection is closed
 	begun := time.Now()
 	if err := s.Save(t.Context(), "k", auth.Record{Version: 1, Data: []byte("new")}); err != nil {
 		t.Errorf("Save in a failover: %v", err)
@@ -402,8 +402,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// A master that hung answers again for some seconds after the Sentinels have named another. What it is
-// told then is lost.
+// A master that hung replies again for some seconds after the Sentinels have named another. What is
+// written to it then is lost.
 func TestMasterWakes(t *testing.T) {
 	t.Parallel()
 	for name, savesEarly := range map[string]bool{"lock afterwards": false, "save that waits": true} {
@@ -461,7 +461,7 @@ func TestClusterIsGone(t *testing.T) {
 	wantAll(t, opened(t, url), "cannot reach Redis: dial tcp 127.0.0.1:")
 }
 
-// What an attempt takes whose caller has left is given back.
+// A lock or slot that an attempt takes after its caller has given up is released.
 func TestTakenLate(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -488,13 +488,13 @@ func TestTakenLate(t *testing.T) {
 		settled(t, s)
 		for _, key := range []string{"itsmauth:{lock}:lock", "itsmauth:{trylock}:lock", "itsmauth:{k}:window"} {
 			if n := server.Do(t, "EXISTS "+key).(int64); n != 0 {
-				t.Errorf("%s was not given back", name)
+				t.Errorf("%s was not released", name)
 			}
 		}
 	}
 	admin := server.Admin(t)
 	if sets, dels := calls(t, admin, "set"), calls(t, admin, "del"); sets < 2 || dels != sets {
-		t.Errorf("of %d locks %d were given back", sets, dels)
+		t.Errorf("of %d locks %d were released", sets, dels)
 	}
 	if adds, rems := calls(t, admin, "zadd"), calls(t, admin, "zrem"); adds < 4 || rems < 2 {
 		t.Errorf("after %d ZADDs, two for each slot, there were %d ZREMs", adds, rems)
@@ -515,7 +515,7 @@ func TestClosed(t *testing.T) {
 	})
 	s.Close()
 	if err := <-failed; !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the store is closed") {
-		t.Errorf("under way at Close: %v", err)
+		t.Errorf("running at Close: %v", err)
 	}
 	for _, op := range methods(s) {
 		if err := op.run(t.Context()); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the store is closed") {
@@ -524,8 +524,8 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// A context that has no end is given one.
-func TestOwnLimit(t *testing.T) {
+// Operations with a context that never ends time out.
+func TestDefaultTimeout(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := opened(t, server.URL())
@@ -543,11 +543,11 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
-	flag.Set("test.parallel", "16") // these tests do little but wait
+	flag.Set("test.parallel", "16") // these tests mostly wait
 	os.Exit(m.Run())
 }
 
-// child loads from the store at url, closes it, and prints the error and the goroutines that are left.
+// child loads from the store at url, closes it, and prints the error and the remaining goroutines.
 func child(url string) {
 	s, err := Open(Config{URL: auth.SecretString(url)})
 	if err != nil {
@@ -567,8 +567,7 @@ func child(url string) {
 	}
 }
 
-// go-redis writes nothing to the stderr of a process that has not asked for it, and Close leaves no
-// goroutine behind, whatever does not answer.
+// go-redis writes nothing to stderr, and Close leaves no goroutine behind, whatever does not reply.
 func TestQuiet(t *testing.T) {
 	t.Parallel()
 	hung, err := net.Listen("tcp", "127.0.0.1:0")

@@ -19,35 +19,33 @@ import (
 
 // Config says where Redis is.
 //
-// One server:
+// To use a single server, give its address:
 //
 //	rediss://user:password@host:6379/0
 //
-// The scheme is rediss, or redis without TLS; the user is an ACL user, or absent for the default one;
-// the path is the database. User and password are read again for each connection.
+// The scheme is rediss, or redis without TLS. The user is an ACL user; without one it is the default
+// user. The path is the number of the database. User and password are read again for each connection.
 //
-// A set of servers that Sentinel watches: host and every addr are Sentinels, and master_name is what
-// they call the set. A Sentinel that is not named here is not asked. sentinel_username and
-// sentinel_password are for the Sentinels themselves.
+// To use servers watched by Sentinel, give the addresses of all Sentinels, and the set's name as
+// master_name. sentinel_username and sentinel_password log in to the Sentinels.
 //
 //	rediss://user:password@host1:26379/0?addr=host2:26379&addr=host3:26379&master_name=main
 //
-// A Cluster: host and every addr are nodes of it. One that is named by a single address also says
-// cluster=true.
+// To use a Cluster, give the addresses of several nodes, or of one and cluster=true:
 //
 //	rediss://user:password@host1:6379?addr=host2:6379&addr=host3:6379
 type Config struct {
-	// URL of the server, a secret since it holds the password; docs/operations.md has those of
-	// Sentinel and Cluster.
+	// URL is where Redis is, for example rediss://user:password@host:6379/0. It is a secret because of
+	// the password. docs/operations.md has the URLs for Sentinel and Cluster.
 	URL auth.Secret `yaml:"url" required:"true"`
 	// KeyPrefix is the prefix of every key in Redis. It must not contain braces. The default is itsmauth:.
 	KeyPrefix string `yaml:"key_prefix"`
-	// TLS of the connections, for rediss. Its certificate is for servers that ask for one.
+	// TLS is for URLs that begin with rediss. The certificate is for servers that require one.
 	TLS tlsfile.Config `yaml:"tls_config"`
 }
 
-// connector gives what makes connections, and connect, which makes a pool of them.
-func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalClient, err error) {
+// prepare checks c. It returns the dialer, and connect, which makes the connections of a pool.
+func (c Config) prepare() (d *dialer, connect func(dialFunc) redis.UniversalClient, err error) {
 	var errs settings.Errors
 	errs.When(strings.ContainsAny(c.KeyPrefix, "{}"), "key_prefix", "must not contain braces")
 	a, err := c.address()
@@ -66,7 +64,7 @@ func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalCl
 	case a.tls:
 		d.tls = tls
 	case c.TLS != tlsfile.Config{}:
-		errs.Add("tls_config", errors.New("needs a url of scheme rediss"))
+		errs.Add("tls_config", errors.New("needs a url that begins with rediss://"))
 	}
 	o := redis.UniversalOptions{
 		Addrs: a.addrs,
@@ -78,17 +76,17 @@ func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalCl
 			}
 			return a.username, a.password, err
 		},
-		Protocol:              2, // nothing here is for the third, which asks more of each connection
+		Protocol:              2, // version 3 has nothing that is needed here, and costs more for each connection
 		DisableIdentity:       true,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           attemptLimit,
-		DialerRetries:         1, // this package tries again by itself
+		DialTimeout:           attemptTimeout,
+		DialerRetries:         1, // this package does the retries
 		MaxRetries:            -1,
-		MinRetryBackoff:       retryLeast, // of a Cluster's redirects
-		MaxRetryBackoff:       retryMost,
-		ReadTimeout:           attemptLimit,
-		WriteTimeout:          attemptLimit,
-		PoolTimeout:           attemptLimit,
+		MinRetryBackoff:       minRetryWait, // for a Cluster's redirects
+		MaxRetryBackoff:       maxRetryWait,
+		ReadTimeout:           attemptTimeout,
+		WriteTimeout:          attemptTimeout,
+		PoolTimeout:           attemptTimeout,
 		PoolSize:              poolSize,
 		PipelinePoolSize:      -1,
 	}
@@ -101,15 +99,15 @@ func (c Config) connector() (d *dialer, connect func(dialFunc) redis.UniversalCl
 			r.AddHook(hook)
 			return r
 		}
-		ofCluster := o.Cluster()
-		ofCluster.DisableRoutingPolicies = true // they cost a round trip and are for other commands
-		r := redis.NewClusterClient(ofCluster)
+		clusterOptions := o.Cluster()
+		clusterOptions.DisableRoutingPolicies = true // they cost a round trip and are for other commands
+		r := redis.NewClusterClient(clusterOptions)
 		r.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
 		return r
 	}, errs.Err()
 }
 
-// address is what a URL says.
+// address is a parsed URL.
 type address struct {
 	tls                                bool
 	addrs                              []string
@@ -120,7 +118,7 @@ type address struct {
 	sentinelUsername, sentinelPassword string
 }
 
-// address reads the URL. Its errors show nothing of it but names of parameters.
+// address reads the URL. Its errors contain no part of the URL except names of parameters.
 func (c Config) address() (a address, err error) {
 	text, err := c.URL.Value()
 	if err != nil {
@@ -129,7 +127,7 @@ func (c Config) address() (a address, err error) {
 	return parseURL(text)
 }
 
-var errURL = errors.New("must be a URL such as rediss://user:password@host:6379/0; write % / ? # @ of a password as %25 %2F %3F %23 %40")
+var errURL = errors.New("must be a URL such as rediss://user:password@host:6379/0; in a password, write % / ? # @ as %25 %2F %3F %23 %40")
 
 func parseURL(text string) (a address, err error) {
 	u, err := url.Parse(strings.TrimSpace(text))
@@ -150,7 +148,7 @@ func parseURL(text string) (a address, err error) {
 	a.addrs = []string{net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))}
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if a.db, err = strconv.Atoi(path); err != nil || a.db < 0 {
-			return a, errors.New("the path must be a database's number; write % / ? # @ of a password as %25 %2F %3F %23 %40")
+			return a, errors.New("the path must be the number of a database; in a password, write % / ? # @ as %25 %2F %3F %23 %40")
 		}
 	}
 	for name, values := range q {
@@ -173,11 +171,11 @@ func parseURL(text string) (a address, err error) {
 			if a.cluster, err = strconv.ParseBool(values[0]); err != nil {
 				return a, errors.New("cluster must be true or false")
 			}
-		default: // a part of the password perhaps, which had a ? in it
-			return a, errors.New("has an unknown parameter; there are addr, master_name, sentinel_username, sentinel_password and cluster")
+		default: // do not show it: it may be part of a password with a ? in it
+			return a, errors.New("has an unknown parameter; the known ones are addr, master_name, sentinel_username, sentinel_password and cluster")
 		}
 		if len(values) > 1 {
-			return a, fmt.Errorf("%s is there twice", name)
+			return a, fmt.Errorf("%s appears twice", name)
 		}
 	}
 	a.cluster = a.cluster || a.masterName == "" && len(a.addrs) > 1

@@ -45,18 +45,18 @@ func TestRefused(t *testing.T) {
 		{url: "redis://u:s3cr+t%@h", want: "url: must be a URL such as"},
 		{url: "redis://u:s3cr+t@h:port", want: "url: must be a URL such as"},
 		{url: "redis://h?x=%s3cr+t", want: "url: must be a URL such as"},
-		{url: "redis://u:s3cr+t@h/zero", want: "url: the path must be a database's number"},
-		{url: "redis://h/-1", want: "url: the path must be a database's number"},
+		{url: "redis://u:s3cr+t@h/zero", want: "url: the path must be the number of a database"},
+		{url: "redis://h/-1", want: "url: the path must be the number of a database"},
 		{url: "redis://h?password=s3cr+t", want: "url: has an unknown parameter"},
 		{url: "redis://u:12?s3cr+t&s3cr+t&x@h", want: "url: has an unknown parameter"},
 		{url: "redis://h?addr=s3cr+t", want: "url: each addr must be host:port"},
 		{url: "redis://h?cluster=s3cr+t", want: "url: cluster must be true or false"},
-		{url: "redis://h?cluster=true&cluster=true", want: "url: cluster is there twice"},
+		{url: "redis://h?cluster=true&cluster=true", want: "url: cluster appears twice"},
 		{url: "redis://h?cluster=true&master_name=m", want: "url: cannot have both cluster and master_name"},
 		{url: "redis://h/1?cluster=true", want: "url: a Cluster has only database 0"},
 		{url: "redis://h?master_name=", want: "url: master_name must not be empty"},
 		{url: "redis://h", config: Config{KeyPrefix: "a{b}"}, want: "key_prefix: must not contain braces"},
-		{url: "redis://h", config: Config{TLS: tlsfile.Config{ServerName: "h"}}, want: "tls_config: needs a url of scheme rediss"},
+		{url: "redis://h", config: Config{TLS: tlsfile.Config{ServerName: "h"}}, want: "tls_config: needs a url that begins with rediss://"},
 		{url: "rediss://h", config: Config{TLS: tlsfile.Config{MinVersion: "TLS10", CertFile: "x"}},
 			want: "tls_config.min_version: must be one of TLS12, TLS13\ntls_config.cert_file: needs key_file"},
 	} {
@@ -67,11 +67,11 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%q: %v, want %q", tt.url, err, tt.want)
 		}
 		shown := fmt.Sprintf("%v %+v %#v", err, err, err)
-		if strings.Contains(shown, secret) || strings.Contains(shown, "s3cr t") { // + is a blank in a query
+		if strings.Contains(shown, secret) || strings.Contains(shown, "s3cr t") { // + is a space in a query
 			t.Errorf("%q: the error shows the secret: %v", tt.url, err)
 		}
 		if !errors.As(err, new(*auth.KeyError)) {
-			t.Errorf("%q: %T is no KeyError", tt.url, err)
+			t.Errorf("%q: %T is not a KeyError", tt.url, err)
 		}
 	}
 }

@@ -12,38 +12,37 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// connectLimit is how long TCP may take. What takes longer is tried anew.
-const connectLimit = 5 * time.Second
+// connectTimeout is how long TCP may take to connect.
+const connectTimeout = 5 * time.Second
 
-// A dialer makes connections to a server, to a Cluster's node, or to the master that Sentinels name.
-//
-// It does what redis.NewFailoverClient does with fewer round trips, and bears with a Sentinel that
-// hangs.
+// A dialer makes connections to a server, to a node of a Cluster, or to the master that Sentinels name.
+// Unlike redis.NewFailoverClient it needs one round trip for the Sentinels, and copes with a Sentinel
+// that hangs.
 type dialer struct {
 	address
-	tls         *tls.Config  // nil: none
-	handshaking atomic.Int32 // TLS handshakes under way
+	tls         *tls.Config  // nil without TLS
+	handshaking atomic.Int32 // running TLS handshakes
 	sentinels   sentinels
 
-	life  context.Context // ends with close
+	ctx   context.Context // ends with close
 	close context.CancelFunc
 }
 
 func newDialer(a address) *dialer {
 	d := &dialer{address: a}
-	d.life, d.close = context.WithCancel(context.Background())
+	d.ctx, d.close = context.WithCancel(context.Background())
 	return d
 }
 
-// single reports whether there is one server, which nothing replaces when it is gone.
-func (d *dialer) single() bool { return !d.cluster && d.masterName == "" }
+// singleServer reports whether no other server takes over if this one is down.
+func (d *dialer) singleServer() bool { return !d.cluster && d.masterName == "" }
 
-// silence is why there is no answer. A Redis without TLS waits for the end of the handshake's line.
-func (d *dialer) silence() error {
+// noReplyError returns why there is no reply. To a TLS handshake, a Redis without TLS does not reply.
+func (d *dialer) noReplyError() error {
 	if d.handshaking.Load() > 0 {
 		return errNoHandshake
 	}
-	return errNoAnswer
+	return errNoReply
 }
 
 // A connectError is why there is no connection.
@@ -52,9 +51,9 @@ type connectError struct{ err error }
 func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
-func isDial(err error) bool { return errors.As(err, new(*connectError)) }
+func isConnectError(err error) bool { return errors.As(err, new(*connectError)) }
 
-// A sentinelError is what a Sentinel says, or why it says nothing.
+// A sentinelError is a Sentinel's error reply, or why there is no reply.
 type sentinelError struct{ err error }
 
 func (e *sentinelError) Error() string { return e.err.Error() }
@@ -66,15 +65,15 @@ type handshakeError struct{ err error }
 func (e *handshakeError) Error() string { return e.err.Error() }
 func (e *handshakeError) Unwrap() error { return e.err }
 
-// A dialFunc is go-redis's Dialer.
+// A dialFunc is the Dialer of go-redis.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dial gives the Dialer of a pool. go-redis's ctx knows nothing of close.
+// dial returns the Dialer of a pool. It also ends with close, which go-redis's ctx does not.
 func (d *dialer) dial(p *pool) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(d.life, cancel)()
+		defer context.AfterFunc(d.ctx, cancel)()
 		conn, err := d.dialMaster(ctx, network, addr, p)
 		if err != nil {
 			return nil, &connectError{err}
@@ -86,19 +85,19 @@ func (d *dialer) dial(p *pool) dialFunc {
 func (d *dialer) dialMaster(ctx context.Context, network, addr string, p *pool) (net.Conn, error) {
 	if d.masterName != "" {
 		var err error
-		if addr, err = d.master(ctx); err != nil {
+		if addr, err = d.findMaster(ctx); err != nil {
 			return nil, &sentinelError{err}
 		}
 		if !p.bind(addr) {
-			return nil, errMoved
+			return nil, errFailover
 		}
 	}
 	return d.connect(ctx, network, addr)
 }
 
 func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
-	to := net.Dialer{Timeout: connectLimit, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Count: 3}}
-	conn, err := to.DialContext(ctx, network, addr)
+	netDialer := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Count: 3}}
+	conn, err := netDialer.DialContext(ctx, network, addr)
 	if err != nil || d.tls == nil {
 		return conn, err
 	}
@@ -116,16 +115,16 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 	return encrypted, nil
 }
 
-// A helloHook looks at the reply to HELLO, the first command of a connection. After a refusal go-redis
-// would try AUTH, which makes a second wrong login of one, or finds the connection closed.
+// A helloHook stops go-redis after an error reply to HELLO, the first command of a connection. go-redis
+// would go on with AUTH, which counts as a second wrong login, or finds the connection closed.
 type helloHook struct{ encrypted bool }
 
-// A helloError is a refusal of the connection. It is no redis.Error, for go-redis not to go on.
+// A helloError is an error reply to HELLO. It is not a redis.Error, so that go-redis does not go on.
 type helloError struct{ reply string }
 
 func (e *helloError) Error() string { return e.reply }
 
-// A closedError is a connection that ended before it had an answer.
+// A closedError is a connection that Redis closed before its first reply.
 type closedError struct {
 	encrypted bool
 	text      string
@@ -149,8 +148,8 @@ func (h helloHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		var network net.Error
 		switch {
 		case errors.As(err, &reply):
-			if m := find(reply.Error(), false); m == nil || m.code == unknownCommand {
-				return err // it does not know HELLO
+			if m := findMeaning(reply.Error(), false); m == nil || m.prefix == unknownCommand {
+				return err // this Redis is too old for HELLO
 			}
 			return &helloError{reply.Error()}
 		case errors.Is(err, io.EOF), errors.As(err, &network) && !network.Timeout() && !isAlert(err):

@@ -15,17 +15,17 @@ import (
 )
 
 var (
-	errForeign     = errors.New("holds something that is not of itsmauth, or the same key with :lock, :window or :peers does; rename that key, or set another token_store.key_prefix")
+	errForeign     = errors.New("was not written by itsmauth, or the same key with :lock, :window or :peers was not; rename that key, or set another token_store.key_prefix")
 	errDamaged     = errors.New("is damaged; put a good copy back, or remove it to start anew")
-	errNoAnswer    = errors.New("no answer from Redis")
-	errNoHandshake = errors.New("no answer from Redis to the TLS handshake; if its port does not speak TLS, begin token_store.url with redis://")
+	errNoReply     = errors.New("no answer from Redis")
+	errNoHandshake = errors.New("no answer from Redis to the TLS handshake; if its port does not use TLS, begin token_store.url with redis://")
 	errNoMaster    = errors.New("the Sentinels know no master of that name: correct master_name in token_store.url")
-	errMoving      = errors.New("the key is being moved to another node of the Cluster")
-	errMoved       = errors.New("a failover of Redis is under way: the Sentinels name another master")
+	errKeyMoving   = errors.New("the key is being moved to another node of the Cluster")
+	errFailover    = errors.New("a failover of Redis is under way: the Sentinels name another master")
 	errLocked      = errors.New("another process holds the lock")
 )
 
-// A keyError says what is wrong with the record at a key.
+// A keyError is what is wrong with a key.
 type keyError struct {
 	key string
 	err error
@@ -40,69 +40,66 @@ type credentialsError struct{ err error }
 func (e *credentialsError) Error() string { return "cannot read token_store.url: " + e.err.Error() }
 func (e *credentialsError) Unwrap() error { return e.err }
 
-// A brokenError is a connection that ended, or had no answer for too long. It says less than anything
-// that Redis has said before.
+// A brokenError is a connection that broke, or a reply that did not come. An earlier error says more.
 type brokenError struct{ err error }
 
 func (e *brokenError) Error() string { return e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
-// A meaning is what an error reply says in plain words, and whether that may pass without anybody's
-// help.
+// A meaning explains an error reply.
 type meaning struct {
-	code    string // with which the reply begins
-	means   string
-	passing bool
+	prefix    string // of the reply
+	text      string
+	temporary bool // may go away without a repair
 }
 
 const unknownCommand = "ERR unknown command"
 
-const denied = "Redis does not let this user do that: give the user of token_store.url +@read +@write +@scripting +@connection +time on the keys of token_store.key_prefix"
+const noPermission = "the user of token_store.url lacks a permission in Redis: give it +@read +@write +@scripting +@connection +time on the keys of token_store.key_prefix"
 
 var meanings = []meaning{
-	{"OOM", "Redis is full: raise its maxmemory, or delete keys that are not needed", false},
-	{"READONLY", "Redis is read-only: it is a replica, or a failover is under way; token_store.url must lead to the master", true},
-	{"MISCONF", "Redis refuses writes because it cannot save them to its disk: see Redis's log", false},
-	{"NOREPLICAS", "Redis refuses writes because too few replicas follow it (min-replicas-to-write)", true},
-	{"LOADING", "Redis is starting, and still loads its data", true},
+	{"OOM", "Redis is full: raise its maxmemory, or delete keys", false},
+	{"READONLY", "Redis is read-only: it is a replica, or a failover is under way; token_store.url must name the master", true},
+	{"MISCONF", "Redis refuses writes because it cannot save them to its disk: see the log of Redis", false},
+	{"NOREPLICAS", "Redis refuses writes because it has too few replicas (min-replicas-to-write)", true},
+	{"LOADING", "Redis is starting and loading its data", true},
 	{"MASTERDOWN", "Redis is failing over: this replica has lost its master", true},
 	{"CLUSTERDOWN", "Redis Cluster is down, or failing over", true},
 	{"TRYAGAIN", "Redis Cluster is moving the key", true},
-	{"BUSY", "Redis is busy with somebody's script", true},
-	{"NOAUTH", "Redis wants a password: give user and password in token_store.url", false},
+	{"BUSY", "Redis is busy running a script", true},
+	{"NOAUTH", "Redis requires a password: put user and password into token_store.url", false},
 	{"WRONGPASS", "Redis refuses the user or the password: correct them in token_store.url", false},
 	{"ERR invalid password", "Redis refuses the password: correct it in token_store.url", false},
 	{"ERR Client sent AUTH", "Redis has no password: remove the one in token_store.url", false},
 	{"ERR AUTH", "Redis has no password: remove the one in token_store.url", false},
-	{"NOPERM", denied, false},
-	{"ERR The user executing the script", denied, false},
-	{"DENIED", "Redis is in protected mode, in which it serves its own machine alone: give it a password, or set its protected-mode to no", false},
-	{"NOPROTO", "Redis is too old: version 6 is the oldest that works", false},
-	{"ERR max number of clients", "Redis has no room for another connection: raise its maxclients", true},
+	{"NOPERM", noPermission, false},
+	{"ERR The user executing the script", noPermission, false},
+	{"DENIED", "Redis is in protected mode and only accepts connections from its own machine: give it a password, or set its protected-mode to no", false},
+	{"NOPROTO", "Redis is too old: version 6 or newer is needed", false},
+	{"ERR max number of clients", "Redis has too many connections: raise its maxclients", true},
 	{"ERR This instance has cluster support disabled", "this Redis is not a Cluster: remove cluster=true, or the addr parameters, from token_store.url", false},
-	{"ERR DB index is out of range", "Redis has no database of that number: correct the path of token_store.url", false},
-	{unknownCommand, "this server does not know Redis's commands: if it is a Sentinel, add master_name to token_store.url", false},
+	{"ERR DB index is out of range", "Redis has no database with this number: correct the path of token_store.url", false},
+	{unknownCommand, "this server does not know the commands of Redis: if it is a Sentinel, add master_name to token_store.url", false},
 }
 
 var sentinelMeanings = []meaning{
-	{"NOAUTH", "the Sentinels want a password: give sentinel_username and sentinel_password in token_store.url", false},
+	{"NOAUTH", "the Sentinels require a password: put sentinel_username and sentinel_password into token_store.url", false},
 	{"WRONGPASS", "the Sentinels refuse the user or the password: correct sentinel_username and sentinel_password in token_store.url", false},
-	{"NOPERM", "the Sentinels do not let this user ask for the master: allow sentinel_username of token_store.url +sentinel", false},
-	{unknownCommand, "token_store.url has a master_name, but this server is no Sentinel: give the Sentinels' addresses, or remove master_name", false},
+	{"NOPERM", "the user sentinel_username of token_store.url may not ask the Sentinels for the master: give it +sentinel", false},
+	{unknownCommand, "token_store.url has a master_name, but this server is not a Sentinel: give the addresses of the Sentinels, or remove master_name", false},
 }
 
-// inScript matches what Redis 6 and older put around the error of a command in a script.
+// inScript matches what Redis 6 and older put before the error of a command in a script.
 var inScript = regexp.MustCompile(`^ERR Error (?:running|compiling) script .*?@user_script: ?\d+: -?`)
 
-// isReply reports whether err is an error reply of the Redis that was asked, as opposed to one that
-// was not reached.
+// isReply reports whether err is an error reply to the command, so that Redis did not carry it out.
 func isReply(err error) bool {
-	return !isDial(err) && (errors.As(err, new(redis.Error)) || errors.As(err, new(*helloError)))
+	return !isConnectError(err) && (errors.As(err, new(redis.Error)) || errors.As(err, new(*helloError)))
 }
 
-// explain says what err means without what it quotes, since Redis repeats the arguments of commands
-// that it does not understand. passing reports whether it may pass without anybody's help.
-func (c *client) explain(err error, key string) (meaning error, passing bool) {
+// classify returns what err means, and whether it may go away without a repair. It does not quote Redis,
+// which repeats the arguments of commands that it does not know.
+func (c *client) classify(err error, key string) (meaning error, temporary bool) {
 	var (
 		reply      redis.Error
 		refused    *helloError
@@ -114,38 +111,38 @@ func (c *client) explain(err error, key string) (meaning error, passing bool) {
 	switch {
 	case errors.As(err, new(*credentialsError)):
 		return err, false
-	case errors.Is(err, errMoved):
-		return errMoved, true
+	case errors.Is(err, errFailover):
+		return errFailover, true
 	case atSentinel && errors.Is(err, redis.Nil):
 		return errNoMaster, false
 	case errors.Is(err, errDamaged), errors.Is(err, errForeign):
 		return &keyError{key, err}, false
 	case errors.As(err, &reply):
-		return c.explainReply(inScript.ReplaceAllString(reply.Error(), ""), key, atSentinel)
+		return c.classifyReply(inScript.ReplaceAllString(reply.Error(), ""), key, atSentinel)
 	case errors.As(err, &refused):
-		return c.explainReply(refused.reply, key, atSentinel)
+		return c.classifyReply(refused.reply, key, atSentinel)
 	case errors.As(err, &handshake):
-		return explainHandshake(handshake.err)
+		return classifyHandshake(handshake.err)
 	case isAlert(err): // with TLS 1.3 it comes after the handshake
-		return fmt.Errorf("the TLS connection is refused by Redis (%w): correct token_store.tls_config", err), false
-	case isDial(err) && atSentinel:
+		return classifyHandshake(err)
+	case isConnectError(err) && atSentinel:
 		return fmt.Errorf("cannot reach a Sentinel: %w", err), true
-	case isDial(err):
+	case isConnectError(err):
 		return fmt.Errorf("cannot reach Redis: %w", err), true
 	case errors.As(err, &closed) && closed.encrypted:
-		return errors.New("the connection is closed before Redis answers; if it wants a client certificate, set token_store.tls_config.cert_file and key_file"), true
+		return errors.New("Redis closed the connection at once; if it requires a client certificate, set token_store.tls_config.cert_file and key_file"), true
 	case errors.As(err, &closed):
-		return errors.New("the connection is closed before Redis answers; if its port wants TLS, begin token_store.url with rediss://"), true
+		return errors.New("Redis closed the connection at once; if its port uses TLS, begin token_store.url with rediss://"), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, redis.ErrPoolTimeout),
 		errors.As(err, &network) && network.Timeout():
-		return &brokenError{errNoAnswer}, true
+		return &brokenError{errNoReply}, true
 	}
 	return &brokenError{fmt.Errorf("the connection to Redis broke: %w", err)}, true
 }
 
-func (c *client) explainReply(text, key string, atSentinel bool) (err error, passing bool) {
-	if m := find(text, atSentinel); m != nil {
-		return errors.New(m.means), m.passing
+func (c *client) classifyReply(text, key string, atSentinel bool) (err error, temporary bool) {
+	if m := findMeaning(text, atSentinel); m != nil {
+		return errors.New(m.text), m.temporary
 	}
 	code, _, _ := strings.Cut(strings.TrimPrefix(text, "ERR "), " ")
 	switch code {
@@ -153,39 +150,39 @@ func (c *client) explainReply(text, key string, atSentinel bool) (err error, pas
 		return &keyError{key, errForeign}, false
 	case "MOVED", "ASK":
 		if c.dialer.cluster {
-			return errMoving, true
+			return errKeyMoving, true
 		}
 		return errors.New("this Redis is a Cluster node: add ?cluster=true to token_store.url"), false
 	}
-	return fmt.Errorf("unexpected reply of Redis, %.20q", code), false
+	return fmt.Errorf("unexpected reply from Redis: %.20q", code), false
 }
 
-// find looks a reply up, or returns nil.
-func find(text string, atSentinel bool) *meaning {
+// findMeaning returns nil for an unknown reply.
+func findMeaning(text string, atSentinel bool) *meaning {
 	all := meanings
 	if atSentinel {
 		all = slices.Concat(sentinelMeanings, meanings)
 	}
 	for _, m := range all {
-		if strings.HasPrefix(text, m.code) {
+		if strings.HasPrefix(text, m.prefix) {
 			return &m
 		}
 	}
 	return nil
 }
 
-func explainHandshake(err error) (meaning error, passing bool) {
+func classifyHandshake(err error) (meaning error, temporary bool) {
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, new(tls.RecordHeaderError)):
-		return errors.New("this port of Redis does not speak TLS: begin token_store.url with redis://, or give Redis's TLS port"), false
+		return errors.New("this port of Redis does not use TLS: begin token_store.url with redis://, or give the TLS port"), false
 	case errors.As(err, &certificate):
 		if errors.As(err, new(x509.UnknownAuthorityError)) {
 			return fmt.Errorf("the certificate of Redis is not trusted (%w): set token_store.tls_config.ca_file", err), false
 		}
 		return fmt.Errorf("the certificate of Redis is not valid (%w): see token_store.tls_config", err), false
 	case isAlert(err):
-		return fmt.Errorf("the TLS connection is refused by Redis (%w): correct token_store.tls_config", err), false
+		return fmt.Errorf("Redis refuses the TLS connection (%w): correct token_store.tls_config", err), false
 	case errors.Is(err, context.DeadlineExceeded):
 		return errNoHandshake, true
 	}

@@ -11,31 +11,31 @@ import (
 )
 
 const (
-	// lockLife is how long a lock outlives its holder.
-	lockLife = 5 * time.Second
-	// lockRenewal is how often a holder that is alive says so.
-	lockRenewal = 1500 * time.Millisecond
-	// lockLeast and lockMost bound the time between two looks at a lock that another process holds.
-	lockLeast = 10 * time.Millisecond
-	lockMost  = 200 * time.Millisecond
+	// lockTTL is how long a lock stays after its holder died.
+	lockTTL = 5 * time.Second
+	// renewInterval is how often a holder renews its lock.
+	renewInterval = 1500 * time.Millisecond
+	// minLockWait and maxLockWait bound the wait before the next try for a lock that is held.
+	minLockWait = 10 * time.Millisecond
+	maxLockWait = 200 * time.Millisecond
 )
 
-// A lease is a lock that this process wants or has.
+// A lease is a lock that this process tries to take, or holds.
 type lease struct {
-	s     *store
-	key   string
-	owner string
-	hold
+	s           *store
+	key         string
+	owner       string // random, the lock's value in Redis
+	acquisition acquisition
 }
 
 func (s *store) newLease(key string) *lease { return &lease{s: s, key: key, owner: rand.Text()} }
 
 func (l *lease) lockKey() string { return l.s.key(l.key, ":lock") }
 
-// take takes the lock, or takes it for longer. A lock that Redis has lost is taken again.
+// take takes or renews the lock. It also takes a lock again that Redis has lost.
 func (l *lease) take(ctx context.Context) (bool, error) {
-	return do(ctx, l.s.records, l.s.key(l.key, ""), &l.hold, func(ctx context.Context, p *pool) (bool, error) {
-		taken, err := lock.Eval(ctx, p.redis, []string{l.lockKey()}, l.owner, lockLife.Milliseconds()).Int64()
+	return do(ctx, l.s.records, l.s.key(l.key, ""), &l.acquisition, func(ctx context.Context, p *pool) (bool, error) {
+		taken, err := lock.Eval(ctx, p.redis, []string{l.lockKey()}, l.owner, lockTTL.Milliseconds()).Int64()
 		if err == nil {
 			err = l.s.confirmLock(ctx, taken == 1, p)
 		}
@@ -43,39 +43,39 @@ func (l *lease) take(ctx context.Context) (bool, error) {
 	})
 }
 
-// confirmLock gives an error if a lock that was taken is worth nothing, since p's server is not the
-// master any more. Where it could not be taken, that is found out in the background.
+// confirmLock returns an error if the lock was taken on a server that is not the master any more. If
+// the lock was not taken, the Sentinels are only asked in the background.
 func (s *store) confirmLock(ctx context.Context, taken bool, p *pool) error {
 	if taken {
-		return s.dialer.confirm(ctx, p)
+		return s.dialer.confirmMaster(ctx, p)
 	}
-	s.records.doubt()
+	s.records.askInBackground()
 	return nil
 }
 
-// tellUnlock frees the lock for others, if it is this lease's. If that fails for good, it lapses.
-func (l *lease) tellUnlock() {
-	l.s.tell(l.s.records, lockLife, l.key, unlock, []string{l.lockKey()}, l.owner)
+// unlockInBackground removes the lock, if it is this lease's. If Redis stays away, the lock expires.
+func (l *lease) unlockInBackground() {
+	l.s.runInBackground(l.s.records, lockTTL, l.key, unlock, []string{l.lockKey()}, l.owner)
 }
 
-// keep extends the lock until the unlock that it returns is called.
+// keep renews the lock until unlock is called.
 func (l *lease) keep() (unlock func()) {
-	held, release := context.WithCancel(l.s.open)
+	held, stop := context.WithCancel(l.s.closing)
 	l.s.goBackground(func() { l.renew(held) })
 	return sync.OnceFunc(func() {
-		release()
-		l.hold.release(l.tellUnlock)
+		stop()
+		l.acquisition.release(l.unlockInBackground)
 	})
 }
 
 func (l *lease) renew(held context.Context) {
-	ticker := time.NewTicker(lockRenewal)
+	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			// What fails is tried at the next tick. What was lost to another process shows when the
-			// record is saved.
+			// An error is retried at the next tick. If another process has the lock now, Save
+			// will notice by the record's version.
 			l.take(held)
 		case <-held.Done():
 			return
@@ -85,17 +85,17 @@ func (l *lease) renew(held context.Context) {
 
 // TryLock implements [auth.TryLocker] with one command.
 func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Record, func(), error) {
-	type trial struct {
+	type result struct {
 		record auth.Record
 		taken  bool
 	}
 	l, name := s.newLease(key), s.key(key, "")
-	t, err := do(ctx, s.records, name, &l.hold, func(ctx context.Context, p *pool) (t trial, err error) {
-		reply, err := tryLock.Eval(ctx, p.redis, []string{l.lockKey(), name}, l.owner, lockLife.Milliseconds(), version(known)).Result()
+	got, err := do(ctx, s.records, name, &l.acquisition, func(ctx context.Context, p *pool) (r result, err error) {
+		reply, err := tryLock.Eval(ctx, p.redis, []string{l.lockKey(), name}, l.owner, lockTTL.Milliseconds(), version(known)).Result()
 		switch reply := reply.(type) {
 		case int64:
-			t.taken, t.record.Version = reply == 1, known
-			err = s.confirmLock(ctx, t.taken, p)
+			r.taken, r.record.Version = reply == 1, known
+			err = s.confirmLock(ctx, r.taken, p)
 		case []any:
 			fields := map[string]string{}
 			for i, name := range recordFields {
@@ -104,25 +104,25 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 				}
 			}
 			if len(fields) > 0 {
-				t.record, err = decode(fields)
+				r.record, err = decode(fields)
 			}
 		}
-		return t, err
+		return r, err
 	})
-	if err != nil || !t.taken {
-		l.abandon(l.tellUnlock)
-		return t.record, nil, err
+	if err != nil || !got.taken {
+		l.acquisition.abandon(l.unlockInBackground)
+		return got.record, nil, err
 	}
-	return t.record, l.keep(), nil
+	return got.record, l.keep(), nil
 }
 
-// Lock implements [auth.Store]. After the first second it asks Redis five times a second at most.
+// Lock implements [auth.Store]. After the first second it tries at most five times a second.
 func (s *store) Lock(ctx context.Context, key string) (func(), error) {
 	l := s.newLease(key)
-	for wait := lockLeast; ; wait = min(2*wait, lockMost) {
+	for wait := minLockWait; ; wait = min(2*wait, maxLockWait) {
 		taken, err := l.take(ctx)
 		if err != nil {
-			l.abandon(l.tellUnlock)
+			l.acquisition.abandon(l.unlockInBackground)
 			return nil, err
 		}
 		if taken {
@@ -131,8 +131,8 @@ func (s *store) Lock(ctx context.Context, key string) (func(), error) {
 		select {
 		case <-time.After(wait + mathrand.N(wait/2)):
 		case <-ctx.Done():
-			l.abandon(l.tellUnlock)
-			return nil, &unanswered{errLocked, ctx.Err()}
+			l.acquisition.abandon(l.unlockInBackground)
+			return nil, &canceledError{errLocked, ctx.Err()}
 		}
 	}
 }

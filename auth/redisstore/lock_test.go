@@ -29,7 +29,7 @@ func TestTryLock(t *testing.T) {
 		}
 		return unlock
 	}
-	try(a, 7, 0, "", false) // there is no record any more
+	try(a, 7, 0, "", false) // the record was deleted
 	unlock := try(a, 0, 0, "", true)
 	try(b, 0, 0, "", false)
 	try(a, 0, 0, "", false) // not by the same process either
@@ -44,7 +44,7 @@ func TestTryLock(t *testing.T) {
 	try(b, 1, 1, "", false)
 	unlock()
 	unlock()
-	redistest.Eventually(t, "the lock given up", func() bool { return !locked(t, server) })
+	redistest.Eventually(t, "the unlock", func() bool { return !locked(t, server) })
 	try(b, 0, 1, "one", false)
 	if locked(t, server) {
 		t.Error("a look at a newer record took the lock")
@@ -60,20 +60,20 @@ func TestLockIsHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Redis forgets it, and gets it again before its life would have ended.
+	// Redis loses the lock. It is taken again before it would have expired.
 	server.Do(t, "DEL itsmauth:{k}:lock")
 	redistest.Eventually(t, "the lock taken again", func() bool { return locked(t, server) })
-	ctx, cancel := context.WithTimeout(t.Context(), lockLife+time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lockTTL+time.Second)
 	defer cancel()
 	if _, err := b.Lock(ctx, "k"); !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("Lock of what is held for longer than its life: %v", err)
+		t.Fatalf("Lock of a lock that is held for longer than lockTTL: %v", err)
 	}
 	unlock()
-	redistest.Eventually(t, "the lock given up", func() bool { return !locked(t, server) })
+	redistest.Eventually(t, "the unlock", func() bool { return !locked(t, server) })
 }
 
-// A process that waits for a lock costs Redis five commands a second at most, after the first second.
-func TestLockIsAskedForSeldom(t *testing.T) {
+// After the first second, a process that waits for a lock sends at most five commands a second.
+func TestLockPollsSlowly(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := opened(t, server.URL())
@@ -86,8 +86,8 @@ func TestLockIsAskedForSeldom(t *testing.T) {
 	}
 	all := tr.seen()
 	for i := range all {
-		if i+5 < len(all) && all[i].begun.Sub(all[0].begun) > time.Second && all[i+5].begun.Sub(all[i].begun) < time.Second {
-			t.Errorf("six commands from %v to %v after the first", all[i].begun.Sub(all[0].begun), all[i+5].begun.Sub(all[0].begun))
+		if i+5 < len(all) && all[i].start.Sub(all[0].start) > time.Second && all[i+5].start.Sub(all[i].start) < time.Second {
+			t.Errorf("six commands from %v to %v after the first", all[i].start.Sub(all[0].start), all[i+5].start.Sub(all[0].start))
 		}
 	}
 	if n := len(all); n < 2 || n > 20 {
@@ -95,8 +95,8 @@ func TestLockIsAskedForSeldom(t *testing.T) {
 	}
 }
 
-// What Redis was not there to hear, or refused to do, it is told again.
-func TestToldAgain(t *testing.T) {
+// Background commands are retried if Redis does not reply, or refuses them.
+func TestBackgroundRetries(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	server.Do(t, "ACL SETUSER tickets on ~* +@all", ">"+redistest.Password)
@@ -119,20 +119,20 @@ func TestToldAgain(t *testing.T) {
 		if wait, _, err := w.Take(t.Context(), what); wait != 0 || err != nil {
 			t.Fatal(wait, err)
 		}
-		server.Do(t, "PERSIST itsmauth:{k}:lock") // and so it does not lapse
+		server.Do(t, "PERSIST itsmauth:{k}:lock") // so that it does not expire
 		end := trouble()
 		unlock()
 		w.Release(what, true)
-		time.Sleep(100 * time.Millisecond) // so that Redis is not told in time, as a rule
+		time.Sleep(100 * time.Millisecond) // so that the first try fails
 		end()
-		redistest.Eventually(t, "the lock given up, "+what, func() bool { return !locked(t, server) })
-		redistest.Eventually(t, "the slot back, "+what, func() bool { wait, _, err := w.Take(t.Context(), "next"); return err == nil && wait == 0 })
+		redistest.Eventually(t, "the unlock, "+what, func() bool { return !locked(t, server) })
+		redistest.Eventually(t, "the released slot, "+what, func() bool { wait, _, err := w.Take(t.Context(), "next"); return err == nil && wait == 0 })
 		w.Release("next", false)
-		allTold(s)
+		waitBackground(s)
 	}
 }
 
-// A renewal that is under way when the lock is given up may take it again, but not for long.
+// A renewal that is running at unlock may take the lock again. It is then unlocked again.
 func TestRenewalAfterUnlock(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -167,7 +167,7 @@ func TestRenewalAfterUnlock(t *testing.T) {
 	}
 }
 
-func TestLockOfTheDead(t *testing.T) {
+func TestLockOfDeadProcess(t *testing.T) {
 	t.Parallel()
 	s := opened(t, redistest.Start(t).URL())
 	if taken, err := s.newLease("k").take(t.Context()); !taken || err != nil {
@@ -179,13 +179,12 @@ func TestLockOfTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	if took := time.Since(begun); took < lockLife-time.Second {
-		t.Errorf("taken after %v, want %v", took, lockLife)
+	if took := time.Since(begun); took < lockTTL-time.Second {
+		t.Errorf("taken after %v, want %v", took, lockTTL)
 	}
 }
 
-// A process that ends gives up its lock, even over a slow network, and does not wait for a Redis that
-// hangs.
+// Close waits for an unlock over a slow network, but not for a Redis that hangs.
 func TestCloseAfterUnlock(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -210,7 +209,7 @@ func TestCloseAfterUnlock(t *testing.T) {
 	begun := time.Now()
 	unlock()
 	s.Close()
-	if took := time.Since(begun); took < closeLimit || took > attemptLimit/2 {
-		t.Errorf("Close took %v, want %v", took, closeLimit)
+	if took := time.Since(begun); took < closeTimeout || took > attemptTimeout/2 {
+		t.Errorf("Close took %v, want %v", took, closeTimeout)
 	}
 }

@@ -31,13 +31,13 @@ func atoi(t *testing.T, text string) int {
 	return n
 }
 
-// wantAll fails unless each operation but those excepted says what it should. s has not been used.
+// wantAll checks that each operation, except those in except, fails with says. s must be unused.
 func wantAll(t *testing.T, s *store, says string, except ...string) {
 	t.Helper()
 	tr := traced(s)
 	for _, op := range methods(s) {
 		err := op.run(tr.secondTry(t))
-		allTold(s)
+		waitBackground(s)
 		if slices.Contains(except, op.name) {
 			if err != nil {
 				t.Errorf("%s: %v", op.name, err)
@@ -78,7 +78,7 @@ func TestReadOnly(t *testing.T) {
 	save1(t, master.URL())
 	redistest.Eventually(t, "the record on the replica", func() bool { return replica.Do(t, "EXISTS itsmauth:{k}").(int64) == 1 })
 	wantAll(t, opened(t, replica.URL()), "Redis is read-only", "Load")
-	// It is waited for, as a failover may be under way.
+	// Operations retry, because a failover may be under way.
 	failed := make(chan error)
 	s := opened(t, replica.URL())
 	tr := traced(s)
@@ -90,7 +90,7 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// An error says what Redis said last.
+// An error has the last error reply of Redis.
 func TestLastMeaning(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--min-replicas-to-write", "1")
@@ -106,7 +106,7 @@ func TestLastMeaning(t *testing.T) {
 	}
 	tries(2)
 	server.Do(t, "REPLICAOF 127.0.0.1 1")
-	tries(3) // the first may have been under way
+	tries(3) // the first may have been running
 	server.Signal(t, syscall.SIGSTOP)
 	cancel()
 	err := <-failed
@@ -116,7 +116,7 @@ func TestLastMeaning(t *testing.T) {
 	}
 }
 
-// Each kind of refusal, from a real server, says in plain words what to do.
+// Each kind of error, from a real server, says what to do.
 func TestMeanings(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -142,18 +142,18 @@ func TestMeanings(t *testing.T) {
 		return s.URL()
 	}
 	for _, tt := range []struct {
-		name    string
-		config  Config
-		url     string
-		says    string
-		passing bool
-		unclear bool // Redis sends an alert and closes the connection: the one or the other is seen first
+		name      string
+		config    Config
+		url       string
+		says      string
+		temporary bool
+		unclear   bool // Redis sends an alert and closes the connection; either may be seen first
 	}{
-		{name: "no password", url: at(server.Addr(), "", "", ""), says: "Redis wants a password: give user and password in token_store.url"},
+		{name: "no password", url: at(server.Addr(), "", "", ""), says: "Redis requires a password: put user and password into token_store.url"},
 		{name: "wrong password", url: at(server.Addr(), "tickets", "wr+ng", ""), says: "Redis refuses the user or the password: correct them in token_store.url"},
 		{name: "other keys", url: at(server.Addr(), "tickets", redistest.Password, ""), config: Config{KeyPrefix: "elsewhere:"},
-			says: "Redis does not let this user do that: give the user of token_store.url +@read"},
-		{name: "no such database", url: at(server.Addr(), "tickets", redistest.Password, "/99"), says: "Redis has no database of that number: correct the path of token_store.url"},
+			says: "the user of token_store.url lacks a permission in Redis: give it +@read"},
+		{name: "no such database", url: at(server.Addr(), "tickets", redistest.Password, "/99"), says: "Redis has no database with this number: correct the path of token_store.url"},
 		{name: "disk", url: func() string {
 			dir := filepath.Join(t.TempDir(), "gone")
 			os.Mkdir(dir, 0o700)
@@ -168,22 +168,22 @@ func TestMeanings(t *testing.T) {
 			})
 			return s.URL()
 		}(), says: "Redis refuses writes because it cannot save them to its disk"},
-		{name: "replicas", url: refusing("min-replicas-to-write 1"), says: "Redis refuses writes because too few replicas follow it", passing: true},
+		{name: "replicas", url: refusing("min-replicas-to-write 1"), says: "Redis refuses writes because it has too few replicas", temporary: true},
 		{name: "clients", url: func() string {
 			s := redistest.Start(t)
 			s.Admin(t).Do(t.Context(), "CONFIG", "SET", "maxclients", 1)
 			return s.URL()
-		}(), says: "Redis has no room for another connection: raise its maxclients", passing: true},
-		{name: "TLS to a port without", url: strings.Replace(server.URL(), "redis:", "rediss:", 1), says: "no answer from Redis to the TLS handshake; if its port does not speak TLS, begin token_store.url with redis://", passing: true},
-		{name: "no TLS to a port with", url: encryptedAt, says: "begin token_store.url with rediss://", passing: true},
+		}(), says: "Redis has too many connections: raise its maxclients", temporary: true},
+		{name: "TLS to a port without", url: strings.Replace(server.URL(), "redis:", "rediss:", 1), says: "no answer from Redis to the TLS handshake; if its port does not use TLS, begin token_store.url with redis://", temporary: true},
+		{name: "no TLS to a port with", url: encryptedAt, says: "begin token_store.url with rediss://", temporary: true},
 		{name: "another CA", url: strings.Replace(encryptedAt, "redis:", "rediss:", 1), config: Config{TLS: tlsfile.Config{CAFile: testpki.New(t).File(t)}},
 			says: "the certificate of Redis is not trusted (tls: failed to verify certificate: x509: certificate signed by unknown authority"},
 		{name: "another name", url: strings.Replace(encryptedAt, "redis:", "rediss:", 1), config: Config{TLS: tlsfile.Config{CAFile: trusted.CAFile, ServerName: "redis"}},
 			says: "the certificate of Redis is not valid"},
 		{name: "no client certificate", url: strings.Replace(encryptedAt, "redis:", "rediss:", 1), config: Config{TLS: trusted},
 			says: "token_store.tls_config", unclear: true},
-		{name: "a Sentinel's name for a Redis", url: server.URL("master_name=main"), says: "this server is no Sentinel: give the Sentinels' addresses, or remove master_name"},
-		{name: "no such host", url: "redis://redis.invalid", says: "cannot reach Redis: dial tcp: lookup redis.invalid", passing: true},
+		{name: "a Sentinel's name for a Redis", url: server.URL("master_name=main"), says: "this server is not a Sentinel: give the addresses of the Sentinels, or remove master_name"},
+		{name: "no such host", url: "redis://redis.invalid", says: "cannot reach Redis: dial tcp: lookup redis.invalid", temporary: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -192,23 +192,23 @@ func TestMeanings(t *testing.T) {
 				wantSays(t, "Save", openedWith(t, tt.config).Save(context.WithoutCancel(t.Context()), "k", auth.Record{}), tt.says)
 				return
 			}
-			wantMeaning(t, tt.config, "k", tt.says, tt.passing)
+			wantMeaning(t, tt.config, "k", tt.says, tt.temporary)
 		})
 	}
 }
 
-// wantMeaning saves at key. What is not passing ends the operation by itself.
-func wantMeaning(t *testing.T, c Config, key, says string, passing bool) {
+// wantMeaning checks that a save fails with says, at once unless the error is temporary.
+func wantMeaning(t *testing.T, c Config, key, says string, temporary bool) {
 	t.Helper()
 	s := openedWith(t, c)
 	ctx := context.WithoutCancel(t.Context())
-	if passing {
+	if temporary {
 		ctx = traced(s).secondTry(t)
 	}
 	err := s.Save(ctx, key, auth.Record{Data: []byte("data")})
 	wantSays(t, "Save", err, says)
-	if errors.Is(err, context.Canceled) != passing {
-		t.Errorf("waited for: %v, want %v", !passing, passing)
+	if errors.Is(err, context.Canceled) != temporary {
+		t.Errorf("retried: %v, want %v", !temporary, temporary)
 	}
 }
 
@@ -219,7 +219,7 @@ func TestMeaningsOfSentinel(t *testing.T) {
 		"the Sentinels know no master of that name: correct master_name in token_store.url": func(u string) string {
 			return strings.Replace(u, "master_name=main", "master_name=mane", 1)
 		},
-		"the Sentinels want a password: give sentinel_username and sentinel_password in token_store.url": func(u string) string {
+		"the Sentinels require a password: put sentinel_username and sentinel_password into token_store.url": func(u string) string {
 			u, _, _ = strings.Cut(u, "&sentinel_password")
 			return u
 		},
@@ -237,7 +237,7 @@ func TestMeaningOfCluster(t *testing.T) {
 	_, nodes := redistest.Cluster(t)
 	seen := 0
 	for _, n := range nodes {
-		if err := n.Admin(t).Get(t.Context(), "{k}").Err(); err != redis.Nil { // the key is another node's
+		if err := n.Admin(t).Get(t.Context(), "{k}").Err(); err != redis.Nil { // another node has the key
 			seen++
 			wantMeaning(t, Config{URL: auth.SecretString(n.URL())}, "k", "this Redis is a Cluster node: add ?cluster=true to token_store.url", false)
 		}
@@ -250,14 +250,14 @@ func TestMeaningOfCluster(t *testing.T) {
 	}
 }
 
-// Replies that Redis 7 does not give, or that are hard to come by.
-func TestExplainReply(t *testing.T) {
+// Replies that Redis 7 does not give, or that are hard to provoke.
+func TestClassifyReply(t *testing.T) {
 	t.Parallel()
 	for reply, want := range map[string]struct {
-		says    string
-		passing bool
+		says      string
+		temporary bool
 	}{
-		"ERR Error running script (call to f_e0e1f9fabfc9d4800c877a703b823ac0578ff8db): @user_script:2: WRONGTYPE Operation against a key": {"the key k in Redis holds something", false},
+		"ERR Error running script (call to f_e0e1f9fabfc9d4800c877a703b823ac0578ff8db): @user_script:2: WRONGTYPE Operation against a key": {"the key k in Redis was not written by itsmauth", false},
 		"ERR Error running script (call to f_e0e1f9fabfc9d4800c877a703b823ac0578ff8db): @user_script: 9: -READONLY You can't write":        {"Redis is read-only", true},
 		"ERR Error running script (call to f_e0e1f9fabfc9d4800c877a703b823ac0578ff8db): @user_script:9: OOM command not allowed":           {"Redis is full", false},
 		"ERR Client sent AUTH, but no password is set": {"Redis has no password", false},
@@ -266,11 +266,11 @@ func TestExplainReply(t *testing.T) {
 		"CLUSTERDOWN The cluster is down":              {"Redis Cluster is down", true},
 		"MASTERDOWN Link with MASTER is down":          {"Redis is failing over", true},
 		"TRYAGAIN Multiple keys request":               {"Redis Cluster is moving the key", true},
-		"ODD and secret":                               {`unexpected reply of Redis, "ODD"`, false},
+		"ODD and secret":                               {`unexpected reply from Redis: "ODD"`, false},
 	} {
-		err, passing := newClient(newDialer(address{}), nil).explainReply(inScript.ReplaceAllString(reply, ""), "k", false)
-		if !strings.HasPrefix(err.Error(), want.says) || passing != want.passing {
-			t.Errorf("%s: %v, passing %v", reply, err, passing)
+		err, temporary := newClient(newDialer(address{}), nil).classifyReply(inScript.ReplaceAllString(reply, ""), "k", false)
+		if !strings.HasPrefix(err.Error(), want.says) || temporary != want.temporary {
+			t.Errorf("%s: %v, temporary %v", reply, err, temporary)
 		}
 	}
 }

@@ -1,11 +1,15 @@
-// Package redisstore keeps tokens in Redis or Valkey, for many replicas: one server, one that
-// Sentinel watches, or a Cluster.
+// Package redisstore keeps tokens in Redis or Valkey, so that many replicas can share them. Redis may be
+// a single server, a set of servers watched by Sentinel, or a Cluster.
 //
 //	config.Load(path, config.WithStore("redis", redisstore.Open))
 //
-// A credential has the keys PREFIX{NAME}, its record, PREFIX{NAME}:lock, PREFIX{NAME}:window, the
-// rate limits' slots, and PREFIX{NAME}:peers, all in one slot of a Cluster, and all with a time to
-// live unless the record has no end.
+// Each credential has these keys, which are in one hash slot of a Cluster. All have a time to live,
+// except for a record that does not expire.
+//
+//	PREFIX{NAME}         the record
+//	PREFIX{NAME}:lock    who is requesting a new token
+//	PREFIX{NAME}:window  the requests that count for the rate limits
+//	PREFIX{NAME}:peers   the processes that share the rate limits
 package redisstore
 
 import (
@@ -28,38 +32,39 @@ import (
 )
 
 const (
-	// grace is how long a record outlives its end: clocks differ, and a status may still be wanted.
-	grace = time.Hour
-	// poolSize is how many connections there are at most, of each of the two kinds.
+	// keepExpired is how long a record is kept after it expired: clocks differ, and a status command may
+	// still show it.
+	keepExpired = time.Hour
+	// poolSize is the largest number of connections for records, and of those for windows.
 	poolSize = 32
-	// closeLimit is how long Close waits for what is still to be told to Redis.
-	closeLimit = time.Second
-	// tellAgain is how long a command that nobody waits for waits after it failed.
-	tellAgain = time.Second
+	// closeTimeout is how long Close waits for background commands.
+	closeTimeout = time.Second
+	// backgroundRetryWait is how long a background command waits before a retry.
+	backgroundRetryWait = time.Second
 )
 
-var quiet sync.Once
+var disableLogging = sync.OnceFunc(logging.Disable)
 
-// Open gives the store at c. It does not connect: Redis may be away, and come back.
+// Open returns the store in the Redis that c names. It does not connect, so Redis may be down. Its error
+// joins an [auth.KeyError] for each wrong setting.
 //
-// Open's error is an [auth.KeyError] for each setting at fault, joined. What fails in passing (no
-// connection, a failover, Redis is starting) is tried again until the operation's context ends; a
-// context that has no end is given 5 s. What needs somebody's help ends the operation at once, and so
-// does a single server that has refused connections for 1 s. All errors wrap [auth.ErrStore] or
-// [auth.ErrConflict], and none shows what Redis holds. What is not ours under one of our keys is an
-// error, is never taken to be absent, and is neither overwritten nor removed.
+// The store retries after temporary errors, such as no connection, a failover, or a Redis that is
+// starting, until the operation's context ends, or for 5 s if the context never ends. Errors that need
+// a repair end the operation at once. So does a single server that refuses connections for 1 s. All
+// errors wrap [auth.ErrStore] or [auth.ErrConflict], and none shows what is stored. If one of the
+// store's keys holds something else, that is an error, and it is neither overwritten nor removed.
 //
-// A lock whose holder died lapses after 5 s. One whose holder is paused for longer may be taken by
-// another meanwhile; what keeps its save from doing harm is the record's version.
+// A lock expires 5 s after its holder died. If its holder is paused for longer, another process may
+// take the lock; the holder's save then fails with [auth.ErrConflict] if the other has saved.
 //
-// The store is an [io.Closer], an [auth.Windower] and an [auth.TryLocker]. It keeps its connections:
-// some for records and locks, and others for windows, so that neither waits for the other.
+// The store is an [io.Closer], an [auth.Windower] and an [auth.TryLocker]. It uses separate connections
+// for records and for windows, so that neither waits for the other.
 //
-// go-redis would write to stderr what happens to its connections. The first Open ends that, for the
-// whole process; a service that wants it calls redis.SetLogger afterwards.
+// The first Open disables go-redis's log on stderr for the whole process. To get the log, call
+// redis.SetLogger after Open.
 func Open(c Config) (auth.Store, error) {
-	quiet.Do(logging.Disable)
-	d, connect, err := c.connector()
+	disableLogging()
+	d, connect, err := c.prepare()
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +74,7 @@ func Open(c Config) (auth.Store, error) {
 		windows: newClient(d, connect),
 		prefix:  cmp.Or(c.KeyPrefix, "itsmauth:"),
 	}
-	s.open, s.shut = context.WithCancel(context.Background())
+	s.closing, s.startClosing = context.WithCancel(context.Background())
 	return s, nil
 }
 
@@ -78,51 +83,49 @@ type store struct {
 	records, windows *client
 	prefix           string
 
-	mu         sync.Mutex
-	open       context.Context // ends with Close
-	shut       context.CancelFunc
-	background sync.WaitGroup // what nobody waits for but Close
+	mu           sync.Mutex
+	closing      context.Context // ends when Close begins
+	startClosing context.CancelFunc
+	background   sync.WaitGroup
 }
 
-// Format shows where the keys are, for every verb, and nothing of the connections.
+// Format prints the key prefix for every verb, and nothing of the URL.
 func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "redisstore(%s)", s.prefix) }
 
-// Close waits for what is still to be told to Redis, for 1 s at most. Operations that are under way
-// fail then.
+// Close waits at most 1 s for background commands, then ends running operations with an error.
 func (s *store) Close() error {
 	s.mu.Lock()
-	s.shut()
+	s.startClosing()
 	s.mu.Unlock()
-	told := make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		s.background.Wait()
-		close(told)
+		close(done)
 	}()
 	select {
-	case <-told:
-	case <-time.After(closeLimit):
+	case <-done:
+	case <-time.After(closeTimeout):
 	}
 	s.dialer.close()
 	s.records.close()
 	s.windows.close()
-	<-told
+	<-done
 	return nil
 }
 
-// goBackground runs f, which ends soon after Close. After Close it does nothing.
+// goBackground runs f, unless the store is closed. f must end soon after closing does.
 func (s *store) goBackground(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open.Err() == nil {
+	if s.closing.Err() == nil {
 		s.background.Go(f)
 	}
 }
 
-// tell runs a script that nobody waits for, again and again for as long as it is of use: Redis may
-// not be away for long.
-func (s *store) tell(c *client, use time.Duration, key string, script *redis.Script, keys []string, args ...any) {
+// runInBackground runs a script, and retries it until limit if it fails.
+func (s *store) runInBackground(c *client, limit time.Duration, key string, script *redis.Script, keys []string, args ...any) {
 	s.goBackground(func() {
-		ctx, cancel := context.WithTimeout(s.dialer.life, use)
+		ctx, cancel := context.WithTimeout(s.dialer.ctx, limit)
 		defer cancel()
 		for {
 			_, err := run(ctx, c, s.key(key, ""), nil, script, keys, args...)
@@ -130,24 +133,24 @@ func (s *store) tell(c *client, use time.Duration, key string, script *redis.Scr
 				return
 			}
 			select {
-			case <-time.After(tellAgain):
+			case <-time.After(backgroundRetryWait):
 			case <-ctx.Done():
 				return
-			case <-s.open.Done(): // Close waits for a first try alone
+			case <-s.closing.Done(): // Close waits for the first try only
 				return
 			}
 		}
 	})
 }
 
-// run runs a script that answers with one number.
-func run(ctx context.Context, c *client, key string, h *hold, script *redis.Script, keys []string, args ...any) (int64, error) {
-	return do(ctx, c, key, h, func(ctx context.Context, p *pool) (int64, error) {
+// run runs a script that returns a number.
+func run(ctx context.Context, c *client, key string, a *acquisition, script *redis.Script, keys []string, args ...any) (int64, error) {
+	return do(ctx, c, key, a, func(ctx context.Context, p *pool) (int64, error) {
 		return script.Eval(ctx, p.redis, keys, args...).Int64()
 	})
 }
 
-// recordFormat tells our records from anything else.
+// recordFormat marks a hash as a record of this package.
 const recordFormat = "itsmauth token 1"
 
 func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
@@ -182,7 +185,7 @@ func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
 	expires, ttl := "", int64(0)
 	if !r.Expires.IsZero() {
 		expires = r.Expires.UTC().Format(time.RFC3339Nano)
-		ttl = (min(max(time.Until(r.Expires), 0), math.MaxInt64-grace) + grace).Milliseconds()
+		ttl = (min(max(time.Until(r.Expires), 0), math.MaxInt64-keepExpired) + keepExpired).Milliseconds()
 	}
 	return s.change(ctx, key, save, version(r.Version), version(r.Version+1), expires, ttl, string(r.Data), rand.Text())
 }
@@ -191,15 +194,15 @@ func (s *store) Delete(ctx context.Context, key string, v uint64) error {
 	return s.change(ctx, key, remove, version(v))
 }
 
-// version is as Redis keeps it. Numbers in Lua are floating, so versions are compared as text.
+// version is v as text, in which Redis keeps and compares it: Lua's numbers are floating-point.
 func version(v uint64) string { return strconv.FormatUint(v, 10) }
 
 func (s *store) change(ctx context.Context, key string, script *redis.Script, args ...any) error {
-	name, begun := s.key(key, ""), time.Now()
+	name, start := s.key(key, ""), time.Now()
 	changed, err := do(ctx, s.records, name, nil, func(ctx context.Context, p *pool) (int64, error) {
 		changed, err := script.Eval(ctx, p.redis, []string{name}, args...).Int64()
-		if err == nil && time.Since(begun) > lateAfter {
-			err = s.dialer.confirm(ctx, p)
+		if err == nil && time.Since(start) > lateAfter {
+			err = s.dialer.confirmMaster(ctx, p)
 		}
 		return changed, err
 	})
@@ -209,12 +212,12 @@ func (s *store) change(ctx context.Context, key string, script *redis.Script, ar
 	return err
 }
 
-var plain = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
-// key names what belongs to an identity. The braces put all of it into one slot of a Cluster, for
-// which the name itself must have none.
+// key returns the Redis key of an identity. The braces put all keys of an identity into one slot of a
+// Cluster, so the name itself must not contain any.
 func (s *store) key(key, suffix string) string {
-	if !plain.MatchString(key) {
+	if !plainName.MatchString(key) {
 		sum := sha256.Sum256([]byte(key))
 		key = "sha256=" + hex.EncodeToString(sum[:])
 	}

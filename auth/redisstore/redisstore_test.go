@@ -18,7 +18,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
 
-// opened is the store at a URL, for as long as the test lasts.
+// opened opens the store at url and closes it when the test ends.
 func opened(t *testing.T, url string) *store {
 	t.Helper()
 	return openedWith(t, Config{URL: auth.SecretString(url)})
@@ -58,8 +58,8 @@ type method struct {
 	run  func(ctx context.Context) error
 }
 
-// methods are all that a session asks of a store, on a record of version 1. Delete is the last,
-// since where it succeeds there is no such record any more.
+// methods are the operations of a store, on a record of version 1. Delete is the last, because it
+// removes the record.
 func methods(s *store) []method {
 	freed := func(unlock func(), err error) error {
 		if unlock != nil {
@@ -79,7 +79,7 @@ func methods(s *store) []method {
 	}
 }
 
-// taken asks for one slot of a rate limit.
+// taken takes one slot of a rate limit.
 func taken(ctx context.Context, s *store) error {
 	_, _, err := s.Window("k", []auth.Limit{{Requests: 1, Per: time.Second}}, time.Second).Take(ctx, "id")
 	return err
@@ -105,7 +105,7 @@ func TestGarbage(t *testing.T) {
 		server.Do(t, "FLUSHALL")
 		server.Do(t, command)
 		before := server.Do(t, "DUMP itsmauth:{k}")
-		wantAll(t, s, "the key itsmauth:{k} in Redis holds something that is not of itsmauth", "Lock", "Take")
+		wantAll(t, s, "the key itsmauth:{k} in Redis was not written by itsmauth", "Lock", "Take")
 		if after := server.Do(t, "DUMP itsmauth:{k}"); after != before {
 			t.Errorf("%s: overwritten", name)
 		}
@@ -129,10 +129,10 @@ func TestGarbage(t *testing.T) {
 	for _, command := range []string{"SET itsmauth:{k}:lock theirs", "LPUSH itsmauth:{k}:lock theirs"} {
 		server.Do(t, "FLUSHALL")
 		server.Do(t, command)
-		if _, err := s.Lock(t.Context(), "k"); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "not of itsmauth") {
+		if _, err := s.Lock(t.Context(), "k"); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "not written by itsmauth") {
 			t.Errorf("Lock, %s: %v", command, err)
 		}
-		if _, unlock, err := s.TryLock(t.Context(), "k", 0); unlock != nil || !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "not of itsmauth") {
+		if _, unlock, err := s.TryLock(t.Context(), "k", 0); unlock != nil || !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "not written by itsmauth") {
 			t.Errorf("TryLock, %s: %v", command, err)
 		}
 	}
@@ -149,8 +149,8 @@ func TestTimeToLive(t *testing.T) {
 	}{
 		{now.Add(2 * time.Hour), 3*time.Hour - time.Minute, 3 * time.Hour},
 		{time.Time{}, -1, -1},
-		{now.Add(-time.Hour), grace - time.Minute, grace},
-		{time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), 290 * 365 * 24 * time.Hour, math.MaxInt64}, // as some JWTs have it
+		{now.Add(-time.Hour), keepExpired - time.Minute, keepExpired},
+		{time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), 290 * 365 * 24 * time.Hour, math.MaxInt64}, // as in some JWTs
 	} {
 		if err := s.Save(t.Context(), "k", auth.Record{Version: uint64(version), Expires: tt.expires}); err != nil {
 			t.Fatal(err)
@@ -176,7 +176,7 @@ func TestTimeToLive(t *testing.T) {
 	}
 }
 
-// An attempt without an answer is repeated. The second time must be as the first.
+// An attempt without a reply is retried. The second run must give the same result as the first.
 func TestScriptsTwice(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -210,7 +210,7 @@ func TestScriptsTwice(t *testing.T) {
 	}
 }
 
-// A Redis that wants TLS, a client certificate, and a user who may do what docs/operations.md says.
+// A Redis with TLS, a client certificate, and a user with the permissions of docs/operations.md.
 func TestTLSAndUser(t *testing.T) {
 	t.Parallel()
 	ca := testpki.New(t)
@@ -227,7 +227,7 @@ func TestTLSAndUser(t *testing.T) {
 		return auth.SecretString(u.String())
 	}
 	c.URL = at("tickets", redistest.Password, "/3")
-	t.Run("conformance", func(t *testing.T) { // which waits for its parallel tests
+	t.Run("conformance", func(t *testing.T) { // waits for its parallel tests
 		authtest.TestStore(t, func(t *testing.T) auth.Store { return openedWith(t, c) })
 	})
 	if err := taken(t.Context(), openedWith(t, c)); err != nil {
@@ -238,7 +238,7 @@ func TestTLSAndUser(t *testing.T) {
 	}
 }
 
-// A password that changes is read again for the next connection.
+// The password is read again for each connection.
 func TestPasswordChanges(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

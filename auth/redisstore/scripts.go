@@ -2,11 +2,11 @@ package redisstore
 
 import "github.com/redis/go-redis/v9"
 
-// Each script may run twice, or late, since an attempt that gets no answer is repeated: what names the
-// operation (the save's id, the lock's owner, the slot's id) makes the second time the same as the
-// first. Only a delete may find the record deleted, by itself.
+// Each script may run twice, or late, because an attempt without a reply is retried. The save's id, the
+// lock's owner and the slot's id give the second run the same result as the first. Only a second
+// delete fails, because the first has deleted the record.
 //
-// They are sent whole. EVALSHA would cost another round trip wherever Redis does not know them.
+// The scripts are sent with EVAL. EVALSHA would need another round trip if Redis does not know the script.
 
 // save has KEYS record; ARGV version, next version, expires, milliseconds to live or 0, data, id.
 var save = redis.NewScript(`
@@ -31,8 +31,8 @@ if stored[1] ~= '` + recordFormat + `' then return redis.error_reply('FOREIGN') 
 if stored[2] ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
-// tryLock has KEYS lock, record; ARGV owner, milliseconds to live, known version. It returns the
-// fields of recordFields if the version is another one, else what lock returns.
+// tryLock has KEYS lock, record; ARGV owner, milliseconds to live, known version. It returns
+// recordFields if the record has another version, else what lock returns.
 var tryLock = redis.NewScript(`
 local stored = redis.call('HMGET', KEYS[2], 'format', 'version', 'expires', 'data')
 if redis.call('EXISTS', KEYS[2]) == 1 and stored[1] ~= '` + recordFormat + `' then
@@ -40,13 +40,14 @@ if redis.call('EXISTS', KEYS[2]) == 1 and stored[1] ~= '` + recordFormat + `' th
 end
 if stored[2] ~= ARGV[3] and (stored[1] or ARGV[3] ~= '0') then return stored end` + takeLock)
 
-// recordFields are those that tryLock returns.
+// recordFields are the fields that tryLock returns.
 var recordFields = []string{"format", "version", "expires", "data"}
 
 // lock has KEYS lock; ARGV owner, milliseconds to live.
 var lock = redis.NewScript(takeLock)
 
-// takeLock returns 1 if the owner has the lock now, else 0. What has no time to live is not ours.
+// takeLock returns 1 if the owner has the lock now, else 0. A key without a time to live is not a lock
+// of this package.
 const takeLock = `
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then

@@ -15,136 +15,138 @@ import (
 )
 
 const (
-	// lateAfter is when a change is answered so late that the master may have been replaced meanwhile.
+	// lateAfter is how long a change may take. If it took longer, the master may have been replaced
+	// meanwhile, so the Sentinels are asked.
 	lateAfter = time.Second
-	// confirmLimit is how long the Sentinels are waited for: confirmMore once most of them have answered.
-	confirmLimit = 2500 * time.Millisecond
-	confirmMore  = 500 * time.Millisecond
-	// askEvery is how often they are asked in the background while a master is in doubt.
-	askEvery = time.Second
-	// forgetAfter is when what the Sentinels said is forgotten: they may have been set up anew.
+	// confirmTimeout is how long to wait for the Sentinels, and confirmRest for the rest of them after a
+	// majority has replied.
+	confirmTimeout = 2500 * time.Millisecond
+	confirmRest    = 500 * time.Millisecond
+	// askInterval is the least time between two requests to the Sentinels in the background.
+	askInterval = time.Second
+	// forgetAfter is how long a reply's epoch counts: Sentinels that were set up anew begin at 0.
 	forgetAfter = 30 * time.Second
 )
 
-// sentinels is what the Sentinels say of the master.
+// sentinels remembers which master the Sentinels named.
 //
-// A master that hung, or was cut off, may answer for some 10 s after they have named another one, and
-// lose what it is told then. So they are asked again before a lock counts, and a change that was answered
-// late. Some of them learn of a failover later than others: the greatest epoch is the newest.
+// A master that hung, or was cut off from the network, may still reply some 10 s after the Sentinels
+// named another one. What is written to it then is lost. So the Sentinels are asked again after a lock
+// was taken, and after a change that took long. They do not all learn of a failover at the same time:
+// the reply with the highest epoch counts.
 type sentinels struct {
-	mu     sync.Mutex
-	newest opinion
-	heard  time.Time
-	asked  time.Time // in the background
+	mu         sync.Mutex
+	newest     sentinelReply
+	acceptedAt time.Time
+	askedAt    time.Time // in the background
 }
 
-// An opinion is what one Sentinel says.
-type opinion struct {
+type sentinelReply struct {
 	addr  string // of the master
-	epoch int    // grows with each failover; 0 if this user may not ask for it
+	epoch int    // grows with each failover; 0 if the user may not read it
 	err   error
 }
 
-// believe reports whether o is the newest.
-func (s *sentinels) believe(o opinion) bool {
+// accept reports whether r is not outdated. If so, r is the newest reply now.
+func (s *sentinels) accept(r sentinelReply) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o.epoch < s.newest.epoch && time.Since(s.heard) < forgetAfter {
+	if r.epoch < s.newest.epoch && time.Since(s.acceptedAt) < forgetAfter {
 		return false
 	}
-	s.newest, s.heard = o, time.Now()
+	s.newest, s.acceptedAt = r, time.Now()
 	return true
 }
 
-// replaced reports whether another server than addr is the master.
-func (s *sentinels) replaced(addr string) bool {
+// demoted reports whether the newest reply names another master than addr.
+func (s *sentinels) demoted(addr string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.newest.addr != "" && s.newest.addr != addr
 }
 
-// due reports whether the Sentinels may be asked in the background again.
-func (s *sentinels) due() bool {
+// startAsking reports whether to ask the Sentinels in the background: at most once in askInterval.
+func (s *sentinels) startAsking() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.asked) < askEvery {
+	if time.Since(s.askedAt) < askInterval {
 		return false
 	}
-	s.asked = time.Now()
+	s.askedAt = time.Now()
 	return true
 }
 
-// hear asks all Sentinels who the master is.
-func (d *dialer) hear(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
+// askAll asks all Sentinels for the master and remembers their replies.
+func (d *dialer) askAll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	answers := 0
-	for o := range d.opinions(ctx) {
-		if o.err != nil {
+	replies := 0
+	for r := range d.sentinelReplies(ctx) {
+		if r.err != nil {
 			continue
 		}
-		d.sentinels.believe(o)
-		if answers++; answers == len(d.addrs)/2+1 {
-			defer time.AfterFunc(confirmMore, cancel).Stop()
+		d.sentinels.accept(r)
+		if replies++; replies == len(d.addrs)/2+1 {
+			defer time.AfterFunc(confirmRest, cancel).Stop()
 		}
 	}
 }
 
-// confirm gives errMoved if the Sentinels name another master than p's. Without an answer of theirs it
-// is taken for the master: there is no telling.
-func (d *dialer) confirm(ctx context.Context, p *pool) error {
+// confirmMaster asks the Sentinels, and returns errFailover if they name another master than p's. If
+// none replies, p's server counts as the master.
+func (d *dialer) confirmMaster(ctx context.Context, p *pool) error {
 	if d.masterName == "" {
 		return nil
 	}
-	if d.hear(ctx); p.moved() {
-		return errMoved
+	if d.askAll(ctx); p.demoted() {
+		return errFailover
 	}
 	return nil
 }
 
-// doubt asks the Sentinels in the background, for operations to go to another master if there is one.
-func (c *client) doubt() {
+// askInBackground asks the Sentinels, so that operations notice when there is another master.
+func (c *client) askInBackground() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if d := c.dialer; !c.closed && d.masterName != "" && d.sentinels.due() {
-		c.running.Go(func() { d.hear(d.life) })
+	if d := c.dialer; !c.closed && d.masterName != "" && d.sentinels.startAsking() {
+		c.running.Go(func() { d.askAll(d.ctx) })
 	}
 }
 
-// master asks all Sentinels for the master's address and takes the first answer that is not outdated.
-func (d *dialer) master(ctx context.Context) (string, error) {
-	failed := errMoved
-	for o := range d.opinions(ctx) {
+// findMaster asks all Sentinels for the master's address and takes the first reply that is not outdated.
+func (d *dialer) findMaster(ctx context.Context) (string, error) {
+	failed := errFailover
+	for r := range d.sentinelReplies(ctx) {
 		switch {
-		case o.err == nil && d.sentinels.believe(o):
-			return o.addr, nil
-		case o.err == nil:
-		case failed == errMoved, isReply(o.err) && !isReply(failed), errors.Is(o.err, redis.Nil):
-			failed = o.err
+		case r.err == nil && d.sentinels.accept(r):
+			return r.addr, nil
+		case r.err == nil:
+		case failed == errFailover, isReply(r.err) && !isReply(failed), errors.Is(r.err, redis.Nil):
+			failed = r.err
 		}
 	}
 	return "", failed
 }
 
-// opinions asks all Sentinels, and gives their answers as they come.
-func (d *dialer) opinions(ctx context.Context) iter.Seq[opinion] {
-	return func(yield func(opinion) bool) {
+// sentinelReplies asks all Sentinels at once and yields their replies as they come.
+func (d *dialer) sentinelReplies(ctx context.Context) iter.Seq[sentinelReply] {
+	return func(yield func(sentinelReply) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		answers := make(chan opinion, len(d.addrs))
+		replies := make(chan sentinelReply, len(d.addrs))
 		for _, sentinel := range d.addrs {
-			go func() { answers <- d.ask(ctx, sentinel) }()
+			go func() { replies <- d.askSentinel(ctx, sentinel) }()
 		}
 		for range d.addrs {
-			if !yield(<-answers) {
+			if !yield(<-replies) {
 				return
 			}
 		}
 	}
 }
 
-// ask asks one Sentinel, in one round trip once it is connected.
-func (d *dialer) ask(ctx context.Context, sentinel string) (o opinion) {
+// askSentinel asks one Sentinel for the master, in one round trip after connecting.
+func (d *dialer) askSentinel(ctx context.Context, sentinel string) (r sentinelReply) {
 	c := redis.NewClient(&redis.Options{
 		Addr:             sentinel,
 		Username:         d.sentinelUsername,
@@ -152,15 +154,15 @@ func (d *dialer) ask(ctx context.Context, sentinel string) (o opinion) {
 		Dialer:           d.connect,
 		Protocol:         2,
 		DisableIdentity:  true,
-		DialTimeout:      attemptLimit,
+		DialTimeout:      attemptTimeout,
 		DialerRetries:    1,
-		ReadTimeout:      attemptLimit,
-		WriteTimeout:     attemptLimit,
+		ReadTimeout:      attemptTimeout,
+		WriteTimeout:     attemptTimeout,
 		MaxRetries:       -1,
 		PipelinePoolSize: -1,
 	})
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })() // a read does not end with ctx
+	defer context.AfterFunc(ctx, func() { c.Close() })() // ending ctx does not end a read
 	address := redis.NewStringSliceCmd(ctx, "sentinel", "get-master-addr-by-name", d.masterName)
 	all := redis.NewMapStringStringCmd(ctx, "sentinel", "master", d.masterName)
 	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -168,12 +170,12 @@ func (d *dialer) ask(ctx context.Context, sentinel string) (o opinion) {
 		return p.Process(ctx, all)
 	})
 	at := address.Val()
-	if o.err = cmp.Or(address.Err(), err); len(at) == 2 {
-		o.err = nil // err may be that the epoch is not for this user
-		o.addr = net.JoinHostPort(at[0], at[1])
-		o.epoch, _ = strconv.Atoi(all.Val()["config-epoch"])
-	} else if o.err == nil {
-		o.err = fmt.Errorf("unexpected answer of the Sentinel %s", sentinel)
+	if r.err = cmp.Or(address.Err(), err); len(at) == 2 {
+		r.err = nil // reading the epoch may have failed: the user may not be allowed to
+		r.addr = net.JoinHostPort(at[0], at[1])
+		r.epoch, _ = strconv.Atoi(all.Val()["config-epoch"])
+	} else if r.err == nil {
+		r.err = fmt.Errorf("unexpected reply from the Sentinel %s", sentinel)
 	}
-	return o
+	return r
 }

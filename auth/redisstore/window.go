@@ -11,10 +11,10 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// peerLife is how long a process counts that does not ask any more.
-const peerLife = time.Minute
+// peerTTL is how long a process counts after its last Take.
+const peerTTL = time.Minute
 
-// Window implements [auth.Windower], by Redis's own clock.
+// Window implements [auth.Windower]. It uses the clock of Redis.
 func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth.Window {
 	w := &window{s: s, key: key, hold: hold, keys: []string{s.key(key, ":window"), s.key(key, ":peers")}}
 	var windows []any
@@ -22,7 +22,7 @@ func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth
 		w.longest = max(w.longest, l.Per)
 		windows = append(windows, l.Requests, l.Per.Microseconds())
 	}
-	w.args = append([]any{rand.Text(), peerLife.Microseconds(), hold.Microseconds(), w.longest.Microseconds()}, windows...)
+	w.args = append([]any{rand.Text(), peerTTL.Microseconds(), hold.Microseconds(), w.longest.Microseconds()}, windows...)
 	return w
 }
 
@@ -33,60 +33,59 @@ type window struct {
 	longest time.Duration
 	hold    time.Duration
 	args    []any    // of take, after the id
-	late    sync.Map // *hold of each id whose Take has returned while attempts of it were under way
+	late    sync.Map // by id: the *acquisition of each Take that returned while attempts were running
 }
 
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
-	h := new(hold)
-	answer, err := do(ctx, w.s.windows, w.s.key(w.key, ""), h, func(ctx context.Context, p *pool) ([]int64, error) {
+	a := new(acquisition)
+	reply, err := do(ctx, w.s.windows, w.s.key(w.key, ""), a, func(ctx context.Context, p *pool) ([]int64, error) {
 		return take.Eval(ctx, p.redis, w.keys, append([]any{id}, w.args...)...).Int64Slice()
 	})
-	if h.unsettled() {
-		w.late.Store(id, h)
+	if a.attemptsRunning() {
+		w.late.Store(id, a)
 	}
 	if err == nil {
-		wait, processes = time.Duration(answer[0])*time.Microsecond, int(answer[1])
+		wait, processes = time.Duration(reply[0])*time.Microsecond, int(reply[1])
 	}
 	if err != nil || wait > 0 {
-		h.abandon(func() {
+		a.abandon(func() {
 			w.late.Delete(id)
-			w.tellRelease(id, false)
+			w.releaseInBackground(id, false)
 		})
 	}
 	return wait, processes, err
 }
 
 func (w *window) Release(id string, sent bool) {
-	if h, ok := w.late.LoadAndDelete(id); ok {
-		h.(*hold).release(func() { w.tellRelease(id, sent) })
+	if a, ok := w.late.LoadAndDelete(id); ok {
+		a.(*acquisition).release(func() { w.releaseInBackground(id, sent) })
 		return
 	}
-	w.tellRelease(id, sent)
+	w.releaseInBackground(id, sent)
 }
 
-// tellRelease gives a slot back. What fails for good leaves it taken for as long as an attempt may
-// last.
-func (w *window) tellRelease(id string, sent bool) {
-	w.s.tell(w.s.windows, w.hold, w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1)
+// releaseInBackground releases a slot. If Redis stays away, the slot expires after hold.
+func (w *window) releaseInBackground(id string, sent bool) {
+	w.s.runInBackground(w.s.windows, w.hold, w.key, release, w.keys, id, sent, w.longest.Milliseconds()+1)
 }
 
-// The windows of an identity are one sorted set of slots, scored by the moment, in microseconds, by
-// which the server has received the request: for a slot that was not released, that is in the future.
-// A slot counts in each window until it is older than the window is long.
+// All windows of an identity share one sorted set of slots. A slot's score is the latest time, in
+// microseconds, at which the server received its request: in the future until the slot is released. A
+// slot counts in each window until it is older than the window is long.
 
-// take has KEYS window, peers; ARGV id, peer, peer's life, hold, longest window, and requests and
-// length of each window. It answers with the wait and the number of peers. A slot that is further
-// ahead than its hold is of a clock that was ahead, of another master.
+// take has KEYS window, peers; ARGV id, peer, peerTTL, hold, longest window, and requests and length of
+// each window. It returns the wait and the number of peers. A slot further ahead than hold was written
+// by another master, whose clock was ahead.
 //
-// The slot that must go first may still be in flight. It will not have been received before now, so
-// that its window's length is the least there is to wait.
+// The slot that has to leave a window first may not be released yet. Its request is received now at the
+// earliest, so the wait is at least the window's length.
 var take = redis.NewScript(`
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local id, peer, life, hold, longest = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local id, peer, peerTTL, hold, longest = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 redis.call('ZADD', KEYS[2], now, peer)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - life)
-redis.call('PEXPIRE', KEYS[2], math.ceil(life / 1000))
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - peerTTL)
+redis.call('PEXPIRE', KEYS[2], math.ceil(peerTTL / 1000))
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - longest - 1)
 for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + hold + 1, '+inf')) do
 	redis.call('ZADD', KEYS[1], now + hold, ahead)
@@ -107,8 +106,8 @@ if not redis.call('ZSCORE', KEYS[1], id) then
 end
 return {wait, redis.call('ZCARD', KEYS[2])}`)
 
-// release has KEYS as take; ARGV id, whether it was sent, and the longest window in milliseconds. A
-// slot that Redis has lost is put back.
+// release has KEYS as take; ARGV id, whether the request was sent, and the longest window in
+// milliseconds. It also restores a slot that Redis has lost.
 var release = redis.NewScript(`
 if ARGV[2] == '0' then return redis.call('ZREM', KEYS[1], ARGV[1]) end
 local time = redis.call('TIME')

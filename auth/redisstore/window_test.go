@@ -38,20 +38,20 @@ func TestWindow(t *testing.T) {
 	take(a, "1", 0, 0)
 	take(b, "2", 0, 0)
 	take(other, "3", 0, 0)
-	// In flight, they could be received now at the earliest.
+	// Slots that are not released were received now at the earliest.
 	take(b, "4", per, per+time.Millisecond)
 	begun := time.Now()
 	a.Release("1", true)
 	b.Release("2", false)
-	eventually(b, "4") // as 2 was not sent
-	eventually(a, "5") // as 1 was received by then
+	eventually(b, "4") // 2 was not sent
+	eventually(a, "5") // 1 was received
 	if took := time.Since(begun); took < per {
 		t.Errorf("the slot of 1 came back %v after it was received, want %v", took, per)
 	}
 	take(a, "6", 50*time.Minute, time.Hour)
 }
 
-func TestWindowOfTheDead(t *testing.T) {
+func TestWindowOfDeadProcess(t *testing.T) {
 	t.Parallel()
 	limits := []auth.Limit{{Requests: 1, Per: 500 * time.Millisecond}}
 	w := opened(t, redistest.Start(t).URL()).Window("k", limits, time.Second)
@@ -59,7 +59,7 @@ func TestWindowOfTheDead(t *testing.T) {
 	if wait, _, err := w.Take(t.Context(), "dead"); wait != 0 || err != nil {
 		t.Fatal(wait, err)
 	}
-	redistest.Eventually(t, "the slot of the dead", func() bool {
+	redistest.Eventually(t, "the slot of the dead process", func() bool {
 		wait, _, err := w.Take(t.Context(), "next")
 		return err == nil && wait == 0
 	})
@@ -68,7 +68,7 @@ func TestWindowOfTheDead(t *testing.T) {
 	}
 }
 
-// A master whose clock is behind that of the one before it does not make everybody wait for the difference.
+// If a new master's clock is behind the old one's, processes do not wait for the difference.
 func TestWindowOfAnotherClock(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -81,7 +81,7 @@ func TestWindowOfAnotherClock(t *testing.T) {
 	}
 }
 
-// Nor does a process that gives its attempts less time end the holds of others.
+// A window with a shorter hold does not shorten the hold of other processes' slots.
 func TestWindowOfLongerHold(t *testing.T) {
 	t.Parallel()
 	s := opened(t, redistest.Start(t).URL())
@@ -111,14 +111,14 @@ func TestTakeAfterRelease(t *testing.T) {
 		}
 	}
 	take()
-	late := new(hold) // of a second attempt
-	late.begin()
+	late := new(acquisition) // of a second attempt
+	late.attemptStarted()
 	w.late.Store("id", late)
 	w.Release("id", false)
-	allTold(s)
+	waitBackground(s)
 	take()
-	late.end(nil)
-	allTold(s)
+	late.attemptEnded(nil)
+	waitBackground(s)
 	if n := server.Do(t, "ZCARD itsmauth:{k}:window").(int64); n != 0 {
 		t.Errorf("%d slots are held", n)
 	}
@@ -127,7 +127,7 @@ func TestTakeAfterRelease(t *testing.T) {
 	}
 }
 
-// What processes are told they may send never exceeds the window, whoever asks and when.
+// Several processes together never send more than the limit in any window.
 func TestWindowUnderLoad(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
