@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/transport/internal/limit"
 )
 
 // attempt is one sending of a call's request. It owns what belongs to that sending alone, so that a
@@ -21,7 +23,7 @@ type attempt struct {
 	cancel context.CancelCauseFunc
 	call   *call
 	token  *oauth2.Token // nil: none is sent
-	slot   *slot
+	slot   *limit.Slot
 	pause  time.Duration // the random pause that a 429 led to, reused as the retry's wait; 0: none
 
 	waitingSince atomic.Int64           // start of the current silence, by clock; 0: none
@@ -45,7 +47,7 @@ func (a *attempt) Value(key any) any {
 func (c *call) begin() *attempt {
 	last, a := c.current, &c.first
 	if last != nil {
-		last.slot.done()
+		last.slot.Done()
 		last.cancel(nil)
 		a = new(attempt)
 	}
@@ -87,13 +89,13 @@ func (a *attempt) admit() error {
 				return err
 			}
 		}
-		slot, waited, err := c.t.o.Limiter.acquire(a, exchange, c.due())
+		slot, waited, err := c.t.limits.Acquire(a, exchange, c.due())
 		if err != nil {
 			return err
 		}
 		if waited && !exchange {
 			if tok, err = c.t.auth.Token(canceled); err != nil {
-				slot.cancel()
+				slot.Cancel()
 				continue
 			}
 		}
@@ -107,7 +109,7 @@ func (a *attempt) send() (*http.Response, error) {
 	c := a.call
 	out, err := a.request()
 	if err != nil {
-		a.slot.cancel()
+		a.slot.Cancel()
 		return nil, err
 	}
 	start := c.clock()
@@ -118,18 +120,18 @@ func (a *attempt) send() (*http.Response, error) {
 	}
 	switch {
 	case err == nil:
-		a.slot.answered()
+		a.slot.Received()
 	case neverConnected(err), invalidRequest(err):
-		a.slot.cancel()
+		a.slot.Cancel()
 	default:
-		a.slot.failed()
+		a.slot.Failed()
 	}
 	if err != nil {
 		c.body.abandon()
 		a.creditUpload()
-		a.slot.done()
+		a.slot.Done()
 	} else if c.origin != nil && c.t.auth != nil {
-		a.slot.observe(resp.Header)
+		a.slot.Observe(resp.Header)
 		a.pauseIdentity(resp)
 	}
 	a.answered.Store(err == nil)
@@ -146,7 +148,7 @@ func (a *attempt) send() (*http.Response, error) {
 // request returns the request as this attempt sends it.
 func (a *attempt) request() (*http.Request, error) {
 	c, ctx := a.call, context.Context(a)
-	if a.slot != nil && c.t.o.Limiter.limited() {
+	if a.slot != nil && c.t.limits.Limited() {
 		ctx = a.withSlotTrace()
 	}
 	out := c.req.WithContext(ctx)
@@ -169,7 +171,7 @@ func (a *attempt) withSlotTrace() context.Context {
 	return httptrace.WithClientTrace(a, &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
 			a.waitingSince.Store(0)
-			err := a.slot.again(a, a.call.due())
+			err := a.slot.Resend(a, a.call.due())
 			a.waitingSince.Store(a.call.clock())
 			if err == nil {
 				return
@@ -180,7 +182,7 @@ func (a *attempt) withSlotTrace() context.Context {
 				got.Conn.Close()
 			}
 		},
-		WroteRequest: func(httptrace.WroteRequestInfo) { a.slot.wrote() },
+		WroteRequest: func(httptrace.WroteRequestInfo) { a.slot.Wrote() },
 	})
 }
 

@@ -137,7 +137,7 @@ func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.
 		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
 			c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
 				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
-			c.current.slot.done()
+			c.current.slot.Done()
 			return wait
 		},
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
@@ -164,7 +164,7 @@ func drain(resp *http.Response) {
 // end releases what the call holds.
 func (c *call) end() {
 	c.timer.Stop()
-	c.current.slot.done()
+	c.current.slot.Done()
 	c.mu.Lock()
 	c.ended = true
 	c.current.cancel(nil)

@@ -40,7 +40,7 @@ func (c *call) shouldRetry(resp *http.Response, err error) (time.Duration, bool)
 // as far as is known. If not, the response at hand is better than none.
 func (c *call) fitsDeadline(wait time.Duration, now time.Time) bool {
 	if c.origin != nil {
-		wait = max(wait, c.t.o.Limiter.wait(c.t.auth == nil))
+		wait = max(wait, c.t.limits.Wait(c.t.auth == nil))
 	}
 	if left := time.Duration(c.deadline.Load() - now.UnixNano()); wait >= left {
 		return false
@@ -123,6 +123,6 @@ func (a *attempt) pauseIdentity(resp *http.Response) {
 		a.pause = rand.N(a.call.backoff())
 		after = a.pause
 	}
-	o := &a.call.t.o
-	o.Limiter.pause(now.Add(min(after, o.Retry.MaxRetryAfter)))
+	t := a.call.t
+	t.limits.Pause(now.Add(min(after, t.o.Retry.MaxRetryAfter)))
 }

@@ -1,3 +1,5 @@
+// Package transport sends authenticated requests: with the current token, within the rate limits, retried
+// where that is safe, and to the connector's origins only.
 package transport
 
 import (
@@ -15,6 +17,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/transport/internal/limit"
 )
 
 // roundTripper sends the calls of one connector, or its exchanges.
@@ -22,7 +25,8 @@ type roundTripper struct {
 	auth          auth.Authenticator // nil: exchanges
 	o             Options            // with defaults filled in
 	origins       []origin           // for exchanges a single one, which stands for any
-	foreignBudget budget             // of requests to all other origins
+	limits        *limit.Queue
+	foreignBudget budget // of requests to all other origins
 	inner         http.RoundTripper
 	anonymous     http.RoundTripper // to other origins: without client certificates
 	pools         []*http.Transport
@@ -89,6 +93,9 @@ func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	r.MinBackoff = cmp.Or(r.MinBackoff, 500*time.Millisecond)
 	r.MaxBackoff = cmp.Or(r.MaxBackoff, 30*time.Second)
 	r.MaxRetryAfter = cmp.Or(r.MaxRetryAfter, 30*time.Second)
+	if t.o.Limiter != nil {
+		t.limits = t.o.Limiter.queue
+	}
 	pool := newPool(&t.o)
 	t.inner, t.pools = pool, []*http.Transport{pool}
 	if a != nil {

@@ -1,4 +1,4 @@
-package transport
+package limit
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// common is an [auth.Window] of limiters in this process.
+// common is an [auth.Window] for Queues of this process.
 type common struct {
 	limits    []auth.Limit
 	processes int
@@ -23,7 +23,7 @@ type common struct {
 	mu       sync.Mutex
 	err      error
 	asked    int
-	received map[string]time.Time // when it was, or zero while it is not released
+	received map[string]time.Time // zero until released
 	released []string
 }
 
@@ -80,35 +80,35 @@ func (c *common) set(err error) {
 	c.err = err
 }
 
-func sharing(c *common, limits ...auth.Limit) *Limiter {
+func sharing(c *common, limits ...auth.Limit) *Queue {
 	if c.limits == nil {
 		c.limits = limits
 	}
 	if c.processes == 0 {
 		c.processes = 1
 	}
-	l := NewLimiter(limits, 0)
+	l := New(limits, 0)
 	l.Share(c)
 	return l
 }
 
-// granted is a slot that there is.
-func granted(t *testing.T, l *Limiter, exchange bool) *slot {
+// acquired returns a slot that is free, if not at once then within a millisecond.
+func acquired(t *testing.T, l *Queue, exchange bool) *Slot {
 	t.Helper()
-	s, _, err := l.acquire(t.Context(), exchange, time.Now().Add(time.Millisecond))
+	s, _, err := l.Acquire(t.Context(), exchange, time.Now().Add(time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// Four limiters, as of four processes, that share their windows.
+// Four Queues share their windows, like four processes.
 func TestSharedAsTheServerSeesIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		limits := []auth.Limit{perSecond(10), {Requests: 60, Per: 10 * time.Second}}
 		c := &common{latency: time.Millisecond}
-		var server arrivals
+		var server serverLog
 		var wg sync.WaitGroup
 		const d = 60 * time.Second
 		ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -118,27 +118,27 @@ func TestSharedAsTheServerSeesIt(t *testing.T) {
 			for range 8 {
 				wg.Go(func() {
 					for {
-						s, _, err := l.acquire(ctx, rand.IntN(8) == 0, time.Time{})
+						s, _, err := l.Acquire(ctx, rand.IntN(8) == 0, time.Time{})
 						if err != nil {
 							return
 						}
 						if rand.IntN(10) == 0 {
-							s.cancel()
+							s.Cancel()
 							continue
 						}
 						time.Sleep(rand.N(20 * time.Millisecond))
-						s.wrote()
+						s.Wrote()
 						time.Sleep(rand.N(oneWay))
 						server.note()
 						time.Sleep(rand.N(300 * time.Millisecond))
-						s.done()
+						s.Done()
 					}
 				})
 			}
 		}
 		wg.Wait()
 		server.check(t, limits...)
-		// Of the longer window, a slot is gone for up to 220 ms more than its length.
+		// A slot of the longer window is taken for up to 220 ms more than its length.
 		if n, want := server.within(d), 60*6; n < want*9/10 {
 			t.Errorf("%d requests in %v, of %d allowed", n, d, want)
 		}
@@ -148,32 +148,32 @@ func TestSharedAsTheServerSeesIt(t *testing.T) {
 func TestSharedRelease(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		use  func(s *slot)
-		at   time.Duration // of the last release
+		use  func(s *Slot)
+		at   time.Duration // when the last slot is released
 		want []string
 	}{
-		"answered":          {func(s *slot) { s.wrote(); time.Sleep(30 * time.Millisecond); s.answered(); s.done() }, 30 * time.Millisecond, []string{"true"}},
-		"answered late":     {func(s *slot) { s.wrote(); time.Sleep(time.Second); s.answered(); s.done() }, oneWay, []string{"true"}},
-		"answered early":    {func(s *slot) { s.answered(); s.done() }, 0, []string{"true"}},
-		"never sent":        {func(s *slot) { s.cancel(); s.done() }, 0, []string{"false"}},
-		"failed":            {func(s *slot) { s.wrote(); s.failed(); s.done() }, oneWay, []string{"true"}},
-		"failed unwritten":  {func(s *slot) { s.failed(); s.done() }, oneWay, []string{"true"}},
-		"sent, then failed": {func(s *slot) { s.wrote(); s.cancel() }, oneWay, []string{"true"}},
-		"written twice": {func(s *slot) {
-			s.wrote()
+		"answered":          {func(s *Slot) { s.Wrote(); time.Sleep(30 * time.Millisecond); s.Received(); s.Done() }, 30 * time.Millisecond, []string{"true"}},
+		"answered late":     {func(s *Slot) { s.Wrote(); time.Sleep(time.Second); s.Received(); s.Done() }, oneWay, []string{"true"}},
+		"answered early":    {func(s *Slot) { s.Received(); s.Done() }, 0, []string{"true"}},
+		"never sent":        {func(s *Slot) { s.Cancel(); s.Done() }, 0, []string{"false"}},
+		"failed":            {func(s *Slot) { s.Wrote(); s.Failed(); s.Done() }, oneWay, []string{"true"}},
+		"failed unwritten":  {func(s *Slot) { s.Failed(); s.Done() }, oneWay, []string{"true"}},
+		"sent, then failed": {func(s *Slot) { s.Wrote(); s.Cancel() }, oneWay, []string{"true"}},
+		"written twice": {func(s *Slot) {
+			s.Wrote()
 			time.Sleep(20 * time.Millisecond)
-			s.again(context.Background(), time.Time{})
-			s.wrote()
+			s.Resend(context.Background(), time.Time{})
+			s.Wrote()
 			time.Sleep(20 * time.Millisecond)
-			s.answered()
+			s.Received()
 		}, oneWay, []string{"true", "true"}},
-		"written twice, far apart": {func(s *slot) {
-			s.wrote()
+		"written twice, far apart": {func(s *Slot) {
+			s.Wrote()
 			time.Sleep(time.Second)
-			s.again(context.Background(), time.Time{})
-			s.wrote()
+			s.Resend(context.Background(), time.Time{})
+			s.Wrote()
 			time.Sleep(time.Second)
-			s.done()
+			s.Done()
 		}, time.Second + oneWay, []string{"true", "true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -182,7 +182,7 @@ func TestSharedRelease(t *testing.T) {
 				c := &common{}
 				l := sharing(c, perSecond(5))
 				begun := time.Now()
-				tt.use(granted(t, l, false))
+				tt.use(acquired(t, l, false))
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
 				if !slices.Equal(c.released, tt.want) {
@@ -210,8 +210,8 @@ func TestSharedRefusesAndLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &common{}
 		a, b := sharing(c, perSecond(1)), sharing(c, perSecond(1))
-		held := granted(t, a, false)
-		_, _, err := b.acquire(t.Context(), false, time.Now().Add(500*time.Millisecond))
+		held := acquired(t, a, false)
+		_, _, err := b.Acquire(t.Context(), false, time.Now().Add(500*time.Millisecond))
 		wantLimited(t, err, time.Second)
 
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -221,14 +221,14 @@ func TestSharedRefusesAndLeaves(t *testing.T) {
 		pending(t, first)
 		time.Sleep(200 * time.Millisecond)
 		if r := <-behind; !errors.Is(r.err, auth.ErrRateLimited) {
-			t.Errorf("behind one who waits: %v, want ErrRateLimited", r.err)
+			t.Errorf("behind a waiter: %v, want ErrRateLimited", r.err)
 		}
 		cancel(cause)
 		if r := <-first; r.err != cause {
-			t.Errorf("whose context ended: %v", r.err)
+			t.Errorf("after its context ended: %v", r.err)
 		}
-		held.cancel()
-		granted(t, b, false).cancel()
+		held.Cancel()
+		acquired(t, b, false).Cancel()
 		idle(t, a)
 		idle(t, b)
 		if n := len(c.received); n != 0 {
@@ -237,11 +237,10 @@ func TestSharedRefusesAndLeaves(t *testing.T) {
 	})
 }
 
-// The calls of this process have all its slots here and wait for one there; an exchange does not
-// wait behind them.
+// Calls hold all local slots and wait for a shared one; an exchange does not wait behind them.
 func TestSharedExchangesFirst(t *testing.T) {
 	t.Parallel()
-	for range 20 { // who is first at the very moment is chance
+	for range 20 { // which of them asks first is random
 		synctest.Test(t, exchangeFirst)
 	}
 }
@@ -249,8 +248,8 @@ func TestSharedExchangesFirst(t *testing.T) {
 func exchangeFirst(t *testing.T) {
 	c := &common{}
 	a, b := sharing(c, perSecond(2)), sharing(c, perSecond(2))
-	granted(t, a, false).answered()
-	granted(t, a, false).answered()
+	acquired(t, a, false).Received()
+	acquired(t, a, false).Received()
 	var calls []<-chan result
 	for range 6 {
 		calls = append(calls, queue(t.Context(), b, false, time.Time{}))
@@ -260,12 +259,12 @@ func exchangeFirst(t *testing.T) {
 	time.Sleep(time.Second + time.Millisecond)
 	select {
 	case r := <-exchange:
-		r.slot.answered()
+		r.slot.Received()
 	default:
 		t.Error("the exchange waits behind calls")
 	}
 	for _, call := range calls {
-		(<-call).slot.answered()
+		(<-call).slot.Received()
 	}
 }
 
@@ -274,20 +273,20 @@ func TestSharedPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &common{}
 		a, b := sharing(c, perSecond(1)), sharing(c, perSecond(1))
-		granted(t, a, false).answered()
+		acquired(t, a, false).Received()
 		call := queue(t.Context(), b, false, time.Time{})
 		pending(t, call)
 		begun := time.Now()
-		b.pause(begun.Add(5 * time.Second))
+		b.Pause(begun.Add(5 * time.Second))
 		r := <-call
 		if d := time.Since(begun); r.err != nil || d < 5*time.Second {
 			t.Errorf("left %v into a pause of 5 s, %v", d, r.err)
 		}
-		r.slot.done()
+		r.slot.Done()
 	})
 }
 
-// Without its window each process keeps to its share, and asks again once a second.
+// If the shared windows fail, each process keeps to its share and asks again once a second.
 func TestSharedAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -295,13 +294,13 @@ func TestSharedAway(t *testing.T) {
 		l := sharing(c, perSecond(20))
 		use := func() (n int) {
 			for begun := time.Now(); time.Since(begun) < 10*time.Second; n++ {
-				s, _, err := l.acquire(t.Context(), false, time.Time{})
+				s, _, err := l.Acquire(t.Context(), false, time.Time{})
 				if err != nil {
 					t.Fatal(err)
 				}
-				s.wrote()
-				s.answered()
-				s.done()
+				s.Wrote()
+				s.Received()
+				s.Done()
 			}
 			return n
 		}
@@ -328,27 +327,27 @@ func TestSharedAway(t *testing.T) {
 func TestShareWithoutLimits(t *testing.T) {
 	t.Parallel()
 	c := &common{}
-	l := NewLimiter(nil, 0)
+	l := New(nil, 0)
 	l.Share(c)
-	if s, _, err := l.acquire(t.Context(), false, time.Time{}); s != nil || err != nil || c.asked != 0 {
+	if s, _, err := l.Acquire(t.Context(), false, time.Time{}); s != nil || err != nil || c.asked != 0 {
 		t.Errorf("%v, %v, asked %d times", s, err, c.asked)
 	}
 }
 
-// What siblings were seen to use is not taken from a process's share once more.
+// The observed use by other processes does not also reduce the share of this one.
 func TestSharedAwayAfterOthersUse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := &common{processes: 4}
 		l := sharing(c, perHour(20))
-		s := granted(t, l, false)
-		s.answered()
-		s.observe(header(20, 4))
+		s := acquired(t, l, false)
+		s.Received()
+		s.Observe(header(20, 4))
 		c.set(auth.ErrStore)
 		for range 4 {
-			granted(t, l, false).answered()
+			acquired(t, l, false).Received()
 		}
-		if _, _, err := l.acquire(t.Context(), false, time.Now().Add(time.Second)); !errors.Is(err, auth.ErrRateLimited) {
+		if _, _, err := l.Acquire(t.Context(), false, time.Now().Add(time.Second)); !errors.Is(err, auth.ErrRateLimited) {
 			t.Errorf("a sixth of a share of 5: %v", err)
 		}
 	})

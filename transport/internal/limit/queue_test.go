@@ -1,4 +1,4 @@
-package transport
+package limit
 
 import (
 	"context"
@@ -18,27 +18,27 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// arrivals is what a server keeps: when each request came.
-type arrivals struct {
+// serverLog is when a server received each request.
+type serverLog struct {
 	mu sync.Mutex
 	at []time.Time
 }
 
-func (a *arrivals) note() {
+func (a *serverLog) note() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.at = append(a.at, time.Now())
 }
 
-// within counts those of the last d, both ends included.
-func (a *arrivals) within(d time.Duration) int {
+// within counts the requests of the last d, both ends included.
+func (a *serverLog) within(d time.Duration) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.at) - sort.Search(len(a.at), func(i int) bool { return time.Since(a.at[i]) <= d })
 }
 
-// check fails for a window, both ends included, with more than limit allows.
-func (a *arrivals) check(t *testing.T, limits ...auth.Limit) {
+// check fails if a window, both ends included, has more requests than its limit.
+func (a *serverLog) check(t *testing.T, limits ...auth.Limit) {
 	t.Helper()
 	slices.SortFunc(a.at, time.Time.Compare)
 	for _, l := range limits {
@@ -53,22 +53,22 @@ func (a *arrivals) check(t *testing.T, limits ...auth.Limit) {
 func perSecond(n int) auth.Limit { return auth.Limit{Requests: n, Per: time.Second} }
 func perHour(n int) auth.Limit   { return auth.Limit{Requests: n, Per: time.Hour} }
 
-// take acquires at once or fails.
-func take(t *testing.T, l *Limiter, exchange bool) *slot {
+// take acquires a slot and fails if it has to wait.
+func take(t *testing.T, l *Queue, exchange bool) *Slot {
 	t.Helper()
-	s, waited, err := l.acquire(t.Context(), exchange, time.Time{})
+	s, waited, err := l.Acquire(t.Context(), exchange, time.Time{})
 	if err != nil || waited {
 		t.Fatalf("acquire: waited %v, %v", waited, err)
 	}
 	return s
 }
 
-// queue starts an acquire that is to wait, and returns what it came to.
-func queue(ctx context.Context, l *Limiter, exchange bool, deadline time.Time) <-chan result {
+// queue starts an Acquire that is to wait, and returns its result.
+func queue(ctx context.Context, l *Queue, exchange bool, deadline time.Time) <-chan result {
 	c := make(chan result, 1)
 	start := time.Now()
 	go func() {
-		s, waited, err := l.acquire(ctx, exchange, deadline)
+		s, waited, err := l.Acquire(ctx, exchange, deadline)
 		c <- result{s, waited, err, time.Since(start)}
 	}()
 	synctest.Wait()
@@ -76,7 +76,7 @@ func queue(ctx context.Context, l *Limiter, exchange bool, deadline time.Time) <
 }
 
 type result struct {
-	slot   *slot
+	slot   *Slot
 	waited bool
 	err    error
 	after  time.Duration
@@ -103,31 +103,31 @@ func wantLimited(t *testing.T, err error, retryAfter time.Duration) {
 	}
 }
 
-// idle fails unless all was given back and nothing waits.
-func idle(t *testing.T, l *Limiter) {
+// idle fails if a slot is still taken or a request waits.
+func idle(t *testing.T, l *Queue) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, open := l.advance(), 0
-	for i := l.stamps.head; i < l.stamps.tail; i++ {
-		if l.stamps.at(i) > now {
+	now, open := l.advanceLocked(), 0
+	for i := l.arrivals.head; i < l.arrivals.tail; i++ {
+		if l.arrivals.at(i) > now {
 			open++
 		}
 	}
-	if open != 0 || l.placed != 0 || len(l.queue) != 0 || l.armed != never {
-		t.Errorf("not idle: %d neither answered nor lapsed, %d placed, %d waiting, timer at %v", open, l.placed, len(l.queue), l.armed)
+	if open != 0 || l.inFlight != 0 || len(l.waiting) != 0 || l.timerAt != never {
+		t.Errorf("not idle: %d neither answered nor lapsed, %d placed, %d waiting, timer at %v", open, l.inFlight, len(l.waiting), l.timerAt)
 	}
 }
 
-// The promise: what the server sees never exceeds a limit, and hardly falls short of it.
+// The server never receives more than a limit permits, and hardly less.
 func TestLimiterAsTheServerSeesIt(t *testing.T) {
 	t.Parallel()
 	perMinute := auth.Limit{Requests: 600, Per: time.Minute}
 	for _, tt := range []struct {
 		name   string
 		limits []auth.Limit
-		work   time.Duration // what the server needs for an answer
-		header int           // the limit that it shows
+		work   time.Duration // how long the server takes to respond
+		header int           // the limit in its headers
 	}{
 		{"20 a second", []auth.Limit{perSecond(20)}, 5 * time.Millisecond, 0},
 		{"20 a second, slow server", []auth.Limit{perSecond(20)}, 2 * time.Second, 0},
@@ -141,8 +141,8 @@ func TestLimiterAsTheServerSeesIt(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				const span = 3 * time.Minute
-				l := NewLimiter(tt.limits, 0)
-				var seen arrivals
+				l := New(tt.limits, 0)
+				var seen serverLog
 				var mu sync.Mutex
 				var answers int
 				var sum time.Duration
@@ -154,20 +154,20 @@ func TestLimiterAsTheServerSeesIt(t *testing.T) {
 					way := func() { time.Sleep(time.Duration(r.Int64N(int64(80 * time.Millisecond)))) }
 					wg.Go(func() {
 						for {
-							s, _, err := l.acquire(ctx, false, time.Time{})
+							s, _, err := l.Acquire(ctx, false, time.Time{})
 							if err != nil {
 								return
 							}
 							start := time.Now()
-							s.wrote()
+							s.Wrote()
 							way()
 							seen.note()
 							h := header(tt.header, tt.header-seen.within(perOf(tt.limits, tt.header)))
 							time.Sleep(tt.work)
 							way()
-							s.answered()
-							s.observe(h)
-							s.done()
+							s.Received()
+							s.Observe(h)
+							s.Done()
 							mu.Lock()
 							answers++
 							sum += min(time.Since(start), oneWay)
@@ -178,7 +178,7 @@ func TestLimiterAsTheServerSeesIt(t *testing.T) {
 				wg.Wait()
 				seen.check(t, tt.limits...)
 
-				// As if there were no limit but the one, and no more callers than there are.
+				// The best rate under each limit alone, with this many callers.
 				best := 64 / (tt.work + 80*time.Millisecond).Seconds()
 				for _, limit := range tt.limits {
 					best = min(best, float64(limit.Requests)/(limit.Per+sum/time.Duration(answers)).Seconds())
@@ -189,7 +189,7 @@ func TestLimiterAsTheServerSeesIt(t *testing.T) {
 				time.Sleep(oneWay)
 				idle(t, l)
 				most := slices.MaxFunc(tt.limits, func(a, b auth.Limit) int { return a.Requests - b.Requests }).Requests
-				if n := len(l.stamps.buf); n > 2*max(4, most) {
+				if n := len(l.arrivals.buf); n > 2*max(4, most) {
 					t.Errorf("memory for %d requests, with a limit of %d", n, most)
 				}
 			})
@@ -215,20 +215,20 @@ func perOf(limits []auth.Limit, requests int) time.Duration {
 	return 0
 }
 
-// A slot comes back per after min(answered, wrote + 100 ms). A failure is no answer: the request may be
+// A slot is free again per after min(received, written + 100 ms). After a failure the request may still be
 // on its way.
 func TestSlotComesBack(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
 	type event struct {
 		at time.Duration
-		do func(*slot)
+		do func(*Slot)
 	}
-	wrote, answered, failed, cancel, done := (*slot).wrote, (*slot).answered, (*slot).failed, (*slot).cancel, (*slot).done
+	wrote, answered, failed, cancel, done := (*Slot).Wrote, (*Slot).Received, (*Slot).Failed, (*Slot).Cancel, (*Slot).Done
 	for _, tt := range []struct {
 		name   string
 		events []event
-		want   []time.Duration // when the next ones leave
+		want   []time.Duration // when the next ones are sent
 	}{
 		{"answered soon", []event{{5 * ms, wrote}, {30 * ms, answered}, {500 * ms, done}}, []time.Duration{1030 * ms}},
 		{"answered late", []event{{5 * ms, wrote}, {700 * ms, answered}, {800 * ms, done}}, []time.Duration{1105 * ms}},
@@ -251,7 +251,7 @@ func TestSlotComesBack(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
+				l := New([]auth.Limit{perSecond(1)}, 0)
 				time.Sleep(time.Minute)
 				start := time.Now()
 				s := take(t, l, false)
@@ -262,14 +262,14 @@ func TestSlotComesBack(t *testing.T) {
 				go func() {
 					defer close(finished)
 					for range tt.want {
-						next, _, err := l.acquire(ctx, false, time.Time{})
+						next, _, err := l.Acquire(ctx, false, time.Time{})
 						if err != nil {
 							got = append(got, never)
 							return
 						}
 						got = append(got, time.Since(start).Truncate(ms))
-						next.wrote()
-						next.answered()
+						next.Wrote()
+						next.Received()
 					}
 				}()
 				for _, e := range tt.events {
@@ -285,12 +285,12 @@ func TestSlotComesBack(t *testing.T) {
 	}
 }
 
-// Written twice, both count, and the limit is kept over them. What was not written takes no other slot.
+// A request that is written twice counts twice. Resend of one that was not written takes no second slot.
 func TestSlotWrittenTwiceCountsTwice(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(2)}, 1)
+		l := New([]auth.Limit{perSecond(2)}, 1)
 		start := time.Now()
 		at := func(want time.Duration) {
 			t.Helper()
@@ -301,43 +301,62 @@ func TestSlotWrittenTwiceCountsTwice(t *testing.T) {
 		s := take(t, l, false)
 		again := func() {
 			t.Helper()
-			if err := s.again(t.Context(), time.Time{}); err != nil {
+			if err := s.Resend(t.Context(), time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		again()
-		s.wrote()
+		s.Wrote()
 		time.Sleep(50 * ms)
 		again()
 		at(50 * ms)
 		again()
-		s.wrote()
+		s.Wrote()
 		time.Sleep(500 * ms)
-		call := queue(t.Context(), l, false, time.Time{}) // which s's place and slots keep waiting
+		call := queue(t.Context(), l, false, time.Time{}) // has to wait for s
 		again()
 		at(1100 * ms) // a second after the first must have arrived
-		s.wrote()
+		s.Wrote()
 		time.Sleep(10 * ms)
-		s.answered()
+		s.Received()
 		pending(t, call)
-		s.done()
+		s.Done()
 		r := <-call
 		at(1150 * ms)
-		r.slot.answered()
-		err := r.slot.again(t.Context(), time.Now().Add(900*ms))
+		r.slot.Received()
+		err := r.slot.Resend(t.Context(), time.Now().Add(900*ms))
 		wantLimited(t, err, 960*ms)
-		r.slot.done()
+		r.slot.Done()
 		time.Sleep(oneWay)
 		idle(t, l)
 	})
 }
 
-// Both ends of a window belong to it.
-func TestWindowIsClosed(t *testing.T) {
+// If the call ends while Resend waits, the second slot is given back.
+func TestResendAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
-		take(t, l, false).answered()
+		l := New([]auth.Limit{perSecond(1)}, 0)
+		s := take(t, l, false)
+		s.Wrote()
+		resent := make(chan error)
+		go func() { resent <- s.Resend(t.Context(), time.Time{}) }()
+		synctest.Wait()
+		s.Done()
+		if err := <-resent; err != context.Canceled {
+			t.Errorf("%v, want context.Canceled", err)
+		}
+		take(t, l, false).Received()
+		idle(t, l)
+	})
+}
+
+// A window includes both its ends.
+func TestWindowIncludesItsEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := New([]auth.Limit{perSecond(1)}, 0)
+		take(t, l, false).Received()
 		time.Sleep(time.Second)
 		r := <-queue(t.Context(), l, false, time.Time{})
 		if r.err != nil || r.after != 1 {
@@ -346,7 +365,7 @@ func TestWindowIsClosed(t *testing.T) {
 	})
 	r := rand.New(rand.NewPCG(3, 3))
 	w := window{requests: 1000, per: 10}
-	var stamps ring
+	var stamps arrivalTimes
 	for now := time.Duration(0); now < 10000; now += time.Duration(r.IntN(8)) {
 		for range r.IntN(4) {
 			stamps.push(now)
@@ -380,7 +399,7 @@ func TestLimiterFirstComeFirstServed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := NewLimiter(tt.limits, tt.max)
+				l := New(tt.limits, tt.max)
 				first := take(t, l, false)
 				var mu sync.Mutex
 				var got, want []int
@@ -388,20 +407,20 @@ func TestLimiterFirstComeFirstServed(t *testing.T) {
 				for i := range 50 {
 					want = append(want, i)
 					wg.Go(func() {
-						s, waited, err := l.acquire(t.Context(), false, time.Now().Add(time.Hour))
+						s, waited, err := l.Acquire(t.Context(), false, time.Now().Add(time.Hour))
 						if err != nil || !waited {
 							t.Error(waited, err)
 						}
 						mu.Lock()
 						got = append(got, i)
 						mu.Unlock()
-						s.wrote()
+						s.Wrote()
 						time.Sleep(time.Millisecond)
-						s.done()
+						s.Done()
 					})
 					synctest.Wait()
 				}
-				first.done()
+				first.Done()
 				wg.Wait()
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Error(diff)
@@ -415,8 +434,8 @@ func TestLimiterFirstComeFirstServed(t *testing.T) {
 func TestLimiterContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(1)}, 0)
-		take(t, l, false).answered()
+		l := New([]auth.Limit{perSecond(1)}, 0)
+		take(t, l, false).Received()
 		cause := errors.New("had enough")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		leaving := queue(ctx, l, false, time.Time{})
@@ -426,11 +445,11 @@ func TestLimiterContextEnds(t *testing.T) {
 		if r := <-leaving; r.err != cause || !r.waited || r.slot != nil || r.after != 300*time.Millisecond {
 			t.Errorf("left with %+v, want the cause at once", r)
 		}
-		// It took no slot: the next leaves at the same time.
+		// It took no slot, so the next one is sent at the same time.
 		if r := <-staying; r.err != nil || r.after.Truncate(time.Millisecond) != time.Second {
 			t.Errorf("next: %+v", r)
 		} else {
-			r.slot.wrote() // and stays without an answer, so that the slot is back at 2.1 s
+			r.slot.Wrote() // without a response, so the slot is free again at 2.1 s
 		}
 
 		ending, stop2 := context.WithTimeoutCause(t.Context(), 1050*time.Millisecond, cause)
@@ -438,30 +457,30 @@ func TestLimiterContextEnds(t *testing.T) {
 		if r := <-queue(ending, l, false, time.Time{}); r.err != cause || r.after != 1050*time.Millisecond {
 			t.Errorf("deadline that passes in the queue: %+v", r)
 		}
-		if _, _, err := l.acquire(ending, false, time.Time{}); err != cause {
+		if _, _, err := l.Acquire(ending, false, time.Time{}); err != cause {
 			t.Errorf("ended before: %v", err)
 		}
 		time.Sleep(time.Second)
-		take(t, l, false).cancel()
+		take(t, l, false).Cancel()
 		idle(t, l)
 	})
 }
 
-// Granted in the very moment in which ctx ends: whatever is returned, no slot is lost.
+// If ctx ends at the moment of the grant, no slot is lost, whatever Acquire returns.
 func TestLimiterContextEndsWithTheWait(t *testing.T) {
 	t.Parallel()
 	for range 50 {
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter(nil, 1)
+			l := New(nil, 1)
 			first := take(t, l, false)
 			ctx, cancel := context.WithCancel(t.Context())
 			c := queue(ctx, l, false, time.Time{})
-			first.done()
+			first.Done()
 			cancel()
 			if r := <-c; r.err == nil {
-				r.slot.done()
+				r.slot.Done()
 			}
-			take(t, l, false).done()
+			take(t, l, false).Done()
 			idle(t, l)
 		})
 	}
@@ -470,9 +489,9 @@ func TestLimiterContextEndsWithTheWait(t *testing.T) {
 func TestLimiterExchangesFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(1)}, 1)
+		l := New([]auth.Limit{perSecond(1)}, 1)
 		first := take(t, l, false)
-		first.answered()
+		first.Received()
 		call := queue(t.Context(), l, false, time.Time{})
 		exchanges := []<-chan result{queue(t.Context(), l, true, time.Time{}), queue(t.Context(), l, true, time.Time{})}
 		for i, c := range exchanges {
@@ -480,19 +499,19 @@ func TestLimiterExchangesFirst(t *testing.T) {
 			if r.err != nil || r.after.Truncate(time.Millisecond) != time.Duration(i+1)*time.Second {
 				t.Fatalf("exchange %d: %+v", i, r)
 			}
-			r.slot.answered()
+			r.slot.Received()
 		}
-		// The windows' slot is free for the call, its place is not: the slot goes to an exchange.
+		// The call could have a slot, but maxConcurrency holds it back: the slot goes to an exchange.
 		time.Sleep(2 * time.Second)
 		pending(t, call)
-		take(t, l, true).answered()
+		take(t, l, true).Received()
 		time.Sleep(2 * time.Second)
-		first.done()
+		first.Done()
 		r := <-call
 		if r.err != nil || r.after.Truncate(time.Millisecond) != 6*time.Second {
 			t.Fatalf("call: %+v", r)
 		}
-		r.slot.done()
+		r.slot.Done()
 		idle(t, l)
 	})
 }
@@ -500,9 +519,9 @@ func TestLimiterExchangesFirst(t *testing.T) {
 func TestLimiterRefusesAtOnce(t *testing.T) {
 	t.Parallel()
 	in := func(d time.Duration) time.Time { return time.Now().Add(d) }
-	refused := func(t *testing.T, l *Limiter, exchange bool, d, retryAfter time.Duration) {
+	refused := func(t *testing.T, l *Queue, exchange bool, d, retryAfter time.Duration) {
 		t.Helper()
-		s, waited, err := l.acquire(t.Context(), exchange, in(d))
+		s, waited, err := l.Acquire(t.Context(), exchange, in(d))
 		if s != nil || waited {
 			t.Fatalf("slot %v, waited %v", s, waited)
 		}
@@ -516,37 +535,37 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 	t.Run("window", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{perSecond(2), perHour(3)}, 0)
-			take(t, l, false).answered()
+			l := New([]auth.Limit{perSecond(2), perHour(3)}, 0)
+			take(t, l, false).Received()
 			time.Sleep(300 * ms)
 			s := take(t, l, false)
 			refused(t, l, false, 699*ms, 700*ms)
-			s.wrote()
+			s.Wrote()
 			refused(t, l, true, 699*ms, 700*ms)
-			s.answered()
+			s.Received()
 			ctx, cancel := context.WithTimeout(t.Context(), 699*ms)
 			defer cancel()
-			_, _, err := l.acquire(ctx, false, in(time.Minute))
+			_, _, err := l.Acquire(ctx, false, in(time.Minute))
 			wantLimited(t, err, 700*ms)
 			r := <-queue(t.Context(), l, false, in(701*ms))
 			if r.err != nil {
 				t.Fatal(r.err)
 			}
-			r.slot.answered()
+			r.slot.Received()
 			refused(t, l, false, time.Minute, time.Hour-time.Second)
 		})
 	})
 	t.Run("queue", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{perSecond(2)}, 0)
-			take(t, l, false).answered()
+			l := New([]auth.Limit{perSecond(2)}, 0)
+			take(t, l, false).Received()
 			take(t, l, false)
 			ctx, cancel := context.WithCancel(t.Context())
 			for range 5 {
 				queue(ctx, l, false, time.Time{})
 			}
-			// Of those before, the second and the fourth leave after 1 s and 2 s, and so on.
+			// Of those ahead, two are sent after 1 s, two after 2 s, and so on.
 			refused(t, l, false, 2900*ms, 3*time.Second)
 			refused(t, l, true, 900*ms, time.Second)
 			refused(t, l, false, 2900*ms, 3*time.Second)
@@ -558,8 +577,8 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 			cancel()
 			<-last
 
-			l = NewLimiter([]auth.Limit{perSecond(2)}, 0)
-			l.pause(in(100 * ms))
+			l = New([]auth.Limit{perSecond(2)}, 0)
+			l.Pause(in(100 * ms))
 			ctx, cancel = context.WithCancel(t.Context())
 			for range 4 {
 				queue(ctx, l, false, time.Time{})
@@ -571,14 +590,14 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 	t.Run("absurd", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{{Requests: 1, Per: 1<<63 - 1}, {}, {Requests: -1, Per: 1}, {Requests: 1}}, -1)
+			l := New([]auth.Limit{{Requests: 1, Per: 1<<63 - 1}, {}, {Requests: -1, Per: 1}, {Requests: 1}}, -1)
 			if len(l.windows) != 1 {
 				t.Fatalf("windows: %v", l.windows)
 			}
-			take(t, l, false).answered()
+			take(t, l, false).Received()
 			ctx, cancel := context.WithCancel(t.Context())
 			for range 9 {
-				_, waited, err := l.acquire(t.Context(), false, in(time.Hour))
+				_, waited, err := l.Acquire(t.Context(), false, in(time.Hour))
 				if !errors.Is(err, auth.ErrRateLimited) || waited {
 					t.Error(waited, err)
 				}
@@ -592,7 +611,7 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 	t.Run("deadline that passes in the queue", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter(nil, 1)
+			l := New(nil, 1)
 			first := take(t, l, false)
 			later := queue(t.Context(), l, false, in(3*time.Second))
 			sooner := queue(t.Context(), l, false, in(2*time.Second))
@@ -607,41 +626,41 @@ func TestLimiterRefusesAtOnce(t *testing.T) {
 				}
 			}
 			pending(t, none)
-			first.done()
-			(<-none).slot.done()
+			first.Done()
+			(<-none).slot.Done()
 			idle(t, l)
 		})
 	})
 	t.Run("leaves at its deadline", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter(nil, 0)
-			l.pause(in(time.Second))
+			l := New(nil, 0)
+			l.Pause(in(time.Second))
 			if r := <-queue(t.Context(), l, false, in(time.Second)); r.err != nil || r.after != time.Second {
 				t.Errorf("%+v", r)
 			}
-			refused(t, func() *Limiter { l.pause(in(time.Second)); return l }(), false, time.Second-1, time.Second)
+			refused(t, func() *Queue { l.Pause(in(time.Second)); return l }(), false, time.Second-1, time.Second)
 		})
 	})
 }
 
 func TestLimiterPause(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func() *Limiter{
-		"without limits": func() *Limiter { return NewLimiter(nil, 0) },
-		"with a window":  func() *Limiter { return NewLimiter([]auth.Limit{perSecond(20)}, 0) },
-		"concurrency":    func() *Limiter { return NewLimiter(nil, 5) },
+	for name, make := range map[string]func() *Queue{
+		"without limits": func() *Queue { return New(nil, 0) },
+		"with a window":  func() *Queue { return New([]auth.Limit{perSecond(20)}, 0) },
+		"concurrency":    func() *Queue { return New(nil, 5) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				l := make()
 				in := func(d time.Duration) time.Time { return time.Now().Add(d) }
-				take(t, l, false).done()
-				l.pause(in(-time.Second))
-				take(t, l, false).done()
+				take(t, l, false).Done()
+				l.Pause(in(-time.Second))
+				take(t, l, false).Done()
 
-				l.pause(in(2 * time.Second))
+				l.Pause(in(2 * time.Second))
 				call := queue(t.Context(), l, false, time.Time{})
 				exchange := queue(t.Context(), l, true, in(9*time.Second))
 				short := queue(t.Context(), l, false, in(3*time.Second))
@@ -650,10 +669,10 @@ func TestLimiterPause(t *testing.T) {
 				byCtx := queue(ctx, l, false, time.Time{})
 				pending(t, short)
 				time.Sleep(500 * time.Millisecond)
-				l.pause(in(time.Millisecond)) // shortens nothing
+				l.Pause(in(time.Millisecond)) // shortens nothing
 				time.Sleep(500 * time.Millisecond)
 				pending(t, call)
-				l.pause(in(4 * time.Second))
+				l.Pause(in(4 * time.Second))
 				for _, c := range []<-chan result{short, byCtx} {
 					r := <-c
 					if r.after != time.Second || !r.waited {
@@ -666,9 +685,9 @@ func TestLimiterPause(t *testing.T) {
 					if r.err != nil || !r.waited || r.after != 5*time.Second {
 						t.Errorf("%+v, want to leave after 5s", r)
 					}
-					r.slot.done()
+					r.slot.Done()
 				}
-				take(t, l, false).done()
+				take(t, l, false).Done()
 				if l.paused.Load() {
 					t.Error("still marked as paused: no way back to the fast path")
 				}
@@ -681,27 +700,27 @@ func TestLimiterPause(t *testing.T) {
 func TestLimiterConcurrency(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perHour(10)}, 2)
+		l := New([]auth.Limit{perHour(10)}, 2)
 		a, b := take(t, l, false), take(t, l, false)
-		take(t, l, true).done()
+		take(t, l, true).Done()
 		c, d := queue(t.Context(), l, false, time.Time{}), queue(t.Context(), l, false, time.Time{})
-		a.wrote()
-		a.answered()
+		a.Wrote()
+		a.Received()
 		pending(t, c)
-		a.done()
-		a.done() // gives back one place, not two
+		a.Done()
+		a.Done() // frees one place, not two
 		rc := <-c
 		pending(t, d)
-		if own := l.own(&l.windows[0]); own != 4 {
-			t.Errorf("%d slots taken, want 4: who waits for a place holds none", own)
+		if own := l.sentLocked(&l.windows[0]); own != 4 {
+			t.Errorf("%d slots taken, want 4: a call held back by maxConcurrency takes none", own)
 		}
-		b.cancel()
+		b.Cancel()
 		rd := <-d
-		if own := l.own(&l.windows[0]); own != 4 {
+		if own := l.sentLocked(&l.windows[0]); own != 4 {
 			t.Errorf("%d slots taken after a cancel and a call, want 4", own)
 		}
-		rc.slot.done()
-		rd.slot.done()
+		rc.slot.Done()
+		rd.slot.Done()
 		idle(t, l)
 	})
 }
@@ -710,9 +729,9 @@ func TestLimiterOthersUse(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name             string
-		own              int // ours before the answer
+		own              int // ours before the response
 		limit, remaining string
-		want             int // how many may leave at once after it
+		want             int // how many may be sent at once after it
 	}{
 		{"nobody else", 4, "20", "16", 16},
 		{"others", 4, "20", "6", 6},
@@ -735,25 +754,25 @@ func TestLimiterOthersUse(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				for _, observe := range []func(*Limiter, *slot, http.Header){
-					func(l *Limiter, _ *slot, h http.Header) { (&slot{l: l}).observe(h) },
-					func(_ *Limiter, s *slot, h http.Header) { s.observe(h) },
+				for _, observe := range []func(*Queue, *Slot, http.Header){
+					func(l *Queue, _ *Slot, h http.Header) { (&Slot{q: l}).Observe(h) },
+					func(_ *Queue, s *Slot, h http.Header) { s.Observe(h) },
 				} {
-					l := NewLimiter([]auth.Limit{perHour(20), perSecond(1000)}, 0)
-					var s *slot
+					l := New([]auth.Limit{perHour(20), perSecond(1000)}, 0)
+					var s *Slot
 					for range tt.own {
 						s = take(t, l, false)
-						s.wrote()
-						s.answered()
+						s.Wrote()
+						s.Received()
 					}
 					observe(l, s, http.Header{"X-Ratelimit-Limit": {tt.limit}, "X-Ratelimit-Remaining": {tt.remaining}})
 					got := 0
 					for ; got < 100; got++ {
-						s, _, err := l.acquire(t.Context(), false, time.Now().Add(time.Second))
+						s, _, err := l.Acquire(t.Context(), false, time.Now().Add(time.Second))
 						if err != nil {
 							break
 						}
-						s.answered()
+						s.Received()
 					}
 					if got != tt.want {
 						t.Errorf("%d may leave, want %d", got, tt.want)
@@ -767,41 +786,41 @@ func TestLimiterOthersUse(t *testing.T) {
 func TestLimiterObservesTheRightWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(20), perHour(100), {Requests: 20, Per: time.Minute}}, 0)
+		l := New([]auth.Limit{perSecond(20), perHour(100), {Requests: 20, Per: time.Minute}}, 0)
 		for _, tt := range []struct{ limit, window int }{{20, 1}, {100, 2}, {7, 2}} {
 			s := take(t, l, false)
-			s.answered()
-			s.observe(header(tt.limit, 0))
-			s.observe(header(tt.limit, 0))
+			s.Received()
+			s.Observe(header(tt.limit, 0))
+			s.Observe(header(tt.limit, 0))
 			now := time.Since(l.base)
 			for i := range l.windows {
-				if w := &l.windows[i]; (w.room(now) < w.requests) != (i == tt.window) {
-					t.Errorf("limit %d, window %v: room %d", tt.limit, w.per, w.room(now))
+				if w := &l.windows[i]; (w.capacity(now) < w.requests) != (i == tt.window) {
+					t.Errorf("limit %d, window %v: room %d", tt.limit, w.per, w.capacity(now))
 				}
-				l.windows[i].withheld = 0
+				l.windows[i].usedByOthers = 0
 			}
 		}
 	})
 }
 
-// Others have taken all: one request in ten seconds looks whether it is still so.
+// If others use the whole limit, one request in ten seconds finds out whether they still do.
 func TestLimiterProbes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perHour(20)}, 0)
+		l := New([]auth.Limit{perHour(20)}, 0)
 		s := take(t, l, false)
-		s.answered()
+		s.Received()
 		waiting := queue(t.Context(), l, false, time.Time{})
-		(<-waiting).slot.answered()
+		(<-waiting).slot.Received()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		s.observe(header(20, 0))
+		s.Observe(header(20, 0))
 		start := time.Now()
 		patient, impatient := queue(ctx, l, false, time.Time{}), queue(ctx, l, false, time.Now().Add(9*time.Second))
 		wantLimited(t, (<-impatient).err, 10*time.Second)
 		second, third := queue(ctx, l, true, time.Time{}), queue(ctx, l, false, time.Time{})
 
-		at := func(c <-chan result, want time.Duration) *slot {
+		at := func(c <-chan result, want time.Duration) *Slot {
 			t.Helper()
 			r := <-c
 			if got := time.Since(start); r.err != nil || got != want {
@@ -809,34 +828,34 @@ func TestLimiterProbes(t *testing.T) {
 			}
 			return r.slot
 		}
-		at(second, 10*time.Second).answered() // an exchange, whose answer shows nothing
+		at(second, 10*time.Second).Received() // an exchange, whose response has no such headers
 		s = at(patient, 20*time.Second)
 		pending(t, third)
 		time.Sleep(50 * time.Millisecond)
-		s.answered()
-		s.observe(header(20, 9))
+		s.Received()
+		s.Observe(header(20, 9))
 		s = at(third, 20*time.Second+50*time.Millisecond)
 		for range 8 {
-			take(t, l, false).answered()
+			take(t, l, false).Received()
 		}
-		_, _, err := l.acquire(ctx, false, time.Now().Add(time.Second))
+		_, _, err := l.Acquire(ctx, false, time.Now().Add(time.Second))
 		if !errors.Is(err, auth.ErrRateLimited) {
 			t.Errorf("a tenth left: %v", err)
 		}
-		s.cancel()
+		s.Cancel()
 	})
 }
 
-// Who is waiting already is refused as soon as it is seen that others leave no room in time.
+// A waiter is refused as soon as the use by others leaves it no slot in time.
 func TestLimiterObservationRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{perSecond(1), perHour(20)}, 0)
+		l := New([]auth.Limit{perSecond(1), perHour(20)}, 0)
 		s := take(t, l, false)
-		s.answered()
+		s.Received()
 		c := queue(t.Context(), l, false, time.Now().Add(9*time.Second))
 		pending(t, c)
-		s.observe(header(20, 0))
+		s.Observe(header(20, 0))
 		r := <-c
 		wantLimited(t, r.err, 10*time.Second)
 		if r.after != 0 {
@@ -845,40 +864,40 @@ func TestLimiterObservationRefuses(t *testing.T) {
 	})
 }
 
-// What was seen holds for one length of the window, even if nothing more is heard.
+// An observation counts for one length of the window, even without a later one.
 func TestLimiterObservationExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLimiter([]auth.Limit{{Requests: 5, Per: 4 * time.Second}}, 0)
-		(&slot{l: l}).observe(header(5, 0))
+		l := New([]auth.Limit{{Requests: 5, Per: 4 * time.Second}}, 0)
+		(&Slot{q: l}).Observe(header(5, 0))
 		for range 5 {
 			c := queue(t.Context(), l, false, time.Time{})
 			r := <-c
 			if got := time.Since(l.base).Truncate(time.Millisecond); r.err != nil || got != 4*time.Second {
 				t.Fatalf("left at %v, %v; want 4s", got, r.err)
 			}
-			r.slot.answered()
+			r.slot.Received()
 		}
 	})
 }
 
-// Answers that were long on their way, or overtaken, neither open nor close more than they should.
+// Late and overtaken answers do not distort what is known of the use by others.
 func TestLimiterLateAnswers(t *testing.T) {
 	t.Parallel()
-	room := func(l *Limiter) int { return l.windows[0].room(time.Since(l.base)) }
+	room := func(l *Queue) int { return l.windows[0].capacity(time.Since(l.base)) }
 	t.Run("overtaken", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{perHour(100)}, 0)
+			l := New([]auth.Limit{perHour(100)}, 0)
 			old := take(t, l, false)
-			old.wrote()
+			old.Wrote()
 			time.Sleep(20 * time.Second)
 			s := take(t, l, false)
-			s.wrote()
-			s.answered()
-			s.observe(header(100, 58))
+			s.Wrote()
+			s.Received()
+			s.Observe(header(100, 58))
 			for _, remaining := range []int{99, 0} {
-				old.observe(header(100, remaining))
+				old.Observe(header(100, remaining))
 				if got := room(l); got != 60 {
 					t.Errorf("room for %d after a late %d, want 60", got, remaining)
 				}
@@ -888,34 +907,34 @@ func TestLimiterLateAnswers(t *testing.T) {
 	t.Run("slow server", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{perSecond(10)}, 0)
-			var all []*slot
+			l := New([]auth.Limit{perSecond(10)}, 0)
+			var all []*Slot
 			for range 10 {
 				all = append(all, take(t, l, false))
-				all[len(all)-1].wrote()
+				all[len(all)-1].Wrote()
 			}
 			time.Sleep(3 * time.Second)
-			for i, s := range all { // by now we count none of them, but it was all our own use
-				s.answered()
-				s.observe(header(10, 9-i))
+			for i, s := range all { // we count none of them any more, but it was all our own use
+				s.Received()
+				s.Observe(header(10, 9-i))
 			}
 			if got := room(l); got != 10 {
 				t.Errorf("room for %d, want 10", got)
 			}
 
-			l = NewLimiter([]auth.Limit{{Requests: 10, Per: 10 * time.Second}}, 0)
+			l = New([]auth.Limit{{Requests: 10, Per: 10 * time.Second}}, 0)
 			for range 5 {
-				take(t, l, false).answered()
+				take(t, l, false).Received()
 			}
 			time.Sleep(9 * time.Second)
 			for range 4 {
-				take(t, l, false).answered()
+				take(t, l, false).Received()
 			}
 			s := take(t, l, false)
-			s.wrote()
+			s.Wrote()
 			time.Sleep(3 * time.Second)
-			s.answered()
-			s.observe(header(10, 0)) // so it was when it left: five of ours have gone since
+			s.Received()
+			s.Observe(header(10, 0)) // true when it was sent; five of ours have left the window since
 			if got := room(l); got != 10 {
 				t.Errorf("room for %d, want 10", got)
 			}
@@ -924,14 +943,14 @@ func TestLimiterLateAnswers(t *testing.T) {
 	t.Run("unknown departure", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{perHour(100)}, 0)
-			(&slot{l: l}).observe(header(100, 60))
-			(&slot{l: l}).observe(header(100, 99))
+			l := New([]auth.Limit{perHour(100)}, 0)
+			(&Slot{q: l}).Observe(header(100, 60))
+			(&Slot{q: l}).Observe(header(100, 99))
 			if got := room(l); got != 60 {
 				t.Errorf("room for %d, want 60: a smaller figure may be a late one", got)
 			}
 			time.Sleep(probeEvery)
-			(&slot{l: l}).observe(header(100, 99))
+			(&Slot{q: l}).Observe(header(100, 99))
 			if got := room(l); got != 99 {
 				t.Errorf("room for %d, want 99", got)
 			}
@@ -941,27 +960,27 @@ func TestLimiterLateAnswers(t *testing.T) {
 
 func TestNoLimiter(t *testing.T) {
 	t.Parallel()
-	var l *Limiter
-	l.pause(time.Now().Add(time.Hour))
-	if l.limited() || NewLimiter(nil, 3).limited() || !NewLimiter([]auth.Limit{perHour(1)}, 0).limited() {
-		t.Error("limited is not whether there is a window")
+	var l *Queue
+	l.Pause(time.Now().Add(time.Hour))
+	if l.Limited() || New(nil, 3).Limited() || !New([]auth.Limit{perHour(1)}, 0).Limited() {
+		t.Error("Limited does not tell whether there is a window")
 	}
-	for _, l := range []*Limiter{nil, NewLimiter(nil, 0)} {
+	for _, l := range []*Queue{nil, New(nil, 0)} {
 		s := take(t, l, false)
-		s.wrote()
-		s.answered()
-		s.observe(header(20, 0))
-		s.cancel()
-		s.done()
+		s.Wrote()
+		s.Received()
+		s.Observe(header(20, 0))
+		s.Cancel()
+		s.Done()
 	}
 }
 
-// Real goroutines and a real clock: nothing is lost, and the limit holds.
+// With real goroutines and a real clock, no slot is lost and the limit holds.
 func TestLimiterUnderLoad(t *testing.T) {
 	t.Parallel()
 	limits := []auth.Limit{{Requests: 40, Per: 2 * time.Millisecond}, {Requests: 300, Per: 20 * time.Millisecond}}
-	l := NewLimiter(limits, 10)
-	var seen arrivals
+	l := New(limits, 10)
+	var seen serverLog
 	var wg sync.WaitGroup
 	for i := range 32 {
 		r := rand.New(rand.NewPCG(2, uint64(i)))
@@ -975,24 +994,24 @@ func TestLimiterUnderLoad(t *testing.T) {
 				if r.IntN(4) == 0 {
 					deadline = time.Now().Add(time.Duration(r.IntN(3_000_000)))
 				}
-				s, _, err := l.acquire(ctx, r.IntN(8) == 0, deadline)
+				s, _, err := l.Acquire(ctx, r.IntN(8) == 0, deadline)
 				switch {
 				case err != nil:
 					if !errors.Is(err, context.Canceled) && !errors.Is(err, auth.ErrRateLimited) {
 						t.Error(err)
 					}
 				case r.IntN(8) == 0:
-					s.cancel()
+					s.Cancel()
 				default:
 					seen.note()
 					wrote := make(chan struct{})
-					go func() { defer close(wrote); s.wrote() }()
-					s.answered()
-					s.observe(header(300, 250+r.IntN(50)))
+					go func() { defer close(wrote); s.Wrote() }()
+					s.Received()
+					s.Observe(header(300, 250+r.IntN(50)))
 					if r.IntN(50) == 0 {
-						l.pause(time.Now().Add(time.Millisecond))
+						l.Pause(time.Now().Add(time.Millisecond))
 					}
-					s.done()
+					s.Done()
 					<-wrote
 				}
 				cancel()
@@ -1002,19 +1021,19 @@ func TestLimiterUnderLoad(t *testing.T) {
 	wg.Wait()
 	seen.check(t, limits...)
 	idle(t, l)
-	l.mu.Lock() // a last tick may be under way
+	l.mu.Lock() // a last tick may be running
 	defer l.mu.Unlock()
-	for i := l.stamps.head + 1; i < l.stamps.tail; i++ {
-		if l.stamps.at(i) < l.stamps.at(i-1) {
+	for i := l.arrivals.head + 1; i < l.arrivals.tail; i++ {
+		if l.arrivals.at(i) < l.arrivals.at(i-1) {
 			t.Fatal("stamps out of order")
 		}
 	}
 }
 
-// A wall clock that is set does not matter.
+// Setting the wall clock has no effect.
 func TestLimiterClock(t *testing.T) {
 	t.Parallel()
-	if l := NewLimiter(nil, 0); l.base == l.base.Round(0) { // Round strips the monotonic reading
+	if l := New(nil, 0); l.base == l.base.Round(0) { // Round strips the monotonic reading
 		t.Error("the limiter counts from an instant of the wall clock")
 	}
 }
@@ -1025,28 +1044,28 @@ func FuzzLimiterObserve(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, limit1, remaining1, limit2, remaining2 string, own uint8) {
 		synctest.Test(t, func(t *testing.T) {
-			l := NewLimiter([]auth.Limit{perSecond(20), perHour(100)}, 0)
-			var s *slot
+			l := New([]auth.Limit{perSecond(20), perHour(100)}, 0)
+			var s *Slot
 			for range own % 20 {
 				s = take(t, l, false)
-				s.answered()
+				s.Received()
 			}
 			for _, h := range [][2]string{{limit1, remaining1}, {limit2, remaining2}} {
 				h := http.Header{"X-Ratelimit-Limit": {h[0]}, "X-Ratelimit-Remaining": {h[1]}}
-				s.observe(h)
-				(&slot{l: l}).observe(h)
+				s.Observe(h)
+				(&Slot{q: l}).Observe(h)
 			}
 			for i := range l.windows {
-				if w := &l.windows[i]; w.room(time.Since(l.base)) < 0 || w.room(time.Since(l.base)) > w.requests {
-					t.Fatalf("room for %d of %d", w.room(time.Since(l.base)), w.requests)
+				if w := &l.windows[i]; w.capacity(time.Since(l.base)) < 0 || w.capacity(time.Since(l.base)) > w.requests {
+					t.Fatalf("room for %d of %d", w.capacity(time.Since(l.base)), w.requests)
 				}
 			}
-			// Whatever the server says, it stops nobody for longer than a probe's time.
+			// Whatever the server sends, no request waits longer than probeEvery.
 			r := <-queue(t.Context(), l, false, time.Now().Add(probeEvery))
 			if r.err != nil {
 				t.Fatal(r.err)
 			}
-			r.slot.done()
+			r.slot.Done()
 		})
 	})
 }
@@ -1083,29 +1102,29 @@ func BenchmarkLimiter(b *testing.B) {
 
 var limiterBenchmarks = []struct {
 	name    string
-	limiter func() *Limiter
+	limiter func() *Queue
 	allocs  float64
-	call    func(*Limiter) func()
+	call    func(*Queue) func()
 }{
-	{"nil", func() *Limiter { return nil }, 0, wholeCall},
-	{"no limits", func() *Limiter { return NewLimiter(nil, 0) }, 0, wholeCall},
-	{"windows", func() *Limiter {
-		return NewLimiter([]auth.Limit{{Requests: 1 << 30, Per: time.Millisecond}, {Requests: 1 << 30, Per: 10 * time.Millisecond}}, 0)
+	{"nil", func() *Queue { return nil }, 0, wholeCall},
+	{"no limits", func() *Queue { return New(nil, 0) }, 0, wholeCall},
+	{"windows", func() *Queue {
+		return New([]auth.Limit{{Requests: 1 << 30, Per: time.Millisecond}, {Requests: 1 << 30, Per: 10 * time.Millisecond}}, 0)
 	}, 1, wholeCall},
-	{"windows and concurrency", func() *Limiter {
-		return NewLimiter([]auth.Limit{{Requests: 1 << 30, Per: time.Millisecond}}, 1<<20)
+	{"windows and concurrency", func() *Queue {
+		return New([]auth.Limit{{Requests: 1 << 30, Per: time.Millisecond}}, 1<<20)
 	}, 1, wholeCall},
 }
 
-func wholeCall(l *Limiter) func() {
+func wholeCall(l *Queue) func() {
 	ctx := context.Background()
 	return func() {
-		s, _, err := l.acquire(ctx, false, time.Time{})
+		s, _, err := l.Acquire(ctx, false, time.Time{})
 		if err != nil {
 			panic(err)
 		}
-		s.wrote()
-		s.answered()
-		s.done()
+		s.Wrote()
+		s.Received()
+		s.Done()
 	}
 }
