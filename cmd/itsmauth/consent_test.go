@@ -54,7 +54,7 @@ func TestCheckOnlineCountsConsentDays(t *testing.T) {
 	}
 }
 
-// The product refuses the token, and then the refresh token: that is for a person.
+// The product refuses the token, and then the refresh token, so a person must log in.
 func TestCallLosesConsent(t *testing.T) {
 	t.Parallel()
 	c := newConsented(t, 0)
@@ -67,7 +67,7 @@ func TestCallLosesConsent(t *testing.T) {
 	}
 }
 
-// The command is interrupted after the browser came back and before the product has issued tokens.
+// The command is interrupted after the browser came back, before the product responds.
 func TestInterruptedLoginIsSaved(t *testing.T) {
 	t.Parallel()
 	c := newConsented(t, 0)
@@ -85,7 +85,7 @@ func TestInterruptedLoginIsSaved(t *testing.T) {
 	}
 }
 
-// Connectors of one identity share the one exchange of a look at them.
+// Connectors of one identity share one new token.
 func TestCheckOnlineSharesATokenByIdentity(t *testing.T) {
 	t.Parallel()
 	s := beyondtrusttest.NewServer(nil)

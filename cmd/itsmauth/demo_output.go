@@ -81,20 +81,16 @@ func details(r emulator.Request) (lines []string) {
 			fields[name] = form.Get(name)
 		}
 	}
-	line := ""
+	var text []string
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		value := fields[name]
 		if !public[name] {
 			value = mask(value)
 		}
-		if field := "  " + name + "=" + value; len(line)+len(field) > 72 {
-			lines, line = append(lines, line), field
-		} else {
-			line += field
-		}
+		text = append(text, name+"="+value)
 	}
-	if line != "" {
-		lines = append(lines, line)
+	for _, line := range wrap(strings.Join(text, " "), 72) {
+		lines = append(lines, "  "+line)
 	}
 	return lines
 }

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// background starts itsmauth and gives its stdout; stop interrupts it and checks that it ends well.
+// background starts itsmauth and returns its stdout. stop interrupts it and checks that it exits with 0.
 func background(t *testing.T, args ...string) (stdout *bufio.Reader, stop func()) {
 	t.Helper()
 	cmd := exec.Command("itsmauth", args...)
@@ -41,7 +41,7 @@ func TestEmulate(t *testing.T) {
 	out, stop := background(t, "emulate")
 	defer stop()
 	var yaml strings.Builder
-	for line := ""; !strings.Contains(line, "password:"); { // the last one
+	for line := ""; !strings.Contains(line, "password:"); { // the last line
 		var err error
 		if line, err = out.ReadString('\n'); err != nil {
 			t.Fatal(err)
@@ -73,7 +73,7 @@ func TestEmulate(t *testing.T) {
 	}
 }
 
-// What serve does in the browser of the person who started it, and of anybody else.
+// The key of serve works once. The browser that used it may do everything, another one nothing.
 func TestServe(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -122,8 +122,8 @@ func TestServe(t *testing.T) {
 		{others, page.String(), 403},
 		{others, page.String() + "?key=x", 403},
 		{mine, address, 200},
-		{others, address, 403}, // once
-		{mine, address, 200},   // but whoever is in may reload
+		{others, address, 403}, // used already
+		{mine, address, 200},   // the browser that used it may reload
 		{mine, page.String(), 200},
 	} {
 		if status, body := get(tt.client, tt.url); status != tt.status {

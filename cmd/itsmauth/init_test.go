@@ -37,7 +37,7 @@ func TestInit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// As check sees it once the variables are set.
+			// Parse it with the variables set.
 			set := regexp.MustCompile(`\$\{env:(ITSM_[A-Z0-9_]+)\}`).ReplaceAll(text, []byte("${env:$1:-c2VjcmV0}"))
 			if bytes.Equal(set, text) || bytes.Count(text, []byte("    # ")) < 5 {
 				t.Errorf("no references, or no comments:\n%s", text)
@@ -78,7 +78,7 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// Where nobody can be asked, there are examples, and nothing is wrong with them but the unset variables.
+// Without a terminal there are placeholders, which are valid. Only the variables are not set.
 func TestInitWritesExamples(t *testing.T) {
 	t.Parallel()
 	for flags, says := range map[string]string{

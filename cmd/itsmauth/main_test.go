@@ -32,7 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise each process takes a second longer
 	testscript.Main(m, map[string]func(){"itsmauth": main})
 }
 
@@ -42,8 +42,8 @@ var secrets = []string{
 	webcommandertest.DefaultClientSecret, webcommandertest.DefaultPassword,
 }
 
-// silent fails if output shows a secret, or is coloured though it goes to no terminal.
-func silent(t interface{ Fatalf(string, ...any) }, output string) {
+// checkOutput fails if output shows a secret or has colours.
+func checkOutput(t interface{ Fatalf(string, ...any) }, output string) {
 	for _, s := range secrets {
 		if strings.Contains(output, s) {
 			t.Fatalf("the output shows a secret:\n%s", output)
@@ -54,10 +54,10 @@ func silent(t interface{ Fatalf(string, ...any) }, output string) {
 	}
 }
 
-// products are those of one script, by connector.
+// products are the emulated products of one test, by connector.
 type products map[string]*product
 
-// start runs all emulators, and writes their configuration to dir/itsmauth.yaml.
+// start starts all emulators and writes their configuration to dir/itsmauth.yaml.
 func start(dir string) (products, error) {
 	redirectURI, err := freeRedirectURI()
 	if err != nil {
@@ -83,18 +83,18 @@ func (p products) close() {
 	}
 }
 
-// The scripts' own commands:
+// Commands of the scripts:
 //
-//	emulators                       start all of them, and write itsmauth.yaml
-//	run CODE ARG...                 itsmauth, which exits with CODE and shows no secret
-//	json VALUE                      stdout of the last run is VALUE; "*" in it is any text
-//	lines N                         stderr of the last run has N lines
-//	exchanges CONNECTOR N           what the emulator counted
-//	revoke CONNECTOR                kill all access tokens
-//	down CONNECTOR                  the product answers 503 from now on
-//	edit FROM TO OLD NEW            copy a file with its lines changed by a regular expression
-//	damage DIR                      write something else into every record
-//	person allow|deny CODE ARG...   run, with the URL on the first line of its stdout opened
+//	emulators                       start all emulators and write itsmauth.yaml
+//	run CODE ARG...                 run itsmauth; it must exit with CODE and show no secret
+//	json VALUE                      stdout of the last run must be VALUE; "*" is any text
+//	lines N                         stderr of the last run must have N lines
+//	exchanges CONNECTOR N           the emulator must have counted N exchanges
+//	revoke CONNECTOR                make all access tokens invalid
+//	down CONNECTOR                  let the product respond with 503 from now on
+//	edit FROM TO OLD NEW            copy a file, replacing a regular expression
+//	damage DIR                      overwrite every record with garbage
+//	person allow|deny CODE ARG...   as run; open the URL on the first line of stdout
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -116,7 +116,7 @@ func TestScripts(t *testing.T) {
 			},
 			"run": func(ts *testscript.TestScript, _ bool, args []string) {
 				exits(ts, args[0], ts.Exec("itsmauth", args[1:]...))
-				silent(ts, ts.ReadFile("stdout")+ts.ReadFile("stderr"))
+				checkOutput(ts, ts.ReadFile("stdout")+ts.ReadFile("stderr"))
 			},
 			"json": func(ts *testscript.TestScript, _ bool, args []string) {
 				var got, want any
@@ -189,7 +189,7 @@ func TestScripts(t *testing.T) {
 				rest, err := io.ReadAll(out)
 				ts.Check(err)
 				exits(ts, args[1], cmd.Wait())
-				silent(ts, line+string(rest)+stderr.String())
+				checkOutput(ts, line+string(rest)+stderr.String())
 				ts.Logf("%s%s", rest, &stderr)
 			},
 		},
@@ -208,7 +208,7 @@ func exits(ts *testscript.TestScript, want string, err error) {
 	}
 }
 
-// itsmauth runs it in this process.
+// itsmauth runs the command line in this process.
 func itsmauth(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	code = run(ctx, args, strings.NewReader(""), &out, &errs)
@@ -235,7 +235,7 @@ func withStoreAt(t *testing.T, dir, path string) (file string) {
 	return file
 }
 
-// The command is interrupted after the token endpoint was asked and before it answers.
+// The command is interrupted while the token endpoint handles the request.
 func TestInterruptedExchangeIsSaved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -260,7 +260,7 @@ func TestInterruptedExchangeIsSaved(t *testing.T) {
 	}
 }
 
-// statusOf is what status says of one connector.
+// statusOf returns one entry of the output of status.
 func statusOf(t *testing.T, file, connector string) connectorStatus {
 	t.Helper()
 	_, stdout, _ := itsmauth(t.Context(), "--config", file, "--output", "json", "status")
@@ -272,12 +272,13 @@ func statusOf(t *testing.T, file, connector string) connectorStatus {
 	return list[i]
 }
 
-// A signal, or two that come together, wait for an exchange and say so. Another ends the process.
+// After a signal, or two at once, the command waits for the token request and says so. Another signal
+// kills the process.
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		again bool
-		state string // of the store, afterwards
+		state string // afterwards
 	}{"one": {false, "fresh"}, "another": {true, "none"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -327,7 +328,7 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// waiting is an input that nobody types anything into.
+// waiting is an input without data. It is closed when it is read.
 type waiting chan struct{}
 
 func (w waiting) Read([]byte) (int, error) {
@@ -353,7 +354,7 @@ func TestInterruptedInput(t *testing.T) {
 	}
 }
 
-// A configuration may come through a pipe that nobody has opened yet.
+// The configuration is a pipe without a writer.
 func TestInterruptedConfiguration(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "fifo")
@@ -367,7 +368,7 @@ func TestInterruptedConfiguration(t *testing.T) {
 	}
 }
 
-// The error of net/http itself, which has the URL in it.
+// An error of net/http contains the URL.
 func TestCallShowsNoQuery(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -389,7 +390,7 @@ func TestCallShowsNoQuery(t *testing.T) {
 	}
 }
 
-// Whoever reads stdout has left. That ends the command, and not by a signal.
+// If stdout is closed, the command fails. It is not killed by a signal.
 func TestBrokenPipe(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -407,7 +408,7 @@ func TestBrokenPipe(t *testing.T) {
 	}
 }
 
-// A login whose address nobody sees is over.
+// If the URL cannot be printed, login fails at once.
 func TestLoginWithoutReader(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -423,7 +424,7 @@ func TestLoginWithoutReader(t *testing.T) {
 	}
 }
 
-// full takes nothing more.
+// full is a writer on a full disk.
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
@@ -434,12 +435,12 @@ func TestDemo(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
-	silent(t, stdout)
+	checkOutput(t, stdout)
 	for _, want := range []string{
 		"POST /oauth2/token  200\n      Authorization: Basic c3Vw…\n",
 		"GET /api/config/v1/jump-item  200\n      Authorization: Bearer ",
 		"GET /api/config/v1/jump-item  401\n    POST /oauth2/token  200\n    GET /api/config/v1/jump-item  200\n",
-		"      client_id=itsm…  client_secret=c0rr…  code=",
+		"      client_id=itsm… client_secret=c0rr… code=",
 		"GET /api/arsys/v1/entry/HPD:IncidentInterface  401\n    POST /rsso/oauth2/token  200\n",
 		"POST /api/v4/oauth2/token  201\n      Connection: close\n      Content-Type: application/json\n",
 		"  200\n      access_token: ",

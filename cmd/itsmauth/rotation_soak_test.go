@@ -13,8 +13,8 @@ import (
 
 func TestSoakRotations(t *testing.T) { rotations(t, 50, 40) }
 
-// TestSoakKilledExchanges is TestKilledExchanges with kills at random times: half of them counted from
-// the start of the process, half from its request to the token endpoint.
+// TestSoakKilledExchanges is TestKilledExchanges with kills at random times, half of them after the start
+// of the process, half after its token request.
 func TestSoakKilledExchanges(t *testing.T) {
 	const kills = 100
 	c := newConsented(t, 0)
@@ -26,8 +26,8 @@ func TestSoakKilledExchanges(t *testing.T) {
 		case asked <- struct{}{}:
 		default:
 		}
-		time.Sleep(20 * time.Millisecond) // the mark is there, and the rotation not
-		return killed.Load()              // then the request has not arrived
+		time.Sleep(20 * time.Millisecond) // the mark is saved, and the token not rotated
+		return killed.Load()              // if so, the request did not arrive
 	})
 
 	var untouched, finished, interrupted, lost int
@@ -35,7 +35,7 @@ func TestSoakKilledExchanges(t *testing.T) {
 		c.expire()
 		before := c.sso.Stats()
 		select {
-		case <-asked: // by the process before
+		case <-asked: // by the previous process
 		default:
 		}
 		c.killAfter(func() {
@@ -45,7 +45,7 @@ func TestSoakKilledExchanges(t *testing.T) {
 			time.Sleep(rand.N(60 * time.Millisecond))
 			killed.Store(true)
 		})
-		time.Sleep(20 * time.Millisecond) // a request that was held back is dropped
+		time.Sleep(20 * time.Millisecond) // drop a delayed request
 		killed.Store(false)
 
 		switch {
@@ -59,8 +59,8 @@ func TestSoakKilledExchanges(t *testing.T) {
 		}
 
 		marked, code, stderr := c.next()
-		// The one refresh token was spent by whichever request came first: the killed process's, if the
-		// next one's was refused.
+		// The first request spent the refresh token: the killed process's, if the next process's was
+		// refused.
 		after := c.sso.Stats()
 		rotations, reuses := after.Rotations-before.Rotations, after.Reuses-before.Reuses
 		if rotations != 1 || reuses > 1 {
@@ -71,7 +71,7 @@ func TestSoakKilledExchanges(t *testing.T) {
 			if code != 0 || !c.marked().IsZero() {
 				t.Errorf("nothing was spent, and still: exit %d, marked %s: %s", code, c.marked(), stderr)
 			}
-			if reuses > 0 { // the killed one's request was late, and has ended the next one's token
+			if reuses > 0 { // the killed process's request was late and made the next process's token invalid
 				c.login()
 			}
 			continue

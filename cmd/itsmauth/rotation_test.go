@@ -21,7 +21,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// consented is a Remedy connector that somebody has logged in, with its tokens in files.
+// consented is a Remedy connector after a login, with a file store.
 type consented struct {
 	*testing.T
 	sso   *remedytest.Server
@@ -71,12 +71,12 @@ func (c *consented) command(args ...string) *exec.Cmd {
 	return exec.Command("itsmauth", append([]string{"--config", c.yaml}, args...)...)
 }
 
-// run is command in this process.
+// run runs command in this process.
 func (c *consented) run(args ...string) (code int, stdout, stderr string) {
 	return itsmauth(context.WithoutCancel(c.Context()), append([]string{"--config", c.yaml}, args...)...)
 }
 
-// login runs itsmauth login, and plays the person.
+// login runs itsmauth login and plays the person.
 func (c *consented) login() {
 	c.Helper()
 	if code, page, says := c.logIn(c.Context()); code != 0 {
@@ -84,7 +84,7 @@ func (c *consented) login() {
 	}
 }
 
-// logIn is login until ctx ends. It gives the page that the person ends at, and what the command says.
+// logIn is login until ctx ends. It returns the last page, and the output of the command.
 func (c *consented) logIn(ctx context.Context) (code int, page, says string) {
 	c.Helper()
 	shown, stdout := io.Pipe()
@@ -144,18 +144,18 @@ func (c *consented) expire() {
 	c.edit(func(r map[string]any) { r["obtained"] = time.Now().Add(-2 * time.Hour) })
 }
 
-// marked is when the exchange began whose mark is in the stored record, which must be whole.
+// marked returns the start of the exchange whose mark is in the stored record. The record must be intact.
 func (c *consented) marked() time.Time {
 	c.Helper()
 	r, err := c.store.Load(c.Context(), c.key)
 	if err != nil {
-		c.Fatalf("the record is not whole: %v", err)
+		c.Fatalf("the record is damaged: %v", err)
 	}
 	var record struct {
 		Pending struct{ Since time.Time }
 	}
 	if err := json.Unmarshal(r.Data, &record); err != nil {
-		c.Fatalf("the record is not whole: %v", err)
+		c.Fatalf("the record is damaged: %v", err)
 	}
 	return record.Pending.Since
 }
@@ -165,8 +165,8 @@ func TestRotations(t *testing.T) {
 	rotations(t, 20, 8)
 }
 
-// rotations renews the token that many times, one after the other in this process, and then once in
-// several processes that start together.
+// rotations renews the token several times in this process, and then once in several processes that
+// start together.
 func rotations(t *testing.T, times, processes int) {
 	c := newConsented(t, 0)
 	seen := map[string]bool{}
@@ -197,8 +197,8 @@ func rotations(t *testing.T, times, processes int) {
 	}
 }
 
-// A process that is killed during an exchange leaves a record that is whole. The next one goes on from
-// it, or, where the product had rotated the refresh token already, says so, with the time.
+// A process that is killed during an exchange leaves an intact record. The next process uses it. If the
+// product has rotated the refresh token already, its error says when the exchange was interrupted.
 func TestKilledExchanges(t *testing.T) {
 	t.Parallel()
 	t.Run("between mark and rotation", func(t *testing.T) {
@@ -233,7 +233,7 @@ func TestKilledExchanges(t *testing.T) {
 	})
 }
 
-// killAfter starts a process that renews the expired token, and kills it when wait returns.
+// killAfter starts a process that renews the expired token and kills it when wait returns.
 func (c *consented) killAfter(wait func()) {
 	c.Helper()
 	c.expire()
@@ -246,8 +246,8 @@ func (c *consented) killAfter(wait func()) {
 	cmd.Wait()
 }
 
-// next renews the token after a process that was killed, without waiting for the exchange that the
-// killed one may be making still.
+// next renews the token after a process was killed. It backdates the mark, so that it need not wait for
+// the killed process's exchange.
 func (c *consented) next() (marked time.Time, code int, stderr string) {
 	c.Helper()
 	marked = c.marked().Add(-time.Minute)

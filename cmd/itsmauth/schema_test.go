@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/itsmauth.schema.json and docs/yaml.md")
 
-// current looks that a file is what it is generated to be.
+// current checks that a generated file is up to date.
 func current(t *testing.T, name, want string) {
 	t.Helper()
 	if *update {
@@ -56,7 +56,7 @@ func TestSchemaReference(t *testing.T) {
 	current(t, "../../docs/yaml.md", reference(t, root))
 }
 
-// A node is what the reference needs of a schema.
+// A node has the parts of a schema that the reference shows.
 type node struct {
 	Ref         string          `json:"$ref"`
 	Type        any             `json:"type"`
@@ -73,7 +73,8 @@ type node struct {
 	AllOf       []struct{ If, Then node }
 }
 
-// keys leaves out those that are true: of other keys, not of the one that is described.
+// keys are the properties of a schema, without those that are true: these only allow a key that is
+// described elsewhere.
 type keys map[string]node
 
 func (k *keys) UnmarshalJSON(b []byte) error {
@@ -95,7 +96,7 @@ func (k *keys) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// additional is the schema of a mapping's values, if its keys are free.
+// additional returns the schema of a mapping's values if its keys are free.
 func (n node) additional() (elem node, free bool) {
 	if len(n.Additional) == 0 || string(n.Additional) == "false" {
 		return node{}, false
@@ -140,7 +141,7 @@ func code(s string) string {
 	return "`" + s + "`"
 }
 
-// literal is a default that is a value and not words about one.
+// literal matches a default that is a value, not a description of one.
 func literal(s string) string {
 	if strings.Contains(s, " ") && !strings.ContainsAny(s, `[{"`) || s == "none" || s == "any" || s == "unknown" {
 		return s
