@@ -8,58 +8,57 @@ import (
 )
 
 const (
-	// lockTimeout bounds the wait for the store's lock: longer than its holder can need.
+	// lockTimeout is the longest wait for the store's lock: longer than its holder can need.
 	lockTimeout = 70 * time.Second
-	// A store's lock is tried after 10 ms, then less often, and after a second five times a second.
+	// The lock is tried again after lockPauseLeast, then less often, and after a second each lockPauseMost.
 	lockPauseLeast = 10 * time.Millisecond
 	lockPauseMost  = 200 * time.Millisecond
 )
 
-// lock takes the store's lock, h being the record as last seen. It gives nil, without the lock, once
-// enough is true of a record that another process saved. If the store lost last, it is written back
-// before anything else.
-func (c *core) lock(ctx context.Context, last *snapshot, h held, enough func(tokenRecord) bool) (*held, error) {
-	lctx, cancel := context.WithTimeout(ctx, lockTimeout)
+// locked is the record as last seen, and how to free its lock, or nil without the lock.
+type locked struct {
+	tokenRecord
+	version uint64
+	unlock  func()
+}
+
+// lock waits for the store's lock. It returns without it as soon as p sees a record that is enough.
+func (c *core) lock(f *flight, p *protocol) (l locked, err error) {
+	ctx, cancel := context.WithTimeout(c.life, lockTimeout)
 	defer cancel()
-	defer context.AfterFunc(c.closing, func() { // who holds it may be long
+	defer context.AfterFunc(c.closing, func() { // the holder may need long
 		select {
 		case <-time.After(closeGrace):
 			cancel()
-		case <-lctx.Done():
+		case <-ctx.Done():
 		}
 	})()
+	if f.lockCtx != nil {
+		defer context.AfterFunc(f.lockCtx, cancel)()
+	}
 	wait := c.waitForLock
 	if c.store.locker != nil {
 		wait = c.tryLock
 	}
-	if err := wait(lctx, &h, enough); err != nil {
-		return nil, err
+	l = locked{tokenRecord: p.record, version: p.version}
+	if err = wait(ctx, &l, p); err != nil && f.lockCtx != nil && f.lockCtx.Err() != nil {
+		err = fmt.Errorf("%w: waiting for the lock: %w", ErrStore, contextError(f.lockCtx))
 	}
-	if h.unlock == nil {
-		return nil, nil
-	}
-	if c.ahead(last, h.tokenRecord) {
-		if err := c.save(ctx, &h, last.record); err != nil {
-			h.unlock()
-			return nil, err
-		}
-		c.opts.Logger.Warn("the token store had lost the newest record; it is written back", "connector", c.opts.Connector)
-	}
-	return &h, nil
+	return l, err
 }
 
-// tryLock tries until it has the lock, or a record that is enough.
-func (c *core) tryLock(ctx context.Context, h *held, enough func(tokenRecord) bool) error {
+// tryLock is lock for a [TryLocker].
+func (c *core) tryLock(ctx context.Context, l *locked, p *protocol) error {
 	pause := lockPauseLeast
 	for began := time.Now(); ; {
-		r, unlock, err := c.store.tryLock(ctx, c.key, h.version)
+		r, unlock, err := c.store.tryLock(ctx, c.key, l.version)
 		if err != nil || unlock != nil {
-			h.unlock = unlock
+			l.unlock = unlock
 			return err
 		}
-		if r.Version != h.version {
-			h.version = r.Version
-			if h.tokenRecord, err = decodeRecord(r); err != nil || enough(h.tokenRecord) {
+		if r.Version != l.version {
+			l.version = r.Version
+			if l.tokenRecord, err = decodeRecord(r); err != nil || p.enough(time.Now(), l.tokenRecord) {
 				return err
 			}
 			continue
@@ -75,9 +74,9 @@ func (c *core) tryLock(ctx context.Context, h *held, enough func(tokenRecord) bo
 	}
 }
 
-// waitForLock waits in the store's own way, and meanwhile looks at the record once a second, to see
-// what others save and that the store answers.
-func (c *core) waitForLock(ctx context.Context, h *held, enough func(tokenRecord) bool) error {
+// waitForLock is lock for other stores. It waits in the store's own way, and looks at the record once a
+// second, to see what others save and that the store answers.
+func (c *core) waitForLock(ctx context.Context, l *locked, p *protocol) error {
 	if err := c.store.gate(); err != nil {
 		return err
 	}
@@ -87,39 +86,39 @@ func (c *core) waitForLock(ctx context.Context, h *held, enough func(tokenRecord
 		unlock func()
 		err    error
 	}
-	locked, left := make(chan outcome), make(chan struct{})
+	ended, left := make(chan outcome), make(chan struct{})
 	defer close(left)
 	c.store.spawn(func() {
 		unlock, err := c.store.Store.Lock(ctx, c.key)
 		select {
-		case locked <- outcome{unlock, err}:
+		case ended <- outcome{unlock, err}:
 		case <-left:
 			if err == nil {
 				unlock()
 			}
 		}
 	})
-	look := time.NewTicker(askEvery)
-	defer look.Stop()
+	timer := time.NewTicker(askEvery)
+	defer timer.Stop()
 	for {
 		var o outcome
 		select {
-		case o = <-locked:
+		case o = <-ended:
 			if o.err != nil {
 				return storeError(o.err)
 			}
-		case <-look.C:
+		case <-timer.C:
 		}
-		known, err := h.version, error(nil)
-		h.tokenRecord, h.version, err = c.load(ctx)
+		known, err := l.version, error(nil)
+		l.tokenRecord, l.version, err = c.load(ctx)
 		switch {
 		case o.unlock != nil && err != nil:
 			o.unlock()
 			return err
 		case o.unlock != nil:
-			h.unlock = o.unlock
+			l.unlock = o.unlock
 			return nil
-		case err != nil || h.version != known && enough(h.tokenRecord):
+		case err != nil || l.version != known && p.enough(time.Now(), l.tokenRecord):
 			return err
 		}
 	}

@@ -25,8 +25,10 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	late, cancel := outlasting(ctx, loginGrace)
 	defer cancel()
 	var redeemed atomic.Bool
-	err := s.detached(late, "login", ctx, func(life context.Context, h *held) error {
-		exchange, cancel := context.WithTimeout(life, exchangeTimeout)
+	f := newFlight(&task{reason: login})
+	f.lockCtx, f.giveUp = ctx, late.Done()
+	f.redeem = func() (*oauth2.Token, time.Time, error) {
+		exchange, cancel := context.WithTimeout(s.life, exchangeTimeout)
 		defer cancel()
 		defer context.AfterFunc(late, cancel)()
 		start := time.Now()
@@ -35,15 +37,12 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 			err = &Error{Op: "login", Err: fmt.Errorf("%w: no access token", ErrProtocol)}
 		}
 		if err != nil {
-			return explain(exchange, err, true)
+			return nil, start, classify(exchange, err, true)
 		}
 		redeemed.Store(true)
-		r := received(tok, tokenRecord{}, start)
-		r.Generation = beginning(h.Generation)
-		f := newFlight()
-		f.login, f.giveUp = true, late.Done()
-		return s.keep(life, f, h, tokenRecord{}, r)
-	})
+		return tok, start, nil
+	}
+	err := s.detached(late, f)
 	if err != nil && redeemed.Load() && late.Err() != nil {
 		why := s.store.unusable()
 		if why == nil {
@@ -73,59 +72,53 @@ func outlasting(ctx context.Context, d time.Duration) (context.Context, context.
 // them here, also if the product could not be reached. Sessions of other processes that share the
 // store give up theirs within 10 s if a person's consent is ended by that. Its error is an [*Error].
 func (s *Session) Revoke(ctx context.Context) error {
-	return s.detached(ctx, "revoke", context.Background(), func(ctx context.Context, h *held) error {
-		var rerr error
-		if r, ok := s.provider.(Revoker); ok && h.token() != nil {
-			rctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
-			defer cancel()
-			rerr = r.Revoke(context.WithValue(rctx, oauth2.HTTPClient, s.opts.Client), h.token())
-			if rerr != nil {
-				rerr = explain(rctx, rerr, false)
-			}
-		}
-		last, err := s.forget(ctx, h)
-		if err != nil {
-			return &Error{Op: "store", Err: storeError(err)}
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.last, s.failure = last, failure{}
-		s.current.Store(nil)
-		return rerr
-	})
+	return s.detached(ctx, newFlight(&task{reason: logout}))
 }
 
-// forget leaves of a person's consent that it was ended: where there is no record at all, those who
-// still hold the refresh token would take it for lost and write it back.
-func (s *Session) forget(ctx context.Context, h *held) (*snapshot, error) {
-	if !s.atStake(&snapshot{record: h.tokenRecord}) {
-		return nil, s.store.Delete(ctx, s.key, h.version)
+// revoke tells the product to forget tok, if it can be told.
+func (c *core) revoke(ctx context.Context, tok *oauth2.Token) error {
+	r, ok := c.provider.(Revoker)
+	if !ok || tok == nil {
+		return nil
 	}
-	now := time.Now().Round(0)
-	left := tokenRecord{Generation: beginning(h.Generation), Seed: h.Seed}
-	if s.needsPerson() {
-		left.Refused = &refused{Since: now, LoggedOut: true}
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	if err := r.Revoke(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client), tok); err != nil {
+		return classify(ctx, err, false)
 	}
-	rec := s.encode(left, h.version)
-	if rec.Expires = s.consentExpiry(h.tokenRecord); rec.Expires.IsZero() && s.refresh.Lifetime > 0 {
-		rec.Expires = now.Add(s.refresh.Lifetime)
-	}
-	return s.snapshot(left), s.store.Save(ctx, s.key, rec)
+	return nil
 }
 
-// detached runs f under the store's lock and to its end, for Close to wait for, and waits for it as
-// long as ctx lasts. The lock is waited for as long as both ctx and lock last.
-func (s *Session) detached(ctx context.Context, op string, lock context.Context, f func(context.Context, *held) error) error {
+// forget saves what a logout leaves of the record, for as long as the refresh token may live.
+func (c *core) forget(ctx context.Context, r tokenRecord, a action) error {
+	if a.record.Generation == 0 {
+		return c.store.Delete(ctx, c.key, a.version)
+	}
+	rec := c.refresh.encode(a.record, a.version)
+	if rec.Expires = c.refresh.consentExpiry(r); rec.Expires.IsZero() && c.refresh.Lifetime > 0 {
+		rec.Expires = time.Now().Add(c.refresh.Lifetime)
+	}
+	return c.store.Save(ctx, c.key, rec)
+}
+
+// detached drives a login or a logout to its end, which Close waits for, and waits for it as long as
+// ctx lasts.
+func (s *Session) detached(ctx context.Context, f *flight) error {
+	op := "login"
+	if f.reason == logout {
+		op = "revoke"
+	}
 	s.mu.Lock()
-	begun := s.begun()
+	f.replaces = s.state.token
+	open := s.startWorkLocked()
 	s.mu.Unlock()
-	if !begun {
+	if !open {
 		return s.named(&Error{Op: op, Err: ErrClosed})
 	}
 	done := make(chan error, 1)
 	go func() {
-		defer s.over()
-		done <- s.locked(lock, f)
+		defer s.finishWork()
+		done <- s.drive(f).err
 	}()
 	select {
 	case err := <-done:
@@ -133,25 +126,4 @@ func (s *Session) detached(ctx context.Context, op string, lock context.Context,
 	case <-ctx.Done():
 		return s.named(&Error{Op: op, Err: contextError(ctx)})
 	}
-}
-
-// locked runs f under the store's lock, which begins with what this process knows.
-func (s *Session) locked(lock context.Context, f func(context.Context, *held) error) error {
-	s.mu.Lock()
-	last := s.last
-	s.mu.Unlock()
-	waiting, cancel := context.WithCancelCause(s.life)
-	defer cancel(nil)
-	defer context.AfterFunc(lock, func() { cancel(contextError(lock)) })()
-	h, err := s.lock(waiting, last, held{}, func(tokenRecord) bool { return false })
-	switch {
-	case err != nil && s.closing.Err() != nil:
-		return &Error{Op: "store", Err: ErrClosed}
-	case err != nil && lock.Err() != nil:
-		return &Error{Op: "store", Err: fmt.Errorf("%w: waiting for the lock: %w", ErrStore, contextError(lock))}
-	case err != nil:
-		return &Error{Op: "store", Err: err}
-	}
-	defer h.unlock()
-	return f(s.life, h)
 }

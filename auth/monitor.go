@@ -412,7 +412,7 @@ func (m *monitor) await() {
 	}
 	for waiting := true; waiting; {
 		select {
-		case <-time.After(less(askEvery)):
+		case <-time.After(jitter(askEvery)):
 			m.spawn(ask)
 		case <-works:
 			waiting = false

@@ -109,7 +109,7 @@ func (w *monitoredWindow) take(ctx context.Context, patience time.Duration, id s
 func (w *monitoredWindow) await() {
 	for {
 		select {
-		case <-time.After(less(askEvery)):
+		case <-time.After(jitter(askEvery)):
 		case <-w.m.life.Done():
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,42 +73,35 @@ func (s *Session) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Session(%s)
 
 // core is what the views of a Session share.
 type core struct {
+	rules
 	provider Provider
 	opts     Options // with their defaults
 	store    *monitor
 	ownStore bool // store was made here, and ends with Close
-	refresh  Refresh
 	key      string
 	epoch    time.Time // of the monotonic clock
-	owner    string    // tells our pending marks from others'
 
-	current atomic.Pointer[snapshot] // nil: none, or dropped
-	next    atomic.Int64             // no background exchange before this wall-clock time, in ns
+	current atomic.Pointer[snapshot] // state.current
+	next    atomic.Int64             // state.nextTry
 
 	closing context.Context // ends when Close begins
 	shut    context.CancelFunc
 	life    context.Context // ends when Close stops waiting
 	kill    context.CancelFunc
-	idle    chan struct{} // closed when Close has begun and nothing runs any more
+	idle    chan struct{} // closed when Close has begun and no work is left
 
-	mu       sync.Mutex
-	running  int       // flights, logins and logouts
-	last     *snapshot // the newest known, dropped or not
-	flight   *flight   // the one exchange, or nil
-	failure  failure
-	forced   forced
-	unread   bool        // the store could not be read when it was last looked at
-	alone    bool        // the current token is not in the store, which failed
-	refused  string      // fingerprint of the refresh token of the settings, once that was; of the flights
-	settling time.Time   // until then others may offer newer tokens, after an outage of the store
-	watcher  *time.Timer // or nil
-	offerer  *time.Timer // or nil
-	lost     error       // a rotated refresh token that Close could not save
+	mu      sync.Mutex
+	state   state
+	flight  *flight // of state.running, or nil
+	work    int     // running flights, logins and logouts
+	watcher *time.Timer
+	offerer *time.Timer
+	lost    error // a rotated refresh token that Close could not save
 }
 
 // New makes the Session of p; nil opts are the defaults. It starts nothing: the first Token does.
 func New(p Provider, opts *Options) *Session {
-	c := &core{epoch: time.Now(), provider: p, owner: rand.Text(), idle: make(chan struct{})}
+	c := &core{epoch: time.Now(), provider: p, idle: make(chan struct{})}
 	if opts != nil {
 		c.opts = *opts
 	}
@@ -123,9 +117,14 @@ func New(p Provider, opts *Options) *Session {
 	if c.opts.EarlyRefresh <= 0 {
 		c.opts.EarlyRefresh = 5 * time.Minute
 	}
+	c.rules = rules{owner: rand.Text(), earlyRefresh: c.opts.EarlyRefresh}
+	c.host, _ = os.Hostname() // "" is unknown; in a container it is the container's
 	if r, ok := p.(Refresher); ok {
 		c.refresh = r.Refresh()
 	}
+	c.seeded = !c.refresh.Token.IsZero()
+	f, ok := p.(Consenter)
+	c.person = c.seeded || ok && f.CodeFlow() != nil
 	c.key = identity(p, &c.opts)
 	if c.store = monitorOf(c.opts.Store); c.store == nil {
 		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger}), true
@@ -135,7 +134,7 @@ func New(p Provider, opts *Options) *Session {
 	c.life, c.kill = context.WithCancel(context.Background())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watch()
+	c.watchLocked()
 	return &Session{c, c.opts.Connector}
 }
 
@@ -204,7 +203,7 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 	for {
 		s.mu.Lock()
-		if snap := s.current.Load(); snap.valid() {
+		if snap := s.current.Load(); snap.valid(time.Now()) {
 			s.mu.Unlock()
 			return snap, nil
 		}
@@ -212,7 +211,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			s.mu.Unlock()
 			return nil, s.left(ctx)
 		}
-		s.start(foreground)
+		s.startLocked(needed)
 		f := s.flight
 		late := f != nil && f.snap != nil // answered before, and still being saved
 		s.mu.Unlock()
@@ -225,13 +224,13 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			return nil, s.left(ctx)
 		}
 		if f.err != nil {
-			if f.kind != foreground {
-				continue // it did not look for what would do for those who wait
+			if f.reason != needed {
+				continue // it may have passed over a token that a caller can use
 			}
 			return nil, f.err
 		}
 		// The token of this very exchange is the newest there is, however short its life.
-		if cur := s.current.Load(); !late && cur == f.snap || cur.valid() {
+		if cur := s.current.Load(); !late && cur == f.snap || cur.valid(time.Now()) {
 			return cur, nil
 		}
 		select { // refused already, and its save may still be under way
@@ -248,9 +247,9 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 // be spent without it.
 func (c *core) left(ctx context.Context) error {
 	c.mu.Lock()
-	last := c.last
+	known := c.state.token
 	c.mu.Unlock()
-	if err := c.store.unusable(); err != nil && c.atStake(last) {
+	if err := c.store.unusable(); err != nil && c.rules.atStake(known) {
 		return &Error{Op: "store", Err: fmt.Errorf("%w: %w", err, contextError(ctx))}
 	}
 	return &Error{Op: "token", Err: contextError(ctx)}
@@ -270,7 +269,7 @@ func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closing.Err() == nil {
 		s.shut()
-		if s.running == 0 {
+		if s.work == 0 {
 			close(s.idle)
 		}
 		for _, t := range []*time.Timer{s.watcher, s.offerer} {
@@ -279,7 +278,7 @@ func (s *Session) Close(ctx context.Context) error {
 			}
 		}
 	}
-	busy := s.running > 0
+	busy := s.work > 0
 	s.mu.Unlock()
 	var err error
 	if busy {
@@ -307,20 +306,20 @@ func (s *Session) Close(ctx context.Context) error {
 	return s.named(err)
 }
 
-// begun counts what Close waits for, unless it has begun itself. c.mu is held.
-func (c *core) begun() bool {
+// startWorkLocked counts one more task for Close to wait for. It returns false after Close was called.
+func (c *core) startWorkLocked() bool {
 	if c.closing.Err() != nil {
 		return false
 	}
-	c.running++
+	c.work++
 	return true
 }
 
-// over undoes begun.
-func (c *core) over() {
+// finishWork ends what startWorkLocked began.
+func (c *core) finishWork() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.running--; c.running == 0 && c.closing.Err() != nil {
+	if c.work--; c.work == 0 && c.closing.Err() != nil {
 		close(c.idle)
 	}
 }
@@ -333,12 +332,6 @@ func contextError(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// needsPerson reports whether a lost refresh token means that somebody has to log in again.
-func (c *core) needsPerson() bool {
-	f, ok := c.provider.(Consenter)
-	return !c.refresh.Token.IsZero() || ok && f.CodeFlow() != nil
-}
-
 // named gives err this view's name. nil stays nil.
 func (s *Session) named(err error) error {
 	if err == nil {
@@ -349,12 +342,12 @@ func (s *Session) named(err error) error {
 	if errors.As(err, &as) {
 		e = *as
 	}
-	e.Connector, e.seeded = s.connector, s.CodeFlow() == nil && !s.refresh.Token.IsZero()
+	e.Connector, e.seeded = s.connector, s.CodeFlow() == nil && s.rules.seeded
 	e.Provider = cmp.Or(s.opts.Provider, e.Provider)
 	return &e
 }
 
-// less takes up to a fifth off d, at random, so that processes do not act in step.
-func less(d time.Duration) time.Duration {
+// jitter takes up to a fifth off d, so that processes do not act in step.
+func jitter(d time.Duration) time.Duration {
 	return d - time.Duration(mathrand.Int64N(int64(d)/5+1))
 }

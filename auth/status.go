@@ -44,31 +44,30 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 		err = s.named(&Error{Op: "store", Err: err})
 	}
 	s.mu.Lock()
-	snap := s.last
-	dropped := snap != nil && s.current.Load() == nil
+	snap, dropped := s.state.token, s.state.dropped
 	var st Status
-	if st.Failure = s.named(s.failure.err); !errors.Is(st.Failure, ErrConsentRequired) {
-		st.NextTry = s.failure.next
+	if st.Failure = s.named(s.state.failure.err); !errors.Is(st.Failure, ErrConsentRequired) {
+		st.NextTry = s.state.failure.backgroundAfter
 	}
 	s.mu.Unlock()
 	if snap == nil && err != nil {
 		return st, err
 	}
-	if snap == nil || r.Generation > snap.record.Generation || r.Generation == snap.record.Generation && r.Refused != nil {
+	if snap == nil || r.Generation > snap.record.Generation || r.Generation == snap.record.Generation && r.ConsentLost != nil {
 		snap, dropped = s.snapshot(r), false
 	}
 	r = snap.record
-	if r.Refused == nil {
-		st.ConsentExpiry = s.consentExpiry(r)
+	if r.ConsentLost == nil {
+		st.ConsentExpiry = s.refresh.consentExpiry(r)
 	}
-	if r.AccessToken != "" && r.Refused == nil {
+	if r.AccessToken != "" && r.ConsentLost == nil {
 		st.Expiry, st.Obtained, st.Host = r.Obtained.Add(r.Lifetime), r.Obtained, r.Host
 	}
 	now := time.Now()
 	switch {
-	case r.AccessToken != "" && !dropped && r.Refused == nil && now.UnixNano() < snap.stale:
+	case r.AccessToken != "" && !dropped && r.ConsentLost == nil && now.UnixNano() < snap.stale:
 		st.State = StateFresh
-	case r.AccessToken != "" && !dropped && r.Refused == nil && snap.valid():
+	case r.AccessToken != "" && !dropped && r.ConsentLost == nil && snap.valid(now):
 		st.State = StateStale
 	case s.unconsented(r, now):
 		st.State = StateConsentRequired
@@ -83,11 +82,11 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 // unconsented reports whether only a person can make r useful again.
 func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 	if s.CodeFlow() == nil {
-		return r.Refused != nil
+		return r.ConsentLost != nil
 	}
-	ends := s.consentExpiry(r)
-	return r.Refused != nil ||
-		r.RefreshToken == "" && s.refresh.Token.IsZero() ||
+	ends := s.refresh.consentExpiry(r)
+	return r.ConsentLost != nil ||
+		r.RefreshToken == "" && !s.rules.seeded ||
 		!ends.IsZero() && now.After(ends)
 }
 

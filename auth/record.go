@@ -1,0 +1,178 @@
+package auth
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/internal/jwt"
+)
+
+// recordFormat is the version of tokenRecord's JSON; a higher one is not understood.
+const recordFormat = 1
+
+// tokenRecord is what Session keeps in [Record.Data].
+type tokenRecord struct {
+	Format       int           `json:"format"`
+	Generation   int64         `json:"generation,omitempty"` // the higher one is the newer record, also after the store lost some
+	AccessToken  string        `json:"access_token,omitempty"`
+	TokenType    string        `json:"token_type,omitempty"`
+	RefreshToken string        `json:"refresh_token,omitempty"`
+	Obtained     time.Time     `json:"obtained,omitzero"`    // when the exchange began
+	Host         string        `json:"host,omitempty"`       // the machine that made the exchange
+	Lifetime     time.Duration `json:"lifetime,omitempty"`   // of the access token
+	Refreshed    time.Time     `json:"refreshed,omitzero"`   // when RefreshToken was received
+	Seed         string        `json:"seed,omitempty"`       // digest of the configured refresh token that began the chain
+	Pending      *pending      `json:"pending,omitempty"`    // an exchange that may have spent RefreshToken
+	Interrupted  time.Time     `json:"interrupted,omitzero"` // when a process that died may have spent RefreshToken
+	ConsentLost  *consentLost  `json:"refused,omitempty"`    // RefreshToken was refused, or a person logged out
+}
+
+// pending marks a refresh token that a process is about to spend.
+type pending struct {
+	Owner string    `json:"owner"`
+	Since time.Time `json:"since"`
+}
+
+// recordVersion is compared to see whether the store changed since a failure. Pending marks are left
+// out: two failing processes would keep resetting each other's back-off.
+type recordVersion struct {
+	generation  int64
+	consentLost bool
+}
+
+func (r tokenRecord) recordVersion() recordVersion {
+	return recordVersion{r.Generation, r.ConsentLost != nil}
+}
+
+// newGeneration numbers a record that starts a new chain (login, logout, client credentials): the time
+// in µs, but above the stored one. A refresh adds one instead, so clocks of different machines are
+// never compared within a chain.
+func newGeneration(stored int64, now time.Time) int64 { return max(stored+1, now.UnixMicro()) }
+
+// consentLost says since when consent is required and, if an exchange was interrupted, when.
+type consentLost struct {
+	Since       time.Time `json:"since"`
+	Interrupted time.Time `json:"interrupted,omitzero"`
+	LoggedOut   bool      `json:"logged_out,omitempty"`
+}
+
+// loggedOut reports whether r is what a logout leaves.
+func (r tokenRecord) loggedOut() bool { return r.ConsentLost != nil && r.ConsentLost.LoggedOut }
+
+// refusal is the error of a record whose consent is lost.
+func (r tokenRecord) refusal() *Error {
+	return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.ConsentLost)}
+}
+
+func (r consentLost) Error() string {
+	switch {
+	case r.LoggedOut:
+		return fmt.Sprintf("logged out at %s", r.Since.Format(time.RFC3339))
+	case r.Interrupted.IsZero():
+		return fmt.Sprintf("the refresh token was refused at %s", r.Since.Format(time.RFC3339))
+	}
+	return fmt.Sprintf("an exchange was interrupted at %s before the new refresh token was saved, and the old one is refused",
+		r.Interrupted.Format(time.RFC3339))
+}
+
+// decodeRecord reads what encode wrote. An absent record is the zero tokenRecord.
+func decodeRecord(r Record) (tokenRecord, error) {
+	if r.Version == 0 {
+		return tokenRecord{}, nil
+	}
+	if sealed(r.Data) {
+		return tokenRecord{}, fmt.Errorf("%w: the record is encrypted; set token_store.encryption_keys", ErrStore)
+	}
+	var t tokenRecord
+	if err := json.Unmarshal(r.Data, &t); err != nil || t.Format == 0 {
+		return t, fmt.Errorf("%w: the record is damaged, or not one of ours", ErrStore)
+	}
+	if t.Format > recordFormat {
+		return t, fmt.Errorf("%w: the record has format %d, newer than this program's %d", ErrStore, t.Format, recordFormat)
+	}
+	return t, nil
+}
+
+// encode makes the record that Save stores over version.
+func (r *Refresh) encode(t tokenRecord, version uint64) Record {
+	t.Format = recordFormat
+	b, _ := json.Marshal(t) // strings and times: cannot fail
+	expires := t.Obtained.Add(t.Lifetime)
+	if t.RefreshToken != "" && !r.Expendable {
+		// Zero if the end of the refresh token is unknown: it may never expire.
+		expires = r.consentExpiry(t)
+	}
+	return Record{Version: version, Expires: expires, Data: b}
+}
+
+// consentExpiry is when t's refresh token ends: as its JWT says, else as the provider knows, else zero.
+func (r *Refresh) consentExpiry(t tokenRecord) time.Time {
+	if t.RefreshToken == "" {
+		return time.Time{}
+	}
+	// The lifetime is counted by our clock, exp by the product's. For a configured refresh token only exp
+	// is known: it is older than its Refreshed.
+	if d, ok := jwt.Lifetime(t.RefreshToken); ok && !t.Refreshed.IsZero() && digest(t.RefreshToken) != t.Seed {
+		return t.Refreshed.Add(d)
+	}
+	if at, ok := jwt.Expiry(t.RefreshToken); ok {
+		return at
+	}
+	if r.Lifetime > 0 && !t.Refreshed.IsZero() {
+		return t.Refreshed.Add(r.Lifetime)
+	}
+	return time.Time{}
+}
+
+// consentLife is the whole life of t's refresh token, or zero if that is unknown.
+func (r *Refresh) consentLife(t tokenRecord) time.Duration {
+	if ends := r.consentExpiry(t); !ends.IsZero() {
+		return ends.Sub(t.Refreshed)
+	}
+	return 0
+}
+
+// renewalDue reports whether t's refresh token is halfway through its life. One that does not rotate
+// stays halfway, and is not used again at once.
+func (r *Refresh) renewalDue(t tokenRecord, now time.Time) bool {
+	life := r.consentLife(t)
+	return life > 0 && now.Sub(t.Refreshed) >= life/2 && now.Sub(t.Obtained) >= life/10
+}
+
+// maxLifetime is the longest lifetime of a token that is believed.
+const maxLifetime = 10 * 365 * 24 * time.Hour
+
+// received makes the record of a successful exchange. A response without a refresh token leaves the old
+// one in force (RFC 6749 section 6).
+func received(tok *oauth2.Token, prev tokenRecord, start time.Time, host string) tokenRecord {
+	r := tokenRecord{
+		AccessToken:  tok.AccessToken,
+		TokenType:    tok.TokenType,
+		RefreshToken: tok.RefreshToken,
+		Obtained:     start.Round(0),
+		Host:         host,
+		Lifetime:     lifetime(tok, start),
+		Refreshed:    start.Round(0),
+		Seed:         prev.Seed,
+	}
+	if r.RefreshToken == "" || r.RefreshToken == prev.RefreshToken {
+		r.RefreshToken, r.Refreshed = prev.RefreshToken, prev.Refreshed
+	}
+	return r
+}
+
+func lifetime(tok *oauth2.Token, start time.Time) time.Duration {
+	if tok.ExpiresIn > 0 && tok.ExpiresIn <= int64(maxLifetime/time.Second) {
+		return time.Duration(tok.ExpiresIn) * time.Second
+	}
+	if d := tok.Expiry.Sub(start); !tok.Expiry.IsZero() && d > 0 && d <= maxLifetime {
+		return d
+	}
+	if d, ok := jwt.Lifetime(tok.AccessToken); ok && d > 0 && d <= maxLifetime {
+		return d
+	}
+	return time.Hour
+}
