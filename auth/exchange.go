@@ -67,81 +67,69 @@ func (c *core) obtain(f *flight) outcome {
 	}
 }
 
-// drive performs the protocol's actions until it is finished.
+// drive performs the protocol's steps until it is finished.
 func (c *core) drive(f *flight) (o outcome) {
-	p := &protocol{rules: c.rules, task: *f.task}
 	c.mu.Lock()
-	p.refusedSeed = c.state.refusedSeed
+	p := newProtocol(c.rules, *f.task)
 	c.mu.Unlock()
-	for a := p.start(); ; {
-		for _, r := range a.results {
+	for {
+		for _, r := range p.results {
 			c.tell(f, r)
 		}
-		if a.do == finish {
-			if f.unlock != nil {
-				f.unlock()
-				f.unlock = nil
-			}
-			o.err, o.suppressed, o.record = a.err, a.nothing, p.record.recordVersion()
-			if errors.Is(a.err, ErrConsentRequired) {
-				o.secrets = cmp.Or(o.secrets, c.secrets())
-			}
-			return o
+		if p.results = nil; p.step == finished {
+			break
 		}
-		e := c.perform(f, p, a, &o)
-		a = p.advance(time.Now(), e)
+		e := c.perform(f, p, &o)
+		p.advance(time.Now(), e)
 	}
+	if f.unlock != nil {
+		f.unlock()
+	}
+	f.unlock = nil
+	o.err, o.suppressed, o.record = p.err, p.nothing, p.record.recordVersion()
+	if errors.Is(o.err, ErrConsentRequired) {
+		o.secrets = cmp.Or(o.secrets, c.secrets())
+	}
+	return o
 }
 
-// perform performs an action, and returns what it came to.
-func (c *core) perform(f *flight, p *protocol, a action, o *outcome) (e event) {
-	ctx := c.life
-	switch a.do {
-	case readRecord:
-		e.record, e.version, e.err = c.load(ctx)
+// perform performs p's step, and returns what that came to.
+func (c *core) perform(f *flight, p *protocol, o *outcome) (e event) {
+	switch p.step {
+	case looking:
+		e.record, e.version, e.err = c.load(c.life, c.store.Load)
 		c.mu.Lock()
 		c.state.storeRead(e.err == nil)
 		c.mu.Unlock()
-	case compare:
+	case comparing:
 		e.changed = c.changed(p.record.recordVersion())
-	case takeLock:
-		var l locked
-		l, e.err = c.lock(f, p)
-		e.record, e.version, e.taken = l.tokenRecord, l.version, l.unlock != nil
-		f.unlock = l.unlock
-		e.closing = e.err != nil && c.closing.Err() != nil
+	case locking:
+		e.record, e.version, e.err = c.lock(f, p)
+		e.taken, e.closing = f.unlock != nil, e.err != nil && c.closing.Err() != nil
 		e.current = c.current.Load() == f.replaces
-	case reload:
-		load := c.load
-		if a.final {
-			load = c.loadNow
-		}
-		e.record, e.version, e.err = load(ctx)
-	case readSeed:
+	case reloading:
+		e.record, e.version, e.err = c.load(c.life, c.store.Load)
+	case conflicted:
+		e.record, e.version, e.err = c.load(c.life, c.store.loadNow)
+	case restoring, marking, refusing, unmarking, saving, offering:
+		e.err = c.save(p)
+	case seeding:
 		e.seed, e.err = c.refresh.Token.Value()
-	case saveRecord:
-		save := c.store.Save
-		if a.final {
-			save = c.store.saveNow
-		}
-		if e.err = save(ctx, c.key, c.refresh.encode(a.record, a.version)); !errors.Is(e.err, ErrConflict) {
-			e.err = storeError(e.err)
-		}
-	case exchange:
+	case exchanging:
 		if f.redeem != nil {
 			e.token, e.start, e.err = f.redeem()
 			break
 		}
-		e.token, e.start, o.secrets, e.err = c.try(ctx, a.record.token(), p.spends)
-	case sleep:
+		e.token, e.start, o.secrets, e.err = c.try(c.life, p.previous.token(), p.spends)
+	case waiting:
 		select {
-		case <-time.After(a.wait):
+		case <-time.After(p.wait):
 		case <-c.closing.Done():
 			e.closing = true
 		}
-	case sleepToSave:
+	case pausing:
 		select {
-		case <-time.After(a.wait):
+		case <-time.After(p.wait):
 		case <-c.store.silence():
 		case <-f.giveUp:
 			e.gaveUp = true
@@ -149,13 +137,13 @@ func (c *core) perform(f *flight, p *protocol, a action, o *outcome) (e event) {
 			e.closing = true
 			select {
 			case <-time.After(closeGrace / 2):
-			case <-ctx.Done():
+			case <-c.life.Done():
 			}
 		}
-	case revoke:
-		e.err = c.revoke(ctx, a.record.token())
-	case forget:
-		e.err = c.forget(ctx, p.record, a)
+	case revoking:
+		e.err = c.revoke(c.life, p.record.token())
+	case forgetting:
+		e.err = c.forget(p)
 	}
 	return e
 }
@@ -196,7 +184,7 @@ func (c *core) tell(f *flight, r result) {
 		case rotationLost:
 			c.lost = &Error{Op: "store", Err: fmt.Errorf("%w: the rotated refresh token is lost with this process", r.err)}
 		case seedRefused:
-			c.state.refusedSeed = r.record.Seed
+			c.refusedSeed = r.record.Seed
 		case offersExpected:
 			c.expectOffersLocked()
 		case consentEnded:
@@ -245,23 +233,26 @@ func (c *core) changed(record recordVersion) bool {
 	return record != failed || refused != "" && c.secrets() != refused
 }
 
-func (c *core) load(ctx context.Context) (tokenRecord, uint64, error) {
-	rec, err := c.store.Load(ctx, c.key)
-	if err != nil {
-		return tokenRecord{}, 0, err
+// load reads the record with the store's Load or loadNow.
+func (c *core) load(ctx context.Context, load func(context.Context, string) (Record, error)) (t tokenRecord, version uint64, err error) {
+	rec, err := load(ctx, c.key)
+	if err == nil {
+		t, err = decodeRecord(rec)
 	}
-	t, err := decodeRecord(rec)
-	return t, rec.Version, err
+	return t, rec.Version, storeError(err)
 }
 
-// loadNow is load also while the store is silent.
-func (c *core) loadNow(ctx context.Context) (tokenRecord, uint64, error) {
-	rec, err := c.store.loadNow(ctx, c.key)
-	if err != nil {
-		return tokenRecord{}, 0, storeError(err)
+// save saves what p is writing: the last time also while the store is silent.
+func (c *core) save(p *protocol) error {
+	save := c.store.Save
+	if p.closing {
+		save = c.store.saveNow
 	}
-	t, err := decodeRecord(rec)
-	return t, rec.Version, err
+	err := save(c.life, c.key, c.refresh.encode(p.writing, p.version))
+	if errors.Is(err, ErrConflict) {
+		return err
+	}
+	return storeError(err)
 }
 
 // token is what a provider is given to replace.

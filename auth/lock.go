@@ -15,15 +15,9 @@ const (
 	lockPauseMost  = 200 * time.Millisecond
 )
 
-// locked is the record as last seen, and how to free its lock, or nil without the lock.
-type locked struct {
-	tokenRecord
-	version uint64
-	unlock  func()
-}
-
-// lock waits for the store's lock. It returns without it as soon as p sees a record that is enough.
-func (c *core) lock(f *flight, p *protocol) (l locked, err error) {
+// lock takes the store's lock, for f.unlock to free. It returns without it as soon as p sees a record
+// that is enough.
+func (c *core) lock(f *flight, p *protocol) (r tokenRecord, version uint64, err error) {
 	ctx, cancel := context.WithTimeout(c.life, lockTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.closing, func() { // the holder may need long
@@ -40,11 +34,19 @@ func (c *core) lock(f *flight, p *protocol) (l locked, err error) {
 	if c.store.locker != nil {
 		wait = c.tryLock
 	}
-	l = locked{tokenRecord: p.record, version: p.version}
+	l := locked{p.record, p.version, nil}
 	if err = wait(ctx, &l, p); err != nil && f.lockCtx != nil && f.lockCtx.Err() != nil {
 		err = fmt.Errorf("%w: waiting for the lock: %w", ErrStore, contextError(f.lockCtx))
 	}
-	return l, err
+	f.unlock = l.unlock
+	return l.tokenRecord, l.version, err
+}
+
+// locked is the record as last seen, and what frees its lock, or nil without the lock.
+type locked struct {
+	tokenRecord
+	version uint64
+	unlock  func()
 }
 
 // tryLock is lock for a [TryLocker].
@@ -110,7 +112,7 @@ func (c *core) waitForLock(ctx context.Context, l *locked, p *protocol) error {
 		case <-timer.C:
 		}
 		known, err := l.version, error(nil)
-		l.tokenRecord, l.version, err = c.load(ctx)
+		l.tokenRecord, l.version, err = c.load(ctx, c.store.Load)
 		switch {
 		case o.unlock != nil && err != nil:
 			o.unlock()

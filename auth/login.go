@@ -90,15 +90,15 @@ func (c *core) revoke(ctx context.Context, tok *oauth2.Token) error {
 }
 
 // forget saves what a logout leaves of the record, for as long as the refresh token may live.
-func (c *core) forget(ctx context.Context, r tokenRecord, a action) error {
-	if a.record.Generation == 0 {
-		return c.store.Delete(ctx, c.key, a.version)
+func (c *core) forget(p *protocol) error {
+	if p.writing.Generation == 0 {
+		return c.store.Delete(c.life, c.key, p.version)
 	}
-	rec := c.refresh.encode(a.record, a.version)
-	if rec.Expires = c.refresh.consentExpiry(r); rec.Expires.IsZero() && c.refresh.Lifetime > 0 {
-		rec.Expires = time.Now().Add(c.refresh.Lifetime)
+	r := c.refresh.encode(p.writing, p.version)
+	if r.Expires = c.refresh.consentExpiry(p.record); r.Expires.IsZero() && c.refresh.Lifetime > 0 {
+		r.Expires = time.Now().Add(c.refresh.Lifetime)
 	}
-	return c.store.Save(ctx, c.key, rec)
+	return c.store.Save(c.life, c.key, r)
 }
 
 // detached drives a login or a logout to its end, which Close waits for, and waits for it as long as

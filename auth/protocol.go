@@ -10,8 +10,8 @@ import (
 )
 
 // A protocol is one exchange against the store: look, lock, adopt, mark, exchange, save, publish,
-// unlock. advance decides what to do next from what the last action came to. The protocol does
-// nothing itself: core.drive performs the actions.
+// unlock. It does nothing itself. Its step is what core.perform is to do; advance decides on the next
+// step from what that came to.
 type protocol struct {
 	rules
 	task task
@@ -22,12 +22,12 @@ type protocol struct {
 	writing   tokenRecord // what is being saved
 	storeLost bool        // the store's record was older than ours when it was looked at
 	suppress  error       // the task's, or errNotDue
-	awaited   time.Time   // the pending mark that has been waited for
+	awaited   time.Time   // the pending mark that is waited for
+	wait      time.Duration
 
 	previous    tokenRecord // what the exchange starts from
 	spends      bool        // the exchange spends a refresh token that cannot be replaced
 	withoutLock bool        // the store failed, and no refresh token is at stake
-	failed      *Error      // how the exchange failed, while its record is being put right
 	made        tokenRecord // what the exchange gave
 	rotated     bool        // made has a new refresh token, which is saved however long that takes
 	published   bool        // callers have made's token
@@ -35,16 +35,18 @@ type protocol struct {
 	closing     bool        // there will be no other try to save
 	stuck       bool        // callers who want another token know that the save fails
 	saveBegan   time.Time
-	saveError   error
-	pause       time.Duration // before the next try to save
+
+	results []result // to be told to the session before the step
+	err     error    // how the exchange failed, or nil; final once finished
+	nothing bool     // nothing was tried, and err is why
 }
 
 // rules are what the protocol depends on and what does not change during an exchange.
 type rules struct {
 	refresh      Refresh
-	person       bool // a lost refresh token means that a person has to log in again
-	seeded       bool // the settings give a refresh token
-	refusedSeed  string
+	person       bool   // a lost refresh token means that a person has to log in again
+	seeded       bool   // the settings give a refresh token
+	refusedSeed  string // digest of the configured refresh token, once it was refused
 	earlyRefresh time.Duration
 	owner        string // tells our pending marks from others'
 	host         string
@@ -53,55 +55,27 @@ type rules struct {
 type step int
 
 const (
-	looking step = iota
-	comparing
-	locking
-	restoring
-	waiting
-	reloading
-	seeding
-	marking
-	exchanging
-	refusing
-	unmarking
-	saving
-	conflicted
-	pausing
-	offering
-	revoking
-	forgetting
+	looking    step = iota // read the record without the lock
+	comparing              // has the record, or a secret, changed since the failure?
+	locking                // take the lock, or read a record that is enough
+	restoring              // save writing: the store had lost it
+	waiting                // for another process's exchange
+	reloading              // read the record under the lock
+	seeding                // read the configured refresh token
+	marking                // save writing: a refresh token is about to be spent
+	exchanging             // previous, or the code of a login
+	refusing               // save writing: the refresh token was refused
+	unmarking              // save writing: the refresh token was not spent
+	saving                 // save made
+	conflicted             // read the record that saving met
+	pausing                // before made is saved again
+	offering               // save writing: a token that the store does not have
+	revoking               // tell the product
+	forgetting             // save writing, which a logout leaves; if it is empty, delete the record
+	finished               // unlock
 )
 
-// An action is what to do next. Before it is performed, the session is told the results.
-type action struct {
-	results []result
-	do      doing
-	record  tokenRecord   // to save, to exchange or to revoke
-	version uint64        // of the stored record, as far as is known
-	final   bool          // also while the store is silent: there will be no other try
-	wait    time.Duration // how long to sleep
-	err     error         // of finish
-	nothing bool          // of finish: err is why nothing was tried
-}
-
-type doing int
-
-const (
-	finish      doing = iota // and unlock
-	readRecord               // without the lock
-	compare                  // has the record, or a secret, changed since the failure?
-	takeLock                 // or read a record that is enough
-	reload                   // under the lock
-	readSeed                 // the configured refresh token
-	saveRecord               // over version
-	exchange                 // record's refresh token, or the credentials, or the login's code
-	sleep                    // until wait is over or the session closes
-	sleepToSave              // the same, or until the store is back or the login is given up
-	revoke                   // record's tokens at the product
-	forget                   // save record, which a logout leaves; if it is empty, delete the stored one
-)
-
-// An event is what an action came to.
+// An event is what a step came to.
 type event struct {
 	record  tokenRecord // as read
 	version uint64
@@ -151,178 +125,159 @@ const (
 	markWait  = saveEvery + time.Second
 )
 
-// start returns the first action.
-func (p *protocol) start() action {
-	p.suppress = p.task.suppress
-	if p.task.reason == login || p.task.reason == logout {
-		return p.lock()
+func newProtocol(r rules, t task) *protocol {
+	p := &protocol{rules: r, task: t, suppress: t.suppress}
+	if t.reason == login || t.reason == logout {
+		p.step = locking
 	}
-	return action{do: readRecord}
+	return p
 }
 
-// advance returns the next action. e is what the last one came to.
-func (p *protocol) advance(now time.Time, e event) action {
+// advance decides on the next step. e is what the last one came to.
+func (p *protocol) advance(now time.Time, e event) {
 	switch p.step {
 	case looking:
-		return p.looked(now, e)
+		p.looked(now, e)
 	case comparing:
-		if !e.changed {
-			return p.nothing()
+		if p.step = locking; !e.changed {
+			p.endWithNothing()
 		}
-		return p.lock()
 	case locking:
-		return p.tried(now, e)
+		p.triedLock(now, e)
 	case restoring:
 		if e.err != nil {
-			return p.fail("store", e.err)
+			p.fail("store", e.err)
+			return
 		}
 		p.saved()
-		return p.underLock(now, e).telling(result{is: recordRestored})
+		p.tell(recordRestored, tokenRecord{}, nil)
+		p.underLock(now, e)
 	case waiting:
-		if e.closing {
-			return p.fail("token", ErrClosed)
+		if p.step = reloading; e.closing {
+			p.fail("token", ErrClosed)
 		}
-		return p.then(reloading, action{do: reload})
 	case reloading:
-		return p.reloaded(now, e)
+		p.reloaded(now, e)
 	case seeding:
-		return p.seed(now, e)
+		p.seed(now, e)
 	case marking:
 		if e.err != nil {
-			return p.fail("store", fmt.Errorf("%w; nothing was spent", e.err))
+			p.fail("store", fmt.Errorf("%w; nothing was spent", e.err))
+			return
 		}
 		p.saved()
-		return p.exchange()
+		p.step = exchanging
 	case exchanging:
-		return p.exchanged(now, e)
+		p.exchanged(now, e)
 	case refusing:
 		if e.err != nil {
-			return p.end(p.failed).telling(result{is: refusalUnsaved, err: e.err})
+			p.tell(refusalUnsaved, tokenRecord{}, e.err)
+		} else {
+			p.saved()
 		}
-		p.saved()
-		return p.end(p.failed)
+		p.step = finished
 	case unmarking: // if that failed, others wait for the exchange for nothing
-		return p.end(p.failed)
+		p.step = finished
 	case saving:
 		if errors.Is(e.err, ErrConflict) {
-			return p.then(conflicted, action{do: reload, final: true})
+			p.step = conflicted
+			return
 		}
-		return p.saveEnded(now, e.err)
+		p.saveEnded(now, e.err)
 	case conflicted:
-		return p.conflict(now, e)
+		p.conflict(now, e)
 	case pausing:
-		if e.gaveUp {
-			return p.fail("login", fmt.Errorf("%w; %w", p.saveError, errLoginLost))
-		}
 		p.closing = e.closing
-		return p.save(saving, p.made)
-	case offering: // whether it was saved shows when the record is looked at next
-		return p.nothing().telling(result{is: offersExpected})
-	case revoking:
-		p.failed, _ = e.err.(*Error)
-		p.writing = p.left(now)
-		return p.then(forgetting, action{do: forget, record: p.writing, version: p.version})
-	default: // forgetting
-		if e.err != nil {
-			return p.fail("store", storeError(e.err))
+		if p.save(saving, p.made); e.gaveUp {
+			p.fail("login", fmt.Errorf("%w; %w", p.err, errLoginLost))
 		}
-		return p.end(p.failed).telling(result{is: recordForgotten, record: p.writing})
+	case offering: // whether it was saved shows when the record is looked at next
+		p.tell(offersExpected, tokenRecord{}, nil)
+		p.endWithNothing()
+	case revoking:
+		p.err = e.err
+		p.save(forgetting, p.left(now))
+	case forgetting:
+		if e.err != nil {
+			p.fail("store", storeError(e.err))
+			return
+		}
+		p.tell(recordForgotten, p.writing, nil)
+		p.step = finished
 	}
-}
-
-func (p *protocol) then(next step, a action) action {
-	p.step = next
-	return a
-}
-
-func (p *protocol) lock() action {
-	return p.then(locking, action{do: takeLock, version: p.version})
 }
 
 // save saves r over the record that was read or saved last.
-func (p *protocol) save(next step, r tokenRecord) action {
-	p.writing = r
-	return p.then(next, action{do: saveRecord, record: r, version: p.version, final: p.closing})
-}
+func (p *protocol) save(next step, r tokenRecord) { p.step, p.writing = next, r }
 
 // saved notes that the store has what was being saved.
 func (p *protocol) saved() { p.record, p.version = p.writing, p.version+1 }
 
-// end finishes with an error, or without one if err is nil.
-func (p *protocol) end(err *Error) action {
-	if err == nil {
-		return action{do: finish}
-	}
-	return action{do: finish, err: err}
+func (p *protocol) tell(is news, r tokenRecord, err error) {
+	p.results = append(p.results, result{is, r, err})
 }
 
-func (p *protocol) fail(op string, err error) action { return p.end(&Error{Op: op, Err: err}) }
+func (p *protocol) end(err error) { p.step, p.err = finished, err }
 
-// nothing finishes where nothing was tried.
-func (p *protocol) nothing() action { return action{do: finish, err: p.suppress, nothing: true} }
+func (p *protocol) fail(op string, err error) { p.end(&Error{Op: op, Err: err}) }
 
-// telling adds results, to be told first.
-func (a action) telling(results ...result) action {
-	a.results = append(results, a.results...)
-	return a
+// endWithNothing ends where nothing was tried.
+func (p *protocol) endWithNothing() {
+	p.end(p.suppress)
+	p.nothing = true
 }
 
 // looked follows a look at the record without the lock. After a restart, or when another process was
 // first, that is all.
-func (p *protocol) looked(now time.Time, e event) action {
+func (p *protocol) looked(now time.Time, e event) {
 	p.record, p.version = e.record, e.version
 	if p.task.reason == watch && (e.err != nil || !p.refresh.renewalDue(p.record, now)) {
 		p.suppress = errNotDue
 	}
-	switch {
-	case p.task.reason == offer:
-		if e.err != nil {
-			return p.nothing()
-		}
-		if results, ok := p.settled(now); ok {
-			return p.nothing().telling(results...)
-		}
-		return p.lock()
+	p.storeLost = e.err == nil && p.restores(p.record)
+	switch p.step = locking; {
+	case e.err == nil && p.task.reason == offer:
+		p.settle(now)
 	case e.err == nil && p.endedElsewhere():
-		return p.end(p.record.refusal()).telling(result{is: consentEnded, record: p.record})
+		p.tell(consentEnded, p.record, nil)
+		p.end(p.record.refusal())
 	case e.err == nil && p.adopts(now, p.record):
-		return p.adopt()
-	}
-	p.storeLost = e.err == nil && p.ours(p.record)
-	switch {
+		p.adopt(p.record)
 	case p.suppress == nil || p.storeLost:
-		return p.lock()
-	case errors.Is(p.suppress, errNotDue) || e.err != nil:
-		return p.nothing()
+	case e.err != nil || errors.Is(p.suppress, errNotDue):
+		p.endWithNothing()
+	default:
+		p.step = comparing
 	}
-	return p.then(comparing, action{do: compare})
 }
 
-// tried follows a try to take the lock.
-func (p *protocol) tried(now time.Time, e event) action {
-	reason := p.task.reason
-	switch {
+// triedLock follows a try to take the lock.
+func (p *protocol) triedLock(now time.Time, e event) {
+	switch reason := p.task.reason; {
 	case e.closing:
-		return p.fail("token", ErrClosed)
+		p.fail("token", ErrClosed)
+		return
 	case e.err != nil && reason == offer:
-		return p.nothing()
-	case e.err != nil && (reason != needed || p.atStake()): // by the expiry of the token the store may be back
-		return p.fail("store", e.err)
+		p.endWithNothing()
+		return
+	case e.err != nil && (reason != needed || p.atStake(p.task.replaces)): // by the token's expiry the store may be back
+		p.fail("store", e.err)
+		return
 	case e.err != nil:
-		p.withoutLock = true
-		return p.exchange().telling(result{is: storeBypassed, err: e.err})
+		p.tell(storeBypassed, tokenRecord{}, e.err)
+		p.withoutLock, p.step = true, exchanging
+		return
 	}
-	if p.record, p.version = e.record, e.version; !e.taken {
-		if reason == offer {
-			results, _ := p.settled(now)
-			return p.nothing().telling(results...)
-		}
-		return p.adopt()
+	switch p.record, p.version = e.record, e.version; {
+	case !e.taken && p.task.reason == offer:
+		p.settle(now)
+	case !e.taken:
+		p.adopt(p.record)
+	case p.restores(p.record):
+		p.save(restoring, p.task.replaces.record)
+	default:
+		p.underLock(now, e)
 	}
-	if p.ours(p.record) {
-		return p.save(restoring, p.task.replaces.record)
-	}
-	return p.underLock(now, e)
 }
 
 // enough reports whether r, which another process has saved, makes the lock unnecessary.
@@ -336,91 +291,82 @@ func (p *protocol) enough(now time.Time, r tokenRecord) bool {
 	return p.adopts(now, r)
 }
 
-// underLock follows each time that the record is known under the lock.
-func (p *protocol) underLock(now time.Time, e event) action {
-	switch p.task.reason {
-	case login:
-		return p.exchange()
-	case logout:
-		return p.then(revoking, action{do: revoke, record: p.record})
-	case offer:
-		if results, ok := p.settled(now); ok || !e.current {
-			return p.nothing().telling(results...)
+// underLock follows each time that the record is read or restored under the lock.
+func (p *protocol) underLock(now time.Time, e event) {
+	mark := p.record.Pending
+	switch reason := p.task.reason; {
+	case reason == login:
+		p.step = exchanging
+	case reason == logout:
+		p.step = revoking
+	case reason == offer:
+		if p.save(offering, p.task.replaces.record); !e.current {
+			p.endWithNothing()
 		}
-		return p.save(offering, p.task.replaces.record)
-	}
-	switch mark := p.record.Pending; {
+		p.settle(now)
 	case p.adopts(now, p.record):
-		return p.adopt()
+		p.adopt(p.record)
 	case p.storeLost && p.suppress != nil:
-		return p.nothing()
+		p.endWithNothing()
 	case mark != nil && mark.Owner != p.owner && !mark.Since.Equal(p.record.Interrupted):
 		// Another process was about to spend the refresh token. Its exchange gets the time that it may take.
-		p.awaited = mark.Since
-		left := mark.Since.Add(exchangeTimeout).Sub(now)
-		return p.then(waiting, action{do: sleep, wait: min(max(left, markWait), exchangeTimeout)})
+		p.awaited, p.step = mark.Since, waiting
+		p.wait = min(max(mark.Since.Add(exchangeTimeout).Sub(now), markWait), exchangeTimeout)
 	case p.seeded && (p.record.RefreshToken == "" || p.record.ConsentLost != nil):
-		return p.then(seeding, action{do: readSeed})
+		p.step = seeding
+	default:
+		p.mark(now, p.record)
 	}
-	return p.mark(now, p.record)
 }
 
 // reloaded follows the wait for another process's exchange. If its mark is still there, it has died.
-func (p *protocol) reloaded(now time.Time, e event) action {
+func (p *protocol) reloaded(now time.Time, e event) {
 	if e.err != nil {
-		return p.fail("store", e.err)
+		p.fail("store", e.err)
+		return
 	}
 	p.record, p.version = e.record, e.version
 	if mark := p.record.Pending; mark != nil && mark.Since.Equal(p.awaited) {
 		p.record.Interrupted = p.awaited
 	}
-	return p.underLock(now, e)
+	p.underLock(now, e)
 }
 
 // seed starts a new chain with the configured refresh token, unless that is the one in force or was
 // refused.
-func (p *protocol) seed(now time.Time, e event) action {
-	if e.err != nil {
-		return p.fail("exchange", fmt.Errorf("reading refresh_token: %w", e.err))
-	}
+func (p *protocol) seed(now time.Time, e event) {
 	digest := digest(e.seed)
-	if e.seed == "" || digest == p.record.Seed || digest == p.refusedSeed {
-		return p.mark(now, p.record)
+	switch {
+	case e.err != nil:
+		p.fail("exchange", fmt.Errorf("reading refresh_token: %w", e.err))
+	case e.seed == "" || digest == p.record.Seed || digest == p.refusedSeed:
+		p.mark(now, p.record)
+	default:
+		p.mark(now, tokenRecord{
+			Generation: newGeneration(p.record.Generation, now), RefreshToken: e.seed, Seed: digest, Refreshed: now.Round(0),
+		})
 	}
-	return p.mark(now, tokenRecord{
-		Generation: newGeneration(p.record.Generation, now), RefreshToken: e.seed, Seed: digest, Refreshed: now.Round(0),
-	})
 }
 
 // mark saves that a refresh token is about to be spent, if one is.
-func (p *protocol) mark(now time.Time, previous tokenRecord) action {
+func (p *protocol) mark(now time.Time, previous tokenRecord) {
 	if previous.ConsentLost != nil {
-		return p.end(previous.refusal())
+		p.end(previous.refusal())
+		return
 	}
 	previous.Pending = nil
-	p.previous = previous
-	if p.spends = previous.RefreshToken != "" && !p.refresh.Expendable; !p.spends {
-		return p.exchange()
+	p.previous, p.step = previous, exchanging
+	if p.spends = previous.RefreshToken != "" && !p.refresh.Expendable; p.spends {
+		previous.Pending = &pending{Owner: p.owner, Since: now.Round(0)}
+		p.save(marking, previous)
 	}
-	previous.Pending = &pending{Owner: p.owner, Since: now.Round(0)}
-	return p.save(marking, previous)
-}
-
-func (p *protocol) exchange() action {
-	return p.then(exchanging, action{do: exchange, record: p.previous})
 }
 
 // exchanged follows the exchange.
-func (p *protocol) exchanged(now time.Time, e event) action {
+func (p *protocol) exchanged(now time.Time, e event) {
 	if e.err != nil {
-		errors.As(e.err, &p.failed)
-		switch {
-		case p.spends && errors.Is(e.err, ErrConsentRequired):
-			return p.refuse(now)
-		case p.spends && unspent(p.failed):
-			return p.save(unmarking, p.previous)
-		}
-		return p.end(p.failed)
+		p.exchangeFailed(now, e.err)
+		return
 	}
 	previous := p.previous
 	if p.refresh.Expendable && e.token.RefreshToken == "" {
@@ -434,32 +380,41 @@ func (p *protocol) exchanged(now time.Time, e event) action {
 		}
 		p.made.Generation = newGeneration(newest, now)
 	}
-	obtained := result{is: tokenObtained, record: p.made}
 	if p.withoutLock {
-		return p.end(nil).telling(obtained)
+		p.publish()
+		p.step = finished
+		return
 	}
 	p.rotated = p.task.reason == login ||
 		p.made.RefreshToken != "" && p.made.RefreshToken != previous.RefreshToken && !p.refresh.Expendable
-	p.saveBegan, p.pause = now, saveFirst
-	a := p.save(saving, p.made)
-	if p.published = !p.rotated; p.published {
-		return a.telling(obtained) // nothing is lost if it is not saved, so callers do not wait for the store
+	if !p.rotated {
+		p.publish() // nothing is lost if it is not saved, so callers do not wait for the store
 	}
-	return a
+	p.saveBegan, p.wait = now, saveFirst/2
+	p.save(saving, p.made)
 }
 
-// refuse keeps in the record that the refresh token was refused, for other processes and for the next
-// start.
-func (p *protocol) refuse(now time.Time) action {
-	r := p.previous
-	r.ConsentLost = &consentLost{Since: now.Round(0), Interrupted: r.Interrupted}
-	why := r.refusal()
-	p.failed.Op, p.failed.Err = why.Op, why.Err
-	a := p.save(refusing, r)
-	if digest(r.RefreshToken) == r.Seed {
-		return a.telling(result{is: seedRefused, record: r})
+// exchangeFailed ends with the error. Before, a refused refresh token is kept in the record as that, for
+// other processes and for the next start, and one that was not spent loses its mark.
+func (p *protocol) exchangeFailed(now time.Time, err error) {
+	p.end(err)
+	var e *Error
+	if !p.spends || !errors.As(err, &e) {
+		return
 	}
-	return a
+	r := p.previous
+	switch {
+	case errors.Is(err, ErrConsentRequired):
+		r.ConsentLost = &consentLost{Since: now.Round(0), Interrupted: r.Interrupted}
+		if digest(r.RefreshToken) == r.Seed {
+			p.tell(seedRefused, r, nil)
+		}
+		why := r.refusal()
+		e.Op, e.Err = why.Op, why.Err
+		p.save(refusing, r)
+	case unspent(e):
+		p.save(unmarking, r)
+	}
 }
 
 // unspent reports whether e shows that the refresh token was not accepted: it was never sent, or the
@@ -471,77 +426,79 @@ func unspent(e *Error) bool {
 		errors.As(e, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
 }
 
-// conflict follows a save that met the record of another process, or our own: a save may succeed
-// although it reports an error.
-func (p *protocol) conflict(now time.Time, e event) action {
+// conflict follows a save that met another record: of another process, or our own, since a save may
+// succeed although it reports an error.
+func (p *protocol) conflict(now time.Time, e event) {
 	if e.err != nil {
-		return p.saveEnded(now, e.err)
+		p.saveEnded(now, e.err)
+		return
 	}
 	p.version = e.version
 	newer := e.record.Generation >= p.made.Generation
 	switch {
 	case e.record.Generation == p.made.Generation && e.record.AccessToken == p.made.AccessToken:
-		return p.saveEnded(now, nil)
+		p.saveEnded(now, nil)
 	case newer && p.published && p.rotated:
-		return p.end(nil) // it is adopted when it is looked at next
+		p.end(nil) // it is adopted when it is looked at next
 	case newer && e.record.loggedOut():
-		return p.end(e.record.refusal()).telling(result{is: consentEnded, record: e.record})
+		p.tell(consentEnded, e.record, nil)
+		p.end(e.record.refusal())
 	case (newer || !p.rotated) && p.adopts(now, e.record):
-		p.record = e.record
-		return p.adopt()
+		p.adopt(e.record)
 	case newer: // but of no use: callers get ours
-		return p.end(nil).telling(p.publish(result{is: tokenSaved})...)
+		p.saveEnded(now, nil)
 	case p.resaved:
-		return p.saveEnded(now, ErrConflict)
+		p.saveEnded(now, ErrConflict)
+	default:
+		p.resaved = true
+		p.save(saving, p.made)
 	}
-	p.resaved = true
-	return p.save(saving, p.made)
 }
 
-// publish puts before results that the token was obtained, if the session does not know that.
-func (p *protocol) publish(results ...result) []result {
+// publish tells that the token was obtained, once.
+func (p *protocol) publish() {
 	if !p.published {
 		p.published = true
-		return append([]result{{is: tokenObtained, record: p.made}}, results...)
+		p.tell(tokenObtained, p.made, nil)
 	}
-	return results
 }
 
 // saveEnded follows a save of what the exchange gave. A rotated refresh token that could not be saved
 // is saved again until that succeeds or the session closes, with the lock held.
-func (p *protocol) saveEnded(now time.Time, err error) action {
-	news := p.published
-	first := p.publish()
-	if p.saveError = err; err == nil {
+func (p *protocol) saveEnded(now time.Time, err error) {
+	again := p.published
+	p.publish()
+	switch p.end(nil); {
+	case err == nil:
 		p.saved()
-		return p.end(nil).telling(append(first, result{is: tokenSaved})...)
-	}
-	switch {
+		p.tell(tokenSaved, tokenRecord{}, nil)
+		return
 	case !p.rotated:
-		return p.end(nil).telling(append(first, result{is: tokenUnsaved, err: err})...)
+		p.tell(tokenUnsaved, tokenRecord{}, err)
+		return
 	case p.closing && p.task.reason == login:
-		return p.fail("login", fmt.Errorf("%w; %w", err, errLoginLost)).telling(first...)
+		p.fail("login", fmt.Errorf("%w; %w", err, errLoginLost))
+		return
 	case p.closing:
-		return p.end(nil).telling(append(first, result{is: rotationLost, err: err})...)
-	case !news:
-		first = append(first, result{is: rotationUnsaved, err: err})
+		p.tell(rotationLost, tokenRecord{}, err)
+		return
+	case !again:
+		p.tell(rotationUnsaved, tokenRecord{}, err)
 	case !p.stuck && now.Sub(p.saveBegan) > exchangeTimeout:
 		p.stuck = true
-		first = append(first, result{is: rotationStuck, err: err})
+		p.tell(rotationStuck, tokenRecord{}, err)
 	}
-	p.resaved = false
-	wait := p.pause
-	p.pause = min(2*wait, saveEvery)
-	return p.then(pausing, action{do: sleepToSave, wait: wait}).telling(first...)
+	p.step, p.err, p.resaved = pausing, err, false
+	p.wait = min(2*p.wait, saveEvery)
 }
 
 // left is what a logout leaves of a person's consent. If there were no record at all, processes that
 // still hold the refresh token would take it for lost and write it back.
-func (p *protocol) left(now time.Time) tokenRecord {
+func (p *protocol) left(now time.Time) (r tokenRecord) {
 	if p.refresh.Expendable || !p.person && p.record.RefreshToken == "" {
-		return tokenRecord{}
+		return r
 	}
-	r := tokenRecord{Generation: newGeneration(p.record.Generation, now), Seed: p.record.Seed}
+	r = tokenRecord{Generation: newGeneration(p.record.Generation, now), Seed: p.record.Seed}
 	if p.person {
 		r.ConsentLost = &consentLost{Since: now.Round(0), LoggedOut: true}
 	}
@@ -563,26 +520,31 @@ func (p *protocol) adopts(now time.Time, r tokenRecord) bool {
 	return now.Before(expires) && !(p.task.reason == watch && p.refresh.renewalDue(r, now))
 }
 
-// adopt finishes with the record's token.
-func (p *protocol) adopt() action {
-	return p.end(nil).telling(result{is: tokenAdopted, record: p.record})
+// adopt ends with r's token.
+func (p *protocol) adopt(r tokenRecord) {
+	p.record = r
+	p.tell(tokenAdopted, r, nil)
+	p.end(nil)
 }
 
-// settled reports whether a token that the store does not have need not be offered, and tells why: the
-// store has a newer one, which is adopted, or it has ours.
-func (p *protocol) settled(now time.Time) (results []result, ok bool) {
+// settle ends if our token need not be offered to the store: the store has it, or a newer one, which is
+// adopted.
+func (p *protocol) settle(now time.Time) {
 	switch {
 	case p.record.Generation < p.task.replaces.record.Generation:
-		return nil, false // it never had ours, or a failover lost it
+		return // it never had ours, or a failover lost it
 	case p.adopts(now, p.record):
-		return []result{{is: tokenAdopted, record: p.record}, {is: offersExpected}}, true
+		p.tell(tokenAdopted, p.record, nil)
+		p.tell(offersExpected, tokenRecord{}, nil)
+	default:
+		p.tell(tokenSaved, tokenRecord{}, nil)
 	}
-	return []result{{is: tokenSaved}}, true
+	p.endWithNothing()
 }
 
-// ours reports whether r, the store's record, is older than ours, and ours has a refresh token or a
+// restores reports whether r, the store's record, is older than ours, and ours has a refresh token or a
 // logout that must be written back.
-func (p *protocol) ours(r tokenRecord) bool {
+func (p *protocol) restores(r tokenRecord) bool {
 	known := p.task.replaces
 	return known != nil && known.record.Generation > r.Generation && !p.refresh.Expendable &&
 		(known.record.RefreshToken != "" || known.record.loggedOut())
@@ -595,8 +557,6 @@ func (p *protocol) endedElsewhere() bool {
 }
 
 // atStake reports whether an exchange without the store could cost somebody a login.
-func (p *protocol) atStake() bool { return p.rules.atStake(p.task.replaces) }
-
 func (r *rules) atStake(known *snapshot) bool {
 	return !r.refresh.Expendable && (r.person || known != nil && known.record.RefreshToken != "")
 }

@@ -20,7 +20,6 @@ type state struct {
 	backgroundAfter time.Time // a stale token starts no exchange before
 	unreadable      bool      // the store could not be read when it was last looked at
 	offersUntil     time.Time // until then other processes may offer newer tokens, after an outage of the store
-	refusedSeed     string    // digest of the configured refresh token, once it was refused
 }
 
 // A task is what one exchange is to do. It does not change once it has begun.

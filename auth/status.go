@@ -39,7 +39,7 @@ type Status struct {
 // Status looks at memory and at the store. It makes no exchange. Its error is an [*Error] around
 // [ErrStore]; the Status beside it is what memory knows, with State "" if that is nothing.
 func (s *Session) Status(ctx context.Context) (Status, error) {
-	r, _, err := s.load(ctx)
+	r, _, err := s.load(ctx, s.store.Load)
 	if err != nil {
 		err = s.named(&Error{Op: "store", Err: err})
 	}
