@@ -4,12 +4,12 @@ package filestore
 
 import "os"
 
-// makeDir makes dir and its parents. It judges none of them, for the reason that private gives.
+// makeDir makes dir and its parents. It does not check the parents, for the same reason as checkPrivate.
 func makeDir(dir string, _ bool) error { return os.MkdirAll(dir, 0o700) }
 
-// private has nothing to look at here: access lists decide, and a directory in the user's profile
-// inherits the right ones.
-func private(string, int) error { return nil }
+// checkPrivate checks nothing: access control lists decide, and a directory in the user's profile inherits
+// the right ones.
+func checkPrivate(string, int) error { return nil }
 
-// syncDir has no counterpart here.
+// syncDir does nothing: directories cannot be synced here.
 func syncDir(string) error { return nil }

@@ -13,17 +13,17 @@ import (
 	"syscall"
 )
 
-// makeDir makes dir and its parents, and refuses parents in which another user could replace dir,
-// unless allowWritable is set. It follows symbolic links itself, so that it meets each directory on
-// the way.
+// makeDir makes dir and its parents. Unless allowWritable is set, it returns an error if another user
+// could replace dir in one of its parents. It resolves symbolic links itself, in order to check each
+// directory on the way.
 func makeDir(dir string, allowWritable bool) error {
-	judge := func(string, fs.FileInfo) error { return nil }
+	check := func(string, fs.FileInfo) error { return nil }
 	if !allowWritable {
 		groups, err := os.Getgroups()
 		if err != nil {
 			return err
 		}
-		judge = safeFor(os.Geteuid(), append(groups, os.Getegid()))
+		check = safeFor(os.Geteuid(), append(groups, os.Getegid()))
 	}
 	links := 0
 	at, rest := "/", strings.Split(dir, "/")
@@ -40,7 +40,7 @@ func makeDir(dir string, allowWritable bool) error {
 		case info.Mode().Type() == fs.ModeSymlink:
 			target, err := os.Readlink(at)
 			if err == nil {
-				err = judge(at, info)
+				err = check(at, info)
 			}
 			if links++; err == nil && links > 40 {
 				err = &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
@@ -57,7 +57,7 @@ func makeDir(dir string, allowWritable bool) error {
 		case len(rest) == 0:
 			return nil
 		default:
-			if err := judge(at, info); err != nil {
+			if err := check(at, info); err != nil {
 				return err
 			}
 			at, rest = filepath.Join(at, rest[0]), rest[1:]
@@ -65,39 +65,38 @@ func makeDir(dir string, allowWritable bool) error {
 	}
 }
 
-// safeFor refuses a directory or symbolic link that a user other than root and uid could use to put
-// another directory in the place of one below it. In a sticky directory only an entry's owner can
-// replace it.
+// safeFor returns a check that fails for a directory or symbolic link in which a user other than root
+// and uid could replace an entry. In a sticky directory, only an entry's owner can replace it.
 func safeFor(uid int, groups []int) func(path string, info fs.FileInfo) error {
 	return func(path string, info fs.FileInfo) error {
 		mode, stat := info.Mode(), info.Sys().(*syscall.Stat_t)
-		open := mode.IsDir() && mode&fs.ModeSticky == 0
-		var who, run string
+		notSticky := mode.IsDir() && mode&fs.ModeSticky == 0
+		var who, fix string
 		switch {
 		case stat.Uid != 0 && int(stat.Uid) != uid:
 			who = fmt.Sprintf("belongs to user %d", stat.Uid)
-		case open && mode.Perm()&0o002 != 0:
+		case notSticky && mode.Perm()&0o002 != 0:
 			who = fmt.Sprintf("can be written by every user (mode %04o)", mode.Perm())
-			run = "run: chmod o-w " + path + ", or "
-		case open && mode.Perm()&0o020 != 0 && !slices.Contains(groups, int(stat.Gid)):
+			fix = "run: chmod o-w " + path + ", or "
+		case notSticky && mode.Perm()&0o020 != 0 && !slices.Contains(groups, int(stat.Gid)):
 			who = fmt.Sprintf("can be written by group %d, which this process is not in (mode %04o)", stat.Gid, mode.Perm())
-			run = "run: chmod g-w " + path + ", or "
+			fix = "run: chmod g-w " + path + ", or "
 		default:
 			return nil
 		}
 		return fmt.Errorf("%s %s: they could replace the token store below it; %schoose another directory, "+
-			"or, if you trust them, set token_store.allow_writable_parents: true", path, who, run)
+			"or, if you trust them, set token_store.allow_writable_parents: true", path, who, fix)
 	}
 }
 
-// private refuses a directory in which anybody but uid could put a file.
-func private(dir string, uid int) error {
+// checkPrivate returns an error if anyone but uid can put a file into dir.
+func checkPrivate(dir string, uid int) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
 	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != uid {
-		return fmt.Errorf("%s belongs to user %d, not to user %d, who runs this; choose another directory, or run: chown %[3]d %[1]s", dir, owner, uid)
+		return fmt.Errorf("%s belongs to user %d, but this process runs as user %d; choose another directory, or run: chown %[3]d %[1]s", dir, owner, uid)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
 		return fmt.Errorf("%s can be written by others (mode %04o); run: chmod 700 %[1]s", dir, mode)
@@ -105,14 +104,14 @@ func private(dir string, uid int) error {
 	return nil
 }
 
-// syncDir makes a rename last.
+// syncDir makes a rename in dir survive a power failure.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	// Some network file systems know no fsync of a directory.
+	// Some network file systems cannot sync a directory.
 	if err := d.Sync(); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}

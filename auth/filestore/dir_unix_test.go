@@ -16,7 +16,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A place is dir below parent, which is below other directories of this user.
+// A place is a directory dir in parent, which is in other directories of this user.
 type place struct{ parent, dir string }
 
 func TestParents(t *testing.T) {
@@ -26,11 +26,11 @@ func TestParents(t *testing.T) {
 		everybody = "can be written by every user (mode 0777): they could replace the token store below it; run: chmod o-w %s, or choose another directory"
 	)
 	for name, tt := range map[string]struct {
-		root   bool                               // only root can make it so
+		root   bool                               // only root can set this up
 		make   func(t *testing.T, p place) string // returns the path to open
-		want   string                             // in the error, with %s for the place at fault
-		fault  string                             // which that is, below the parent
-		always bool                               // also with allow_writable_parents
+		want   string                             // in the error, with %s for the wrong directory
+		fault  string                             // the wrong directory, below the parent
+		always bool                               // an error even with allow_writable_parents
 	}{
 		"private":   {make: func(t *testing.T, p place) string { return p.dir }},
 		"missing":   {make: func(t *testing.T, p place) string { return filepath.Join(p.dir, "b", "c") }},
@@ -179,7 +179,7 @@ func chgrp(t *testing.T, path string, gid int) {
 	}
 }
 
-// A named pipe in the place of a file is an error or does no harm. It never makes an operation wait.
+// A named pipe instead of a file is an error or harmless. No operation waits for it.
 func TestNamedPipes(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]func(s *store) error{
@@ -188,7 +188,7 @@ func TestNamedPipes(t *testing.T) {
 		"k.save.lock": func(s *store) error { return s.Save(t.Context(), "k", auth.Record{}) },
 		"k.lock":      func(s *store) error { _, _, err := s.TryLock(t.Context(), "k", 0); return err },
 		"k.alive":     func(s *store) error { _, _, err := s.TryLock(t.Context(), "k", 0); return err },
-		"k.alive ":    func(s *store) error { defer stopped(t, s.dir, "k.lock", "")(); s.lifeless("k"); return nil },
+		"k.alive ":    func(s *store) error { defer stopped(t, s.dir, "k.lock", "")(); s.unresponsive("k"); return nil },
 		"k.window":    func(s *store) error { _, _, err := single(s).Take(t.Context(), "k"); return err },
 	} {
 		for _, writer := range []bool{false, true} {

@@ -1,18 +1,18 @@
-// Package filestore keeps tokens in files, one for each credential, for all processes of a user.
-// A record is replaced whole or not at all, also when the process is killed or the power fails.
+// Package filestore keeps tokens in files, which all processes of a user can share. Replacing a record is
+// atomic, even if the process is killed or the power fails.
 //
-// A credential has these files. None of them should be removed while a process uses the directory.
+// Each credential has these files. Do not remove them while a process uses the directory.
 //
 //	KEY.json         the record
 //	KEY.save.lock    locked while the record is changed
-//	KEY.lock         locked by the process that obtains a new token
-//	KEY.alive        rewritten once a second by that process, and removed by it
-//	KEY.next.lock    locked in place of KEY.lock, after KEY.alive has not changed for 5 seconds
+//	KEY.lock         locked by the process that requests a new token
+//	KEY.alive        rewritten once a second by that process, which removes it at the end
+//	KEY.next.lock    locked instead of KEY.lock if KEY.alive has not changed for 5 seconds
 //	KEY.window       the requests that count for the rate limits
-//	KEY.window.new   replaces KEY.window when that has to grow
+//	KEY.window.new   a larger KEY.window, which will replace it
 //	KEY.window.lock  locked while KEY.window is used
 //
-// The directory must be on a file system whose locks reach all processes that use it.
+// The directory must be on a file system whose locks work between all processes that use it.
 package filestore
 
 import (
@@ -35,27 +35,27 @@ import (
 
 // Config says where the files are.
 type Config struct {
-	// Path is the directory. If absent it is made, with its parents, for this user alone (0700).
+	// Path is the directory. If it does not exist, it is made, with its parents, with mode 0700.
 	Path string `yaml:"path" required:"true" path:"true"`
-	// AllowWritableParents accepts a directory whose parents other users can write, such as one in
-	// an emptyDir of Kubernetes. Those users can replace the directory, and its tokens by their
-	// own. The default is false.
+	// AllowWritableParents accepts a directory whose parents other users can write to, such as a
+	// directory in a Kubernetes emptyDir. Those users can then replace your tokens by their own. The
+	// default is false.
 	AllowWritableParents bool `yaml:"allow_writable_parents"`
 }
 
-// Open gives the store in a directory, which must belong to this process's user and must not be
-// writable by others. Unless AllowWritableParents is set, the same holds for the directories above
-// it, but these may also belong to root, be writable by a group that this process is in, or be
-// sticky, as /tmp is; symbolic links must belong to this user or root. A directory may be opened
-// any number of times. The files have mode 0600.
+// Open returns the store in a directory, which must belong to this process's user and must not be
+// writable by others. Unless AllowWritableParents is set, the same is required of the directories above
+// it, but these may also belong to root, be writable by a group that this process is in, or be sticky
+// like /tmp. Symbolic links must belong to this user or root. A directory may be opened several times.
+// The files have mode 0600.
 //
-// Open's error is an [auth.KeyError] around [auth.ErrStore]. All errors name the file or the
-// directory, and none shows what a file holds. A file that is damaged, newer than this code or not
-// ours is an error, is never taken to be absent, and is neither overwritten nor removed.
+// Open's error is an [auth.KeyError] that wraps [auth.ErrStore]. All errors name the file or the
+// directory, and none shows what a file contains. A file that is damaged, newer than this code or not
+// written by this package is an error, and is neither overwritten nor removed.
 //
-// A lock whose holder was killed is free at once. One whose holder is stopped, by SIGSTOP or Ctrl-Z,
-// is passed to another process after 5 seconds; when the stopped one goes on, its save fails with
-// [auth.ErrConflict].
+// A lock is free as soon as its holder has ended. If its holder is stopped, by SIGSTOP or Ctrl-Z,
+// another process takes the lock after 5 seconds; the stopped one's save then fails with
+// [auth.ErrConflict] when it continues.
 //
 // The store is an [auth.TryLocker], an [auth.Windower] for the processes of one machine, and an
 // [io.Closer].
@@ -64,8 +64,8 @@ func Open(c Config) (auth.Store, error) {
 	if err != nil {
 		return nil, &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, err)}
 	}
-	s := &store{dir: dir, beat: beat, seen: map[string]sighting{}}
-	s.closing, s.shut = context.WithCancel(context.Background())
+	s := &store{dir: dir, beat: beat, observed: map[string]observation{}}
+	s.closing, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
 
@@ -80,26 +80,25 @@ func prepare(c Config) (string, error) {
 	if err := makeDir(dir, c.AllowWritableParents); err != nil {
 		return "", err
 	}
-	return dir, private(dir, os.Geteuid())
+	return dir, checkPrivate(dir, os.Geteuid())
 }
 
 type store struct {
 	dir  string
 	beat time.Duration
 
-	mu      sync.Mutex
-	seen    map[string]sighting // by key
-	closed  bool
-	closing context.Context // ends with Close
-	shut    context.CancelFunc
-	running sync.WaitGroup // slots that are being released
+	mu       sync.Mutex
+	observed map[string]observation // by key
+	closed   bool
+	closing  context.Context // ends when Close does not wait any longer
+	cancel   context.CancelFunc
+	running  sync.WaitGroup // background functions
 }
 
-// Format shows the directory, for every verb.
+// Format prints the directory for every verb.
 func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "filestore(%s)", s.dir) }
 
-// Close waits until the slots that were released are so for other processes too, which is no longer
-// than a second.
+// Close waits at most a second for the slots that are being released in the background.
 func (s *store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -113,12 +112,12 @@ func (s *store) Close() error {
 	case <-done:
 	case <-time.After(time.Second):
 	}
-	s.shut()
+	s.cancel()
 	return nil
 }
 
-// background runs f, with a context that ends after the time given or with Close.
-func (s *store) background(limit time.Duration, f func(ctx context.Context)) {
+// goBackground runs f, unless the store is closed. f's context ends after limit, or with closing.
+func (s *store) goBackground(limit time.Duration, f func(ctx context.Context)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -138,7 +137,7 @@ func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
 	}
 	b, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Without its directory, nobody knows what the record was.
+		// If the directory is gone too, it is not known whether there was a record.
 		if _, err = os.Stat(s.dir); err == nil {
 			return auth.Record{}, nil
 		}
@@ -154,7 +153,7 @@ func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
 }
 
 func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
-	done, err := s.begin(ctx, key, r.Version)
+	done, err := s.startChange(ctx, key, r.Version)
 	if err != nil {
 		return err
 	}
@@ -166,13 +165,13 @@ func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
 		err = replace(path, b)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s stays as it was: %w", auth.ErrStore, path, err)
+		return fmt.Errorf("%w: %s is unchanged: %w", auth.ErrStore, path, err)
 	}
 	return s.sync()
 }
 
 func (s *store) Delete(ctx context.Context, key string, version uint64) error {
-	done, err := s.begin(ctx, key, version)
+	done, err := s.startChange(ctx, key, version)
 	if err != nil {
 		return err
 	}
@@ -186,10 +185,10 @@ func (s *store) Delete(ctx context.Context, key string, version uint64) error {
 	return s.sync()
 }
 
-// begin makes the caller the only one to change key's record, if that has the version given.
-func (s *store) begin(ctx context.Context, key string, version uint64) (done func(), err error) {
+// startChange locks key's record for a change, if it has that version. The caller calls done at the end.
+func (s *store) startChange(ctx context.Context, key string, version uint64) (done func(), err error) {
 	path := s.path(key, ".save.lock")
-	done, err = poll(ctx, path, time.Millisecond, 50*time.Millisecond, func() (func(), error) { return try(path) })
+	done, err = poll(ctx, path, time.Millisecond, 50*time.Millisecond, func() (func(), error) { return tryLockFile(path) })
 	if err != nil {
 		return nil, err
 	}
@@ -201,13 +200,13 @@ func (s *store) begin(ctx context.Context, key string, version uint64) (done fun
 		done()
 		return nil, err
 	}
-	s.sweep(key)
+	s.removeTemporary(key)
 	return done, nil
 }
 
-// sweep removes what killed processes left of key. Those alive write only while they are the
-// only one, see begin.
-func (s *store) sweep(key string) {
+// removeTemporary removes key's temporary files, which killed processes left: startChange excludes
+// others.
+func (s *store) removeTemporary(key string) {
 	entries, _ := os.ReadDir(s.dir)
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), name(key)+".") && strings.HasSuffix(e.Name(), ".tmp") {
@@ -218,7 +217,7 @@ func (s *store) sweep(key string) {
 
 func (s *store) sync() error {
 	if err := syncDir(s.dir); err != nil {
-		return fmt.Errorf("%w: the change is made, but might not outlast a power failure: %w", auth.ErrStore, err)
+		return fmt.Errorf("%w: the change was made, but may be lost in a power failure: %w", auth.ErrStore, err)
 	}
 	return nil
 }
@@ -227,18 +226,18 @@ func (s *store) path(key, suffix string) string {
 	return filepath.Join(s.dir, name(key)+suffix)
 }
 
-var plain = regexp.MustCompile(`^[a-z0-9_-]{1,128}$`)
+var plainName = regexp.MustCompile(`^[a-z0-9_-]{1,128}$`)
 
-// name is key where that is a safe name of a file on every system. It never has a dot.
+// name returns key if it is a safe file name on every system, else a hash. It has no dot.
 func name(key string) string {
-	if plain.MatchString(key) {
+	if plainName.MatchString(key) {
 		return key
 	}
 	sum := sha256.Sum256([]byte(key))
 	return "sha256=" + hex.EncodeToString(sum[:])
 }
 
-// replace puts b in the place of the file at path, or leaves that as it is.
+// replace replaces the file at path by one that contains b. After an error the file is unchanged.
 func replace(path string, b []byte) error {
 	dir, file := filepath.Split(path)
 	f, err := os.CreateTemp(dir, strings.TrimSuffix(file, ".json")+".*.tmp")
@@ -266,7 +265,7 @@ const (
 	formatVersion = 1
 )
 
-// envelope is a file. Its record stays raw until the checksum is known to be right.
+// An envelope is a file's content. Its record is decoded after its checksum was verified.
 type envelope struct {
 	Format  string          `json:"format"`
 	Version int             `json:"version"`
@@ -275,7 +274,7 @@ type envelope struct {
 }
 
 type record struct {
-	Key     string    `json:"key"` // the name of the file, so that a copy is known as one
+	Key     string    `json:"key"` // name(key), to detect a file that was copied over another
 	Version uint64    `json:"version"`
 	Expires time.Time `json:"expires,omitzero"`
 	Data    []byte    `json:"data"`
@@ -290,15 +289,15 @@ func encode(name string, r auth.Record) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// decode hides the errors of json, which quote what they found.
+// decode does not return the errors of package json, which quote the file.
 func decode(name string, b []byte) (auth.Record, error) {
 	var e envelope
 	err := json.Unmarshal(b, &e)
 	switch {
 	case e.Format == format && e.Version > formatVersion:
-		return auth.Record{}, fmt.Errorf("was written by a newer itsmauth (format %d, this one knows %d); upgrade", e.Version, formatVersion)
+		return auth.Record{}, fmt.Errorf("was written by a newer itsmauth (format %d, this one reads %d); upgrade", e.Version, formatVersion)
 	case json.Valid(b) && e.Format != format:
-		return auth.Record{}, errors.New("is not a file of itsmauth; move it away")
+		return auth.Record{}, errors.New("was not written by itsmauth; move it away")
 	case err != nil || e.Version != formatVersion || e.SHA256 != checksum(e.Record):
 		return auth.Record{}, errDamaged
 	}
@@ -307,7 +306,7 @@ func decode(name string, b []byte) (auth.Record, error) {
 		return auth.Record{}, errDamaged
 	}
 	if r.Key != name {
-		return auth.Record{}, fmt.Errorf("holds the record of another identity, %q; put the right file back, or remove it to start anew", r.Key)
+		return auth.Record{}, fmt.Errorf("is the record of another identity, %q; put the right file back, or remove it to start anew", r.Key)
 	}
 	return auth.Record{Version: r.Version, Expires: r.Expires, Data: r.Data}, nil
 }

@@ -107,7 +107,7 @@ func TestRelativePath(t *testing.T) {
 	want(t, open(t, filepath.Join(dir, "here")), "k", 1, "data")
 }
 
-// What this version writes, later ones must read.
+// Later versions must read what this version writes.
 const golden = `{"format":"itsmauth token","version":1,` +
 	`"record":{"key":"k","version":7,"expires":"2100-01-02T03:04:05Z","data":"cysvPSYlCg=="},` +
 	`"sha256":"6c7aa00d54e68f2be4dd6e4784dbb28c34f8774473b393e8bc7d2636999307b0"}` + "\n"
@@ -126,7 +126,7 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// seal makes a file with a right checksum, whatever its record.
+// seal makes a file with a valid checksum for any record.
 func seal(t *testing.T, raw string) string {
 	t.Helper()
 	b, err := json.Marshal(envelope{format, formatVersion, json.RawMessage(raw), checksum([]byte(raw))})
@@ -140,8 +140,8 @@ func TestRefusedFiles(t *testing.T) {
 	t.Parallel()
 	const (
 		damaged = "is damaged"
-		foreign = "is not a file of itsmauth"
-		newer   = "newer itsmauth (format 2, this one knows 1); upgrade"
+		foreign = "was not written by itsmauth"
+		newer   = "newer itsmauth (format 2, this one reads 1); upgrade"
 	)
 	for name, tt := range map[string]struct{ content, want string }{
 		"empty":               {"", damaged},
@@ -167,7 +167,7 @@ func TestRefusedFiles(t *testing.T) {
 			`{"format":"itsmauth token","version":2,"record":["s+/=&%"],"sha256":5,"more":{}}`, newer,
 		},
 		"another identity": {seal(t, `{"key":"other","version":7,"data":"cysvPSYlCg=="}`),
-			`holds the record of another identity, "other"`,
+			`is the record of another identity, "other"`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -207,14 +207,14 @@ func TestRefusedFiles(t *testing.T) {
 
 func TestEveryTruncationIsRefused(t *testing.T) {
 	t.Parallel()
-	for n := range len(golden) - 1 { // the last byte is a newline, which nobody needs
+	for n := range len(golden) - 1 { // without the last byte, a newline, the file is valid
 		if r, err := decode("k", []byte(golden[:n])); err == nil {
 			t.Errorf("the first %d bytes are %v", n, r)
 		}
 	}
 }
 
-func TestNoFlippedBitGoesUnseen(t *testing.T) {
+func TestEveryFlippedBitIsRefused(t *testing.T) {
 	t.Parallel()
 	for i := range golden {
 		for bit := range 8 {
@@ -330,7 +330,7 @@ func TestEndedContext(t *testing.T) {
 	want(t, s, "k", 1, "data")
 }
 
-func TestLeftoversAreSwept(t *testing.T) {
+func TestTemporaryFilesAreRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -351,7 +351,7 @@ func TestLeftoversAreSwept(t *testing.T) {
 	}
 }
 
-func TestSaveOfWhatHasNoForm(t *testing.T) {
+func TestSaveThatCannotBeEncoded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, dir)

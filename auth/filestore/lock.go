@@ -18,23 +18,23 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A process holds a key's lock while it has KEY.lock locked and rewrites KEY.alive once a beat. The
-// system frees KEY.lock when its process ends, however it ends. A process that was stopped keeps
-// it. Others see that by KEY.alive, which then does not change any more, and one of them goes on
-// with KEY.next.lock in place of KEY.lock. The stopped process does no harm when it wakes up: what
-// it saves has to follow the version that it has read.
+// A process that holds a key's lock has KEY.lock locked and rewrites KEY.alive at each beat. The operating
+// system unlocks KEY.lock when the process ends, but not while it is stopped. Others then see that
+// KEY.alive does not change, and one of them takes over with KEY.next.lock. The stopped process does no
+// harm when it continues: its save has an outdated version.
 //
-// A process begins to hold the lock only while it has both files locked, or one of them and the
-// holder of the other shows no life. It writes KEY.alive before it lets go of the file that it
-// does not need, so that no other process can take a lock that is new for one without life.
+// To begin to hold the lock, a process needs both files locked, or one of them while the holder of the
+// other is unresponsive. It writes KEY.alive before it unlocks the file that it does not need. So no
+// process can mistake a new holder for an unresponsive one.
 
 const (
 	// beat is how often a holder rewrites KEY.alive.
 	beat = time.Second
-	// lifelessBeats is after how many beats without a change a holder is passed over.
-	lifelessBeats = 5
-	// forgetBeats is how many beats without a look end what a waiter knows of the holder.
-	forgetBeats = 2
+	// takeoverBeats is after how many beats without a change a holder is unresponsive.
+	takeoverBeats = 5
+	// maxGapBeats is the longest time between two looks at KEY.alive. After a longer one, a waiter begins
+	// to observe the holder anew.
+	maxGapBeats = 2
 )
 
 // TryLock implements [auth.TryLocker].
@@ -48,7 +48,7 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 		return auth.Record{}, nil, err
 	}
 	if unlock != nil {
-		// The holder before us may have saved after we looked.
+		// The previous holder may have saved after our Load.
 		if r, err = s.Load(ctx, key); err != nil || r.Version != known {
 			unlock()
 			return r, nil, err
@@ -62,67 +62,67 @@ func (s *store) Lock(ctx context.Context, key string) (func(), error) {
 	return poll(ctx, s.path(key, ".lock"), 10*time.Millisecond, s.beat/5, func() (func(), error) { return s.tryLock(key) })
 }
 
-// tryLock takes key's lock unless a living process holds it; unlock is nil then.
+// tryLock takes key's lock, unless a responsive process holds it. unlock is nil if it does.
 func (s *store) tryLock(key string) (unlock func(), err error) {
-	first, err := try(s.path(key, ".lock"))
-	if err != nil || first == nil && !s.lifeless(key) {
+	first, err := tryLockFile(s.path(key, ".lock"))
+	if err != nil || first == nil && !s.unresponsive(key) {
 		return nil, err
 	}
-	next, err := try(s.path(key, ".next.lock"))
-	passing := first == nil || next == nil
-	if err != nil || first == nil && next == nil || passing && !s.lifeless(key) {
-		free(first, next)
+	next, err := tryLockFile(s.path(key, ".next.lock"))
+	takeover := first == nil || next == nil
+	if err != nil || first == nil && next == nil || takeover && !s.unresponsive(key) {
+		unlockAll(first, next)
 		return nil, err
 	}
-	stop, err := s.live(key, passing)
+	stop, err := s.startBeating(key, takeover)
 	if err != nil {
-		free(first, next)
+		unlockAll(first, next)
 		return nil, err
 	}
-	if !passing {
-		free(next)
+	if !takeover {
+		unlockAll(next)
 	}
 	return sync.OnceFunc(func() {
 		stop()
-		free(first, next)
+		unlockAll(first, next)
 	}), nil
 }
 
-// A sighting is what a waiter knows of the holder of a lock.
-type sighting struct {
-	alive     string        // what KEY.alive held
-	at        time.Time     // when it was read last
-	unchanged time.Duration // how long it has not changed
+// An observation is what a waiter knows of the holder of a lock.
+type observation struct {
+	alive     string // content of KEY.alive
+	readAt    time.Time
+	unchanged time.Duration // how long the content has not changed
 }
 
-// lifeless reports whether the holder of key's lock has shown no life for so long that it is passed
-// over. Without KEY.alive the holder is of an older version, which writes none.
-func (s *store) lifeless(key string) bool {
+// unresponsive reports whether KEY.alive has not changed for takeoverBeats. Without KEY.alive it is
+// false: the holder is an older version, which does not write one.
+func (s *store) unresponsive(key string) bool {
 	alive, err := readFile(s.path(key, ".alive"))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		delete(s.seen, key)
+		delete(s.observed, key)
 		return false
 	}
 	now := time.Now()
-	old := s.seen[key]
-	gap := now.Sub(old.at)
-	if string(alive) != old.alive || gap > forgetBeats*s.beat {
-		s.seen[key] = sighting{alive: string(alive), at: now}
+	o := s.observed[key]
+	gap := now.Sub(o.readAt)
+	if string(alive) != o.alive || gap > maxGapBeats*s.beat {
+		s.observed[key] = observation{alive: string(alive), readAt: now}
 		return false
 	}
-	// In a longer gap this process did not run, and maybe the holder neither.
-	old.unchanged += min(gap, s.beat)
-	old.at = now
-	s.seen[key] = old
-	return old.unchanged >= lifelessBeats*s.beat
+	// A longer gap counts as one beat: this process did not run, and perhaps the holder did not either.
+	o.unchanged += min(gap, s.beat)
+	o.readAt = now
+	s.observed[key] = o
+	return o.unchanged >= takeoverBeats*s.beat
 }
 
-// live writes KEY.alive, again and again until stop is called. stop removes it, unless another
-// process has written it since, or passing is set: the process that was passed over may still have
-// its file locked, and without KEY.alive it would not be passed over again.
-func (s *store) live(key string, passing bool) (stop func(), err error) {
+// startBeating writes KEY.alive at each beat until stop is called. stop removes the file, unless another
+// process has written it since. After a takeover it does not remove it either: the old holder may still
+// have its file locked, and could not be taken over again without KEY.alive.
+func (s *store) startBeating(key string, takeover bool) (stop func(), err error) {
 	path, id := s.path(key, ".alive"), rand.Text()
 	if err := writeAlive(path, id, 0); err != nil {
 		return nil, fmt.Errorf("%w: %w", auth.ErrStore, err)
@@ -130,12 +130,12 @@ func (s *store) live(key string, passing bool) (stop func(), err error) {
 	ended := make(chan struct{})
 	var beating sync.WaitGroup
 	beating.Go(func() {
-		tick := time.NewTicker(s.beat)
-		defer tick.Stop()
+		ticker := time.NewTicker(s.beat)
+		defer ticker.Stop()
 		for n := 1; ; n++ {
 			select {
-			case <-tick.C:
-				_ = writeAlive(path, id, n) // what fails is tried again at the next beat
+			case <-ticker.C:
+				_ = writeAlive(path, id, n) // an error is retried at the next beat
 			case <-ended:
 				return
 			}
@@ -144,7 +144,7 @@ func (s *store) live(key string, passing bool) (stop func(), err error) {
 	return func() {
 		close(ended)
 		beating.Wait()
-		if passing {
+		if takeover {
 			return
 		}
 		if alive, err := readFile(path); err == nil && bytes.HasPrefix(alive, []byte(id)) {
@@ -153,7 +153,7 @@ func (s *store) live(key string, passing bool) (stop func(), err error) {
 	}, nil
 }
 
-// writeAlive overwrites the file in place, which also succeeds on a full disk.
+// writeAlive overwrites the file in place, which works on a full disk too.
 func writeAlive(path, id string, n int) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -163,7 +163,7 @@ func writeAlive(path, id string, n int) error {
 	return errors.Join(err, f.Close())
 }
 
-// readFile reads a regular file. It does not wait for a writer, as reading a named pipe would.
+// readFile reads a regular file. Of a named pipe it returns an error, and does not wait for a writer.
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -176,8 +176,8 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// try locks a file; unlock is nil if it is locked already, and may be called more than once.
-func try(path string) (unlock func(), err error) {
+// tryLockFile locks a file. unlock is nil if it is locked already, and may be called more than once.
+func tryLockFile(path string) (unlock func(), err error) {
 	l := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE))
 	if ok, err := l.TryLock(); err != nil {
 		return nil, lockError(path, err)
@@ -187,10 +187,10 @@ func try(path string) (unlock func(), err error) {
 	return func() { l.Unlock() }, nil
 }
 
-// poll calls try until it gives an unlock or ctx ends, first after the wait given, then with longer
-// waits, up to the longest.
-func poll(ctx context.Context, path string, wait, longest time.Duration, try func() (func(), error)) (unlock func(), err error) {
-	for ; ; wait = min(2*wait, longest) {
+// poll calls try until it returns an unlock or ctx ends. Between calls it waits, first for wait, then
+// longer, up to maxWait. path is for errors.
+func poll(ctx context.Context, path string, wait, maxWait time.Duration, try func() (func(), error)) (unlock func(), err error) {
+	for ; ; wait = min(2*wait, maxWait) {
 		if err := ctx.Err(); err != nil {
 			return nil, lockError(path, err)
 		}
@@ -208,8 +208,8 @@ func lockError(path string, err error) error {
 	return fmt.Errorf("%w: locking %s: %w", auth.ErrStore, path, err)
 }
 
-// free calls those of unlocks that there are.
-func free(unlocks ...func()) {
+// unlockAll calls the unlocks that are not nil.
+func unlockAll(unlocks ...func()) {
 	for _, unlock := range unlocks {
 		if unlock != nil {
 			unlock()

@@ -17,8 +17,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// beating gives a store whose holders rewrite KEY.alive so often. One that seldom does is as a process
-// that was stopped.
+// beating opens a store with that beat. With a very long one, its holders look like stopped processes.
 func beating(t *testing.T, dir string, every time.Duration) *store {
 	t.Helper()
 	s := open(t, dir).(*store)
@@ -26,7 +25,7 @@ func beating(t *testing.T, dir string, every time.Duration) *store {
 	return s
 }
 
-// tryLock fails the test unless TryLock finds the record as known.
+// tryLock calls TryLock and fails the test unless the record has the version known.
 func tryLock(t *testing.T, s *store, known uint64) (unlock func()) {
 	t.Helper()
 	r, unlock, err := s.TryLock(t.Context(), "k", known)
@@ -36,7 +35,7 @@ func tryLock(t *testing.T, s *store, known uint64) (unlock func()) {
 	return unlock
 }
 
-// lockWithin fails the test unless s gets the lock, and returns after how long.
+// lockWithin locks, or fails the test after limit. It returns how long that took.
 func lockWithin(t *testing.T, s *store, limit time.Duration) (unlock func(), after time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -49,7 +48,7 @@ func lockWithin(t *testing.T, s *store, limit time.Duration) (unlock func(), aft
 	return unlock, time.Since(begun)
 }
 
-// wantHeld fails the test if s gets the lock within that time.
+// wantHeld fails the test if s gets the lock within limit.
 func wantHeld(t *testing.T, s *store, limit time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -62,13 +61,13 @@ func wantHeld(t *testing.T, s *store, limit time.Duration) {
 	}
 }
 
-// stopped locks a file of k as a process does that is stopped, with the content given for k.alive.
+// stopped locks a file of k like a stopped process, whose k.alive has that content.
 func stopped(t *testing.T, dir, file, alive string) (unlock func()) {
 	t.Helper()
 	if alive != "" {
 		write(t, filepath.Join(dir, "k.alive"), alive)
 	}
-	unlock, err := try(filepath.Join(dir, file))
+	unlock, err := tryLockFile(filepath.Join(dir, file))
 	if unlock == nil {
 		t.Fatal("the file is locked already:", err)
 	}
@@ -115,8 +114,8 @@ func TestTryLock(t *testing.T) {
 	}
 }
 
-// Who gets the lock has seen the newest record, or saves would meet conflicts.
-func TestTryLockSeesTheNewest(t *testing.T) {
+// TryLock takes the lock only with the newest record, so that no save conflicts.
+func TestTryLockHasNewestRecord(t *testing.T) {
 	t.Parallel()
 	const goroutines, rounds = 4, 10
 	dir := t.TempDir()
@@ -148,7 +147,7 @@ func TestTryLockSeesTheNewest(t *testing.T) {
 	want(t, open(t, dir), "k", goroutines*rounds, "")
 }
 
-func TestHolderShowsLife(t *testing.T) {
+func TestHolderIsResponsive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -173,28 +172,28 @@ func TestHolderShowsLife(t *testing.T) {
 	})
 }
 
-func TestHolderWithoutLife(t *testing.T) {
+func TestTakeover(t *testing.T) {
 	t.Parallel()
-	const soon = lifelessBeats*beat + beat/2
+	const soon = takeoverBeats*beat + beat/2
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		a, b, c := beating(t, dir, time.Hour), beating(t, dir, beat), beating(t, dir, beat)
 		unlockA, _ := lockWithin(t, a, time.Second)
 		unlockB, after := lockWithin(t, b, soon)
-		if after < lifelessBeats*beat {
-			t.Errorf("a holder without life was passed over after %v", after)
+		if after < takeoverBeats*beat {
+			t.Errorf("an unresponsive holder was taken over after %v", after)
 		}
-		wantHeld(t, c, time.Minute) // b shows life
+		wantHeld(t, c, time.Minute) // b is responsive
 		unlockB()
 
-		// a is without life still.
+		// a is still unresponsive.
 		unlockC, after := lockWithin(t, c, soon)
-		if after < lifelessBeats*beat {
-			t.Errorf("a holder without life was passed over again after %v", after)
+		if after < takeoverBeats*beat {
+			t.Errorf("an unresponsive holder was taken over again after %v", after)
 		}
 		wantHeld(t, b, time.Minute)
 
-		// a wakes up, and leaves c's lock and k.alive alone.
+		// a continues, and does not touch c's lock and k.alive.
 		time.Sleep(beat / 2)
 		alive, err := os.ReadFile(filepath.Join(dir, "k.alive"))
 		if err != nil {
@@ -204,7 +203,7 @@ func TestHolderWithoutLife(t *testing.T) {
 		if now, err := os.ReadFile(filepath.Join(dir, "k.alive")); string(now) != string(alive) {
 			t.Errorf("k.alive changed from %q to %q, %v", alive, now, err)
 		}
-		if free, err := try(filepath.Join(dir, "k.lock")); free == nil {
+		if free, err := tryLockFile(filepath.Join(dir, "k.lock")); free == nil {
 			t.Fatal("k.lock is not free: ", err)
 		} else {
 			free()
@@ -219,17 +218,17 @@ func TestHolderWithoutLife(t *testing.T) {
 	})
 }
 
-// A process that took the place of one without life may be stopped itself, once the other is gone.
-func TestNextHolderWithoutLife(t *testing.T) {
+// A process that took over may be stopped too, after the first one has ended.
+func TestTakeoverFromNextHolder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		free := stopped(t, dir, "k.next.lock", "of the stopped")
 		s := beating(t, dir, beat)
 		for range 2 {
-			unlock, after := lockWithin(t, s, lifelessBeats*beat+beat/2)
-			if after < lifelessBeats*beat {
-				t.Errorf("it was passed over after %v", after)
+			unlock, after := lockWithin(t, s, takeoverBeats*beat+beat/2)
+			if after < takeoverBeats*beat {
+				t.Errorf("it was taken over after %v", after)
 			}
 			wantHeld(t, beating(t, dir, beat), time.Minute)
 			unlock()
@@ -240,8 +239,8 @@ func TestNextHolderWithoutLife(t *testing.T) {
 	})
 }
 
-// With both stopped nobody goes on.
-func TestBothHoldersWithoutLife(t *testing.T) {
+// If the holders of both files are stopped, no process takes over.
+func TestBothHoldersStopped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -255,7 +254,7 @@ func TestBothHoldersWithoutLife(t *testing.T) {
 	})
 }
 
-func TestHolderOfAnOlderVersion(t *testing.T) {
+func TestHolderOfOlderVersion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -265,12 +264,12 @@ func TestHolderOfAnOlderVersion(t *testing.T) {
 	})
 }
 
-// A waiter that does not run cannot see a holder's life.
+// A waiter that looks too seldom does not take over.
 func TestWaiterThatSeldomLooks(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		gap   time.Duration
-		looks int // until the holder is passed over; 0 is never
+		looks int // until it takes over; 0 is never
 	}{
 		{500 * time.Millisecond, 11},
 		{900 * time.Millisecond, 7},
@@ -293,15 +292,15 @@ func TestWaiterThatSeldomLooks(t *testing.T) {
 					time.Sleep(tt.gap)
 				}
 				if looks != tt.looks {
-					t.Errorf("it was passed over at look %d, want %d", looks, tt.looks)
+					t.Errorf("it took over at look %d, want %d", looks, tt.looks)
 				}
 			})
 		})
 	}
 }
 
-// However often holders are stopped, of those that are not there is never more than one.
-func TestOneLivingHolder(t *testing.T) {
+// However often holders are stopped, there is at most one responsive holder.
+func TestOneResponsiveHolder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -345,7 +344,7 @@ func TestOneLivingHolder(t *testing.T) {
 		wg.Wait()
 		t.Log(locks.Load(), "locks,", stops.Load(), "stops")
 		if locks.Load() == 0 || stops.Load() == 0 {
-			t.Error("there was nothing to see")
+			t.Error("no lock was taken, or no holder stopped")
 		}
 	})
 }

@@ -25,12 +25,12 @@ import (
 )
 
 const (
-	helperEnv  = "ITSMAUTH_FILESTORE_HELPER" // what the test binary does instead of testing
+	helperEnv  = "ITSMAUTH_FILESTORE_HELPER" // the helper that the test binary runs instead of tests
 	nobody     = 65534
 	increments = 20
 )
 
-// shortBeat is how often holders show life in tests that wait for real.
+// shortBeat is the beat in tests that use real time.
 const shortBeat = 100 * time.Millisecond
 
 var helpers = map[string]func(s *store) error{
@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	if os.Getenv(helperEnv) == "read-only" && os.Geteuid() == 0 {
-		if err := syscall.Setuid(nobody); err != nil { // nothing is read-only to root
+		if err := syscall.Setuid(nobody); err != nil { // root can write to read-only files
 			fmt.Println(err)
 			os.Exit(1)
 		}
@@ -70,14 +70,14 @@ func TestMain(m *testing.M) {
 
 func helper(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0") // or each takes a second to end
+	cmd.Env = append(os.Environ(), helperEnv+"="+name, "GORACE=atexit_sleep_ms=0") // or each takes a second to exit
 	return cmd
 }
 
-// pages is data of several blocks that shows whether it is whole.
+// pages returns data of several disk blocks, so that a partial write is detected.
 func pages(version uint64) string { return strings.Repeat(fmt.Sprintf("%d+/=&%% ", version), 1<<10) }
 
-// helpSave saves until it is killed, and tells each version that it has saved.
+// helpSave saves until it is killed, and prints each version after saving it.
 func helpSave(s *store) error {
 	r, err := s.Load(context.Background(), "k")
 	for err == nil {
@@ -95,8 +95,8 @@ func TestKilledProcesses(t *testing.T) {
 	killProcesses(t, 10)
 }
 
-// killProcesses kills processes while they save, in two directories at a time. Each time the record
-// is whole, is not older than what the process had said to have saved, and at most one save newer.
+// killProcesses kills processes while they save, in two directories at a time. Each time the record must
+// be complete, and have the version that the process printed last or the next one.
 func killProcesses(t *testing.T, kills int) {
 	for _, lane := range []string{"a", "b"} {
 		t.Run(lane, func(t *testing.T) {
@@ -135,7 +135,7 @@ func killProcesses(t *testing.T, kills int) {
 	}
 }
 
-// killOne kills a saving process at a random moment and returns the last version it told.
+// killOne kills a saving process at a random moment and returns the last version it printed.
 func killOne(t *testing.T, dir string) (said uint64) {
 	t.Helper()
 	ctx, kill := context.WithCancel(t.Context())
@@ -173,7 +173,7 @@ func add(r auth.Record) auth.Record {
 	return r
 }
 
-// helpIncrement counts under the lock, so that no save meets a conflict.
+// helpIncrement increments a counter with the lock, so that no save conflicts.
 func helpIncrement(s *store) error {
 	for range increments {
 		unlock, err := s.Lock(context.Background(), "k")
@@ -192,7 +192,7 @@ func helpIncrement(s *store) error {
 	return nil
 }
 
-// helpCompete counts without the lock, by trying again after each conflict.
+// helpCompete increments a counter without the lock, and retries after each conflict.
 func helpCompete(s *store) error {
 	for done := 0; done < increments; {
 		r, err := s.Load(context.Background(), "k")
@@ -230,7 +230,7 @@ func TestManyProcesses(t *testing.T) {
 	}
 }
 
-// helpHold holds the lock until it is told to go on, and then saves the record that it knew.
+// helpHold holds the lock until its standard input ends, and then saves the record that it had read.
 func helpHold(s *store) error {
 	unlock, err := s.Lock(context.Background(), "k")
 	if err != nil {
@@ -285,7 +285,7 @@ func TestStoppedHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begun); took < lifelessBeats*shortBeat {
+	if took := time.Since(begun); took < takeoverBeats*shortBeat {
 		t.Errorf("the stopped process was passed over after %v", took)
 	}
 	save(t, s, "k", 0, "of the next")
@@ -297,7 +297,7 @@ func TestStoppedHolder(t *testing.T) {
 	}
 	cmd.Wait()
 	want(t, s, "k", 1, "of the next")
-	s.beat = time.Hour // whoever waits for a change now would not end
+	s.beat = time.Hour // so that a wait for KEY.alive would fail the test
 	if unlock = tryLock(t, s, 1); unlock == nil {
 		t.Fatal("the lock is not free after the process has ended")
 	}
@@ -316,7 +316,7 @@ func TestKilledHolder(t *testing.T) {
 	}
 }
 
-// A process that took the place of a stopped one is killed, and the stopped one still has its lock.
+// A process that took over from a stopped one is killed, while the stopped one still has its lock.
 func TestKilledNextHolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -330,14 +330,14 @@ func TestKilledNextHolder(t *testing.T) {
 	unlock()
 }
 
-// senders gives the window of the processes of send. They may be kept waiting for long between Take
-// and Release, so the hold is.
+// senders returns the window of send's processes. Its hold is long, because they may wait for long
+// between Take and Release.
 func senders(s auth.Store, per time.Duration) (auth.Window, auth.Limit) {
 	limit := auth.Limit{Requests: 20, Per: per}
 	return windowOf(s, time.Hour, limit), limit
 }
 
-// helpSend sends at full speed until it is killed, and tells when.
+// helpSend sends at full speed until it is killed, and prints the time of each request.
 func helpSend(s *store) error {
 	per, err := time.ParseDuration(os.Args[2])
 	if err != nil {
@@ -359,7 +359,7 @@ func helpSend(s *store) error {
 	}
 }
 
-// send runs a process that sends until ctx ends, and reports each request.
+// send runs a process that sends until ctx ends, and calls sent for each request.
 func send(ctx context.Context, t *testing.T, dir string, per time.Duration, sent func(time.Time)) {
 	cmd := helper(ctx, "send", dir, per.String())
 	out, err := cmd.StdoutPipe()
@@ -380,8 +380,8 @@ func send(ctx context.Context, t *testing.T, dir string, per time.Duration, sent
 	cmd.Wait()
 }
 
-// sendAll runs processes that together make so many requests at 20 a second, and fails the test if
-// there is a second with more. It returns how long that took.
+// sendAll runs processes that together make that many requests at 20 a second. The test fails if any
+// second has more. It returns how long that took.
 func sendAll(t *testing.T, processes, requests int) time.Duration {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -419,7 +419,7 @@ func TestWindowOfKilledSenders(t *testing.T) {
 	killSenders(t, 5)
 }
 
-// killSenders kills processes while they send. The window stays whole, and the limit holds.
+// killSenders kills processes while they send. The window must stay valid, and the limit must hold.
 func killSenders(t *testing.T, kills int) {
 	const per = 10 * time.Millisecond
 	dir := t.TempDir()
@@ -442,7 +442,7 @@ func killSenders(t *testing.T, kills int) {
 	}
 }
 
-// helpTake takes the one slot, and keeps it.
+// helpTake takes the only slot and does not release it.
 func helpTake(s *store) error {
 	fmt.Println(time.Now().UnixMicro())
 	wait, _, err := single(s).Take(context.Background(), "of the killed")
@@ -457,7 +457,7 @@ func single(s auth.Store) auth.Window {
 	return windowOf(s, singleHold, auth.Limit{Requests: 1, Per: singlePer})
 }
 
-func TestWindowOfAKilledProcess(t *testing.T) {
+func TestWindowOfKilledProcess(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cmd := helper(t.Context(), "take", dir)
@@ -493,7 +493,7 @@ func TestWindowOfAKilledProcess(t *testing.T) {
 	}
 }
 
-// helpFull has its write refused by a limit, as a full disk would.
+// helpFull limits the size of files, so that a write fails as on a full disk.
 func helpFull(s *store) error {
 	signal.Ignore(syscall.SIGXFSZ)
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}); err != nil {
@@ -509,7 +509,7 @@ func TestFullDisk(t *testing.T) {
 	save(t, s, "k", 0, pages(1))
 	out, err := helper(t.Context(), "full", dir).CombinedOutput()
 	path := filepath.Join(dir, "k.json")
-	if err == nil || !strings.HasPrefix(string(out), auth.ErrStore.Error()+": "+path+" stays as it was: write ") ||
+	if err == nil || !strings.HasPrefix(string(out), auth.ErrStore.Error()+": "+path+" is unchanged: write ") ||
 		!strings.Contains(string(out), syscall.EFBIG.Error()) {
 		t.Errorf("Save: %v, %s", err, out)
 	}
@@ -520,7 +520,7 @@ func TestFullDisk(t *testing.T) {
 	save(t, s, "k", 1, pages(2))
 }
 
-// helpReadOnly succeeds if all that changes a file fails, and reading does not.
+// helpReadOnly succeeds if all operations that write fail, and those that read do not.
 func helpReadOnly(s *store) error {
 	ctx := context.Background()
 	_, lock := s.Lock(ctx, "new")
@@ -629,17 +629,17 @@ func TestOthersCanWrite(t *testing.T) {
 	}
 }
 
-func TestAnotherUsersDirectory(t *testing.T) {
+func TestDirectoryOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	dir, me := t.TempDir(), os.Geteuid()
-	if err := private(dir, me); err != nil {
+	if err := checkPrivate(dir, me); err != nil {
 		t.Error(err)
 	}
-	want := fmt.Sprintf("%s belongs to user %d, not to user %d, who runs this; choose another directory, or run: chown %d %s", dir, me, me+1, me+1, dir)
-	if err := private(dir, me+1); err == nil || err.Error() != want {
+	want := fmt.Sprintf("%s belongs to user %d, but this process runs as user %d; choose another directory, or run: chown %d %s", dir, me, me+1, me+1, dir)
+	if err := checkPrivate(dir, me+1); err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
-	// Open asks for its own user.
+	// Open checks for the current user.
 	theirs := "/"
 	if me == 0 {
 		theirs = dir

@@ -13,11 +13,11 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// Window implements [auth.Windower], by the clock of this machine.
+// Window implements [auth.Windower]. It uses the clock of this machine.
 func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth.Window {
 	return &window{
 		s: s, path: s.path(key, ".window"), limits: slices.Clone(limits), hold: hold,
-		process: rand.Int64(), turn: make(chan struct{}, 1),
+		process: rand.Int64(), mu: make(chan struct{}, 1),
 	}
 }
 
@@ -27,18 +27,18 @@ type window struct {
 	limits  []auth.Limit
 	hold    time.Duration
 	process int64
-	turn    chan struct{} // full while a goroutine uses file
+	mu      chan struct{} // guards file; a mutex that a context can interrupt
 	file    windowFile
 }
 
-// Take implements [auth.Window]. Of more than 128 processes that asked in a minute, 128 are counted.
+// Take implements [auth.Window]. It counts at most 128 processes.
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, 0, lockError(w.path, err)
 	}
 	err = w.update(ctx, func(now int64) error {
-		processes = w.file.meet(w.process, now)
-		s := slot{number(id), now + w.hold.Microseconds(), w.hold.Microseconds()}
+		processes = w.file.countProcess(w.process, now)
+		s := slot{hashID(id), now + w.hold.Microseconds(), w.hold.Microseconds()}
 		if w.file.find(s.id) >= 0 {
 			return nil
 		}
@@ -47,7 +47,7 @@ func (w *window) Take(ctx context.Context, id string) (wait time.Duration, proce
 			wait = time.Duration(us) * time.Microsecond
 			return err
 		}
-		return w.file.take(s)
+		return w.file.addSlot(s)
 	})
 	if err != nil {
 		return 0, 0, err
@@ -57,32 +57,32 @@ func (w *window) Take(ctx context.Context, id string) (wait time.Duration, proce
 
 // Release implements [auth.Window].
 func (w *window) Release(id string, sent bool) {
-	release := func(now int64) error { return w.file.release(number(id), sent, now) }
-	once, cancel := context.WithCancel(context.Background())
+	release := func(now int64) error { return w.file.release(hashID(id), sent, now) }
+	canceled, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := w.update(once, release); errors.Is(err, context.Canceled) {
-		// Another goroutine or process has the file. After its hold the slot counts as received anyway.
-		w.s.background(w.hold, func(ctx context.Context) { _ = w.update(ctx, release) })
+	if err := w.update(canceled, release); errors.Is(err, context.Canceled) {
+		// Another goroutine or process is using the file. After hold, the slot expires anyway.
+		w.s.goBackground(w.hold, func(ctx context.Context) { _ = w.update(ctx, release) })
 	}
 }
 
-// update runs f on the file while no other goroutine and no other process uses it. If ctx has ended,
-// it does so only if it need not wait.
+// update runs f while this goroutine alone uses the file. If ctx has ended, it does not wait for the file,
+// but still runs f if nothing else uses it.
 func (w *window) update(ctx context.Context, f func(now int64) error) (err error) {
 	lock := w.path + ".lock"
 	select {
-	case w.turn <- struct{}{}:
+	case w.mu <- struct{}{}:
 	default:
 		select {
-		case w.turn <- struct{}{}:
+		case w.mu <- struct{}{}:
 		case <-ctx.Done():
 			return lockError(lock, ctx.Err())
 		}
 	}
-	defer func() { <-w.turn }()
-	unlock, err := try(lock)
+	defer func() { <-w.mu }()
+	unlock, err := tryLockFile(lock)
 	if unlock == nil && err == nil {
-		unlock, err = poll(ctx, lock, 50*time.Microsecond, 10*time.Millisecond, func() (func(), error) { return try(lock) })
+		unlock, err = poll(ctx, lock, 50*time.Microsecond, 10*time.Millisecond, func() (func(), error) { return tryLockFile(lock) })
 	}
 	if err != nil {
 		return err
@@ -94,8 +94,8 @@ func (w *window) update(ctx context.Context, f func(now int64) error) (err error
 	return nil
 }
 
-// number is the id as the file has it.
-func number(id string) int64 {
+// hashID returns the id as it is in the file.
+func hashID(id string) int64 {
 	sum := sha256.Sum256([]byte(id))
 	return int64(binary.LittleEndian.Uint64(sum[:]))
 }

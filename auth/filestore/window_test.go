@@ -22,7 +22,7 @@ func windowOf(s auth.Store, hold time.Duration, limits ...auth.Limit) auth.Windo
 	return s.(auth.Windower).Window("k", limits, hold)
 }
 
-// take fails the test unless id is to wait so long. It returns the number of processes.
+// take calls Take and fails the test unless it returns want. It returns the number of processes.
 func take(t *testing.T, w auth.Window, id string, want time.Duration) int {
 	t.Helper()
 	wait, processes, err := w.Take(t.Context(), id)
@@ -46,7 +46,7 @@ func TestWindow(t *testing.T) {
 		if n := take(t, other, "3", 0); n != 1 {
 			t.Errorf("%d processes in another window", n)
 		}
-		// In flight, they could be received now at the earliest.
+		// Requests in flight are received now at the earliest.
 		time.Sleep(hold / 2)
 		take(t, b, "4", per+us)
 		a.Release("1", true)
@@ -58,10 +58,10 @@ func TestWindow(t *testing.T) {
 			t.Errorf("%d processes, want 2", n)
 		}
 		time.Sleep(per - hold/4)
-		take(t, a, "5", us) // both ends of a window belong to it
+		take(t, a, "5", us) // a window includes both of its ends
 		time.Sleep(us)
 		take(t, a, "5", 0)
-		// 4 was never released, and counts since its hold was over.
+		// 4 was never released, and counts from the end of its hold.
 		take(t, a, "6", time.Hour-per)
 		time.Sleep(time.Minute)
 		if n := take(t, b, "6", time.Hour-per-time.Minute); n != 1 {
@@ -70,8 +70,8 @@ func TestWindow(t *testing.T) {
 	})
 }
 
-// What is never released counts from the end of its hold, for all that follow.
-func TestWindowOfTheDead(t *testing.T) {
+// A slot that is never released counts from the end of its hold.
+func TestWindowOfDeadProcess(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := windowOf(open(t, t.TempDir()), time.Second, auth.Limit{Requests: 1, Per: 500 * time.Millisecond})
@@ -80,13 +80,13 @@ func TestWindowOfTheDead(t *testing.T) {
 		take(t, w, "next", 500*time.Millisecond+time.Microsecond)
 		time.Sleep(500*time.Millisecond + time.Microsecond)
 		take(t, w, "next", 0)
-		w.Release("dead", true) // received later than it seemed
+		w.Release("dead", true) // received later than assumed
 		w.Release("next", false)
 		take(t, w, "last", 500*time.Millisecond+time.Microsecond)
 	})
 }
 
-// Nobody waits for the difference after the clock was set back.
+// If the clock was set back, processes do not wait for the difference.
 func TestWindowOfAnotherClock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -103,7 +103,7 @@ func TestWindowOfAnotherClock(t *testing.T) {
 		}
 		take(t, w, "in flight", 0)
 	})
-	synctest.Test(t, func(t *testing.T) { // begins with the same time
+	synctest.Test(t, func(t *testing.T) { // starts at the same time
 		w := windowOf(open(t, dir), hold, limits...)
 		if n := take(t, w, "next", per+time.Microsecond); n != 2 {
 			t.Errorf("%d processes, want 2", n)
@@ -116,11 +116,11 @@ func TestWindowOfAnotherClock(t *testing.T) {
 		for i := range 4 {
 			take(t, w, fmt.Sprint("next", i), 0)
 		}
-		take(t, w, "last", hold) // after the one in flight
+		take(t, w, "last", hold) // after the request in flight
 	})
 }
 
-// A process that gives its requests less time does not end the holds of others.
+// A window with a shorter hold does not shorten the hold of other processes' slots.
 func TestWindowOfLongerHold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestWindowOfLongerHold(t *testing.T) {
 	})
 }
 
-// A model of a window: what [auth.Windower] promises, without a file.
+// A model is a window in memory that does what [auth.Windower] promises.
 type model struct {
 	inFlight map[string]time.Time // deadlines
 	received []time.Time
@@ -180,7 +180,7 @@ func (m *model) release(id string, sent bool) {
 	}
 }
 
-// Whatever processes do that have other limits and holds, the window is as its model.
+// A window behaves like its model, whatever processes with different limits and holds do.
 func TestWindowModel(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
@@ -194,12 +194,12 @@ func TestWindowModel(t *testing.T) {
 				var limits [][]auth.Limit
 				var holds []time.Duration
 				for step := range 1000 {
-					if step%250 == 0 { // a process with a longer memory than those before
+					if step%250 == 0 { // a process that needs more stamps than those before
 						per := time.Duration(1+r.IntN(10)) * time.Second
 						limits = append(limits, []auth.Limit{{Requests: step/5 + 1 + r.IntN(5), Per: per}, {Requests: step/3 + 10 + r.IntN(5), Per: 10 * per}})
 						holds = append(holds, time.Duration(1+r.IntN(5))*time.Second)
 						windows = append(windows, windowOf(open(t, dir), holds[len(holds)-1], limits[len(limits)-1]...))
-						time.Sleep(time.Hour) // or it would count what no ring of the others kept
+						time.Sleep(time.Hour) // until the requests that no file has kept do not count any more
 					}
 					p := r.IntN(len(windows))
 					id := strconv.Itoa(step)
@@ -223,23 +223,23 @@ func TestWindowModel(t *testing.T) {
 	}
 }
 
-// The ring grows for a process that needs a longer one, and forgets nothing.
+// The ring grows for a process that needs more stamps, and keeps the old ones.
 func TestWindowGrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		short := windowOf(open(t, dir), time.Minute, auth.Limit{Requests: 3, Per: time.Second})
-		for i := range 10 { // the ring is full, and begins in its middle
+		for i := range 10 { // the ring is full, and starts in its middle
 			time.Sleep(time.Second)
 			take(t, short, strconv.Itoa(i), 0)
 			short.Release(strconv.Itoa(i), true)
 		}
 		info, err := os.Stat(filepath.Join(dir, "k.window"))
-		if size := int64(slotsAt + leastRoom*slotSize + 3*stampSize); err != nil || info.Size() != size {
+		if size := int64(slotsAt + minSlots*slotSize + 3*stampSize); err != nil || info.Size() != size {
 			t.Errorf("the file has %d bytes, want %d; %v", info.Size(), size, err)
 		}
 		take(t, short, "in flight", 0)
-		// 4 of 5 are known: 7, 8 and 9, received 2, 1 and 0 seconds ago, and one in flight.
+		// The file has 4 of 5: 7, 8 and 9, received 2, 1 and 0 seconds ago, and one in flight.
 		long := windowOf(open(t, dir), time.Minute, auth.Limit{Requests: 5, Per: time.Hour}, auth.Limit{Requests: 4, Per: time.Minute})
 		take(t, long, "a", 58*time.Second+time.Microsecond)
 		time.Sleep(58*time.Second + time.Microsecond)
@@ -247,7 +247,7 @@ func TestWindowGrows(t *testing.T) {
 		take(t, short, "b", 0)
 		take(t, long, "c", time.Hour-59*time.Second) // after 8
 
-		// Of requests in flight there may be more than have room in a new file.
+		// There may be more requests in flight than a new file has space for.
 		many := windowOf(open(t, t.TempDir()), time.Minute, auth.Limit{Requests: 200, Per: time.Second})
 		for i := range 200 {
 			take(t, many, strconv.Itoa(i), 0)
@@ -293,8 +293,8 @@ func TestWindowFile(t *testing.T) {
 	for name, tt := range map[string]struct{ content, want string }{
 		"empty":           {"", ""},
 		"zeros":           {strings.Repeat("\x00", 5000), ""},
-		"foreign":         {strings.Repeat("foreign ", 1000), "is not a file of itsmauth; move it away"},
-		"short":           {"foreign", "is not a file of itsmauth; move it away"},
+		"foreign":         {strings.Repeat("foreign ", 1000), "was not written by itsmauth; move it away"},
+		"short":           {"foreign", "was not written by itsmauth; move it away"},
 		"newer":           {windowFormat[:15] + "\x02" + good[16:], "was written by a newer itsmauth; upgrade"},
 		"half a header":   {good[:40], "is damaged; remove it"},
 		"without slots":   {good[:slotsAt], "is damaged; remove it"},
@@ -326,8 +326,8 @@ func TestWindowFile(t *testing.T) {
 	}
 }
 
-// Take and Release do not hang while another process has the file, and lose nothing.
-func TestWindowOfAStoppedProcess(t *testing.T) {
+// Take and Release do not hang while another process uses the file, and no release is lost.
+func TestWindowOfStoppedProcess(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -339,7 +339,7 @@ func TestWindowOfAStoppedProcess(t *testing.T) {
 		begun := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		for range 2 { // the second comes after the end of ctx
+		for range 2 { // the second time, ctx has ended
 			if wait, processes, err := w.Take(ctx, "3"); !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) || wait != 0 || processes != 0 {
 				t.Errorf("Take: %v, %d, %v; want ErrStore and context.DeadlineExceeded", wait, processes, err)
 			}
@@ -358,7 +358,7 @@ func TestWindowOfAStoppedProcess(t *testing.T) {
 	})
 }
 
-// Close waits for what is not released yet, but not longer than a second.
+// Close waits for slots that are being released, but at most a second.
 func TestCloseReleases(t *testing.T) {
 	t.Parallel()
 	for _, stop := range []time.Duration{500 * time.Millisecond, time.Minute} {
@@ -386,7 +386,7 @@ func TestCloseReleases(t *testing.T) {
 				if took := time.Since(begun); took < want || took > want+20*time.Millisecond {
 					t.Errorf("Close took %v, want %v", took, want)
 				}
-				w.Release("1", false) // not any more
+				w.Release("1", false) // no effect after Close
 				time.Sleep(time.Until(begun.Add(stop)))
 				take(t, windowOf(open(t, dir), time.Hour, limit), "2", wait)
 			})
@@ -394,7 +394,7 @@ func TestCloseReleases(t *testing.T) {
 	}
 }
 
-// Processes at full speed use the whole of a limit and no more.
+// Processes at full speed use the whole limit and no more.
 func TestWindowUnderLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -423,7 +423,7 @@ func TestWindowUnderLoad(t *testing.T) {
 						mu.Lock()
 						sent = append(sent, time.Now())
 						mu.Unlock()
-						time.Sleep(rand.N(20 * time.Millisecond)) // until there is a response
+						time.Sleep(rand.N(20 * time.Millisecond)) // the time until the response
 						w.Release(id, true)
 					}
 				})
@@ -448,7 +448,7 @@ func checkLimit(t *testing.T, sent []time.Time, limit auth.Limit) {
 	}
 }
 
-// BenchmarkWindow is what a request pays: Take and Release, with the longest limit that a product has.
+// BenchmarkWindow measures Take and Release for the largest limit that a product has.
 func BenchmarkWindow(b *testing.B) {
 	s, err := Open(Config{Path: b.TempDir()})
 	if err != nil {

@@ -14,24 +14,22 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A window's file has, in numbers of 8 bytes with the least significant first and times in
-// microseconds since 1970:
+// A window's file has these parts. Numbers have 8 bytes, little-endian; times are in microseconds since
+// 1970.
 //
-//	windowFormat, whose last byte is the version
-//	the number of processes and of slots, and the fields of windowFile up to last
-//	a checksum of all that
-//	processes: which asked lately; room for maxProcesses
-//	slots: requests in flight; room for windowFile.room
-//	stamps: when the server had received each of the last requests; a ring of windowFile.ring
+//	header: windowFormat, whose last byte is the version; the number of processes and of slots; the
+//	    fields of windowFile from maxSlots to last; a checksum of all that
+//	processes: those that called Take lately; space for maxProcesses
+//	slots: requests in flight; space for windowFile.maxSlots
+//	stamps: when the server received the last requests; a ring of windowFile.maxStamps
 //
-// The stamps are in order: a slot that is released becomes a stamp of now, and one that is not
-// becomes a stamp of its deadline before anything later is written. So a limit of N has room unless
-// the Nth last request is in flight or its stamp is not old enough, and of the ring no more is read
-// than one stamp for each limit.
+// The stamps are sorted. A slot that is released becomes a stamp of that time. A slot that expires
+// becomes a stamp of its deadline, before a later stamp is written. So a limit of N is reached if the
+// Nth last request is in flight or its stamp is too new, and only one stamp is read for each limit.
 //
-// A process may be killed between two writes. So a stamp is written first, and counts with the
-// header, which then has its slot no longer. Nothing is synced to the disk: an empty file, or one
-// whose header is zero, as a power failure may leave them, is a new one.
+// A process may be killed between two writes. So a stamp is written before the header, which counts it
+// and drops its slot. The file is not synced. A power failure may leave it empty, or its header zero:
+// that is a new file.
 const (
 	windowFormat = "itsmauth window\x01"
 	processesAt  = len(windowFormat) + 7*8
@@ -40,44 +38,44 @@ const (
 	slotsAt      = processesAt + maxProcesses*processSize
 	slotSize     = 3 * 8
 	stampSize    = 8
-	// firstRead is all but the stamps, unless there are many slots.
+	// firstRead is the size of all but the stamps, unless there are more than minSlots slots.
 	firstRead = 4096
-	leastRoom = (firstRead - slotsAt) / slotSize
-	// processLife is how long a process counts that does not ask any more.
-	processLife = int64(time.Minute / time.Microsecond)
+	minSlots  = (firstRead - slotsAt) / slotSize
+	// processTTL is how long a process counts after its last Take.
+	processTTL = int64(time.Minute / time.Microsecond)
 )
 
-type process struct{ id, asked int64 }
+type process struct{ id, lastTake int64 }
 
 type slot struct{ id, deadline, hold int64 }
 
-// windowFile is an open file, all of it but the stamps in memory.
+// A windowFile is an open file, with all but the stamps in memory.
 type windowFile struct {
 	*os.File
-	room, ring int64 // for so many slots and stamps
-	written    int64 // how many stamps were ever written
-	last       int64 // the last of them
-	processes  []process
-	slots      []slot
-	buf        []byte
+	maxSlots, maxStamps int64
+	written             int64 // number of stamps that were ever written
+	last                int64 // the last stamp
+	processes           []process
+	slots               []slot
+	buf                 []byte
 }
 
-// update runs f, with the time, between reading the file and writing it.
+// update reads the file, calls f with the time, and writes the file.
 func (w *windowFile) update(path string, limits []auth.Limit, f func(now int64) error) (err error) {
 	if w.File, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
 	defer func() { w.Close() }() // grow may have opened another
-	ring := int64(1)
+	needed := int64(1)           // stamps
 	for _, l := range limits {
-		ring = max(ring, int64(l.Requests))
+		needed = max(needed, int64(l.Requests))
 	}
-	if err = w.read(ring); err == nil && w.ring < ring {
-		err = w.grow(w.room, ring)
+	if err = w.read(needed); err == nil && w.maxStamps < needed {
+		err = w.grow(w.maxSlots, needed)
 	}
 	now := time.Now().UnixMicro()
 	if err == nil {
-		err = w.advance(now)
+		err = w.expireSlots(now)
 	}
 	if err == nil {
 		err = f(now)
@@ -88,8 +86,8 @@ func (w *windowFile) update(path string, limits []auth.Limit, f func(now int64) 
 	return err
 }
 
-// read reads all but the stamps. A new file gets the ring given.
-func (w *windowFile) read(ring int64) error {
+// read reads all but the stamps. A new file gets maxStamps.
+func (w *windowFile) read(maxStamps int64) error {
 	w.processes, w.slots = w.processes[:0], w.slots[:0]
 	w.buf = slices.Grow(w.buf[:0], firstRead)[:firstRead]
 	n, err := w.ReadAt(w.buf, 0)
@@ -100,10 +98,10 @@ func (w *windowFile) read(ring int64) error {
 	version := len(windowFormat) - 1
 	switch {
 	case n == 0, n >= processesAt && strings.Trim(string(b[:processesAt]), "\x00") == "":
-		w.room, w.ring, w.written, w.last = int64(leastRoom), ring, 0, 0
+		w.maxSlots, w.maxStamps, w.written, w.last = int64(minSlots), maxStamps, 0, 0
 		return nil
 	case n <= version || string(b[:version]) != windowFormat[:version]:
-		return fmt.Errorf("%s is not a file of itsmauth; move it away", w.Name())
+		return fmt.Errorf("%s was not written by itsmauth; move it away", w.Name())
 	case b[version] > windowFormat[version]:
 		return fmt.Errorf("%s was written by a newer itsmauth; upgrade", w.Name())
 	case n < processesAt || binary.LittleEndian.Uint64(b[processesAt-8:]) != sum(b):
@@ -111,7 +109,7 @@ func (w *windowFile) read(ring int64) error {
 	}
 	r := numbers(b[len(windowFormat):])
 	processes, slots := r.next(), r.next()
-	w.room, w.ring, w.written, w.last = r.next(), r.next(), r.next(), r.next()
+	w.maxSlots, w.maxStamps, w.written, w.last = r.next(), r.next(), r.next(), r.next()
 	if end := slotsAt + int(slots)*slotSize; end > n {
 		b = slices.Grow(b, end-n)[:end]
 		if _, err := w.ReadAt(b[n:], int64(n)); err == io.EOF {
@@ -131,16 +129,16 @@ func (w *windowFile) read(ring int64) error {
 }
 
 func (w *windowFile) damaged() error {
-	return fmt.Errorf("%s is damaged; remove it to count the requests anew", w.Name())
+	return fmt.Errorf("%s is damaged; remove it to count requests anew", w.Name())
 }
 
 // write writes all but the stamps.
 func (w *windowFile) write() error {
 	b := append(w.buf[:0], windowFormat...)
-	b = appendNumbers(b, int64(len(w.processes)), int64(len(w.slots)), w.room, w.ring, w.written, w.last)
+	b = appendNumbers(b, int64(len(w.processes)), int64(len(w.slots)), w.maxSlots, w.maxStamps, w.written, w.last)
 	b = binary.LittleEndian.AppendUint64(b, sum(b))
 	for _, p := range w.processes {
-		b = appendNumbers(b, p.id, p.asked)
+		b = appendNumbers(b, p.id, p.lastTake)
 	}
 	b = append(b, make([]byte, slotsAt-len(b))...)
 	for _, s := range w.slots {
@@ -151,7 +149,7 @@ func (w *windowFile) write() error {
 	return err
 }
 
-// sum is the checksum of what is before it in a file that begins as b does.
+// sum is the header's checksum.
 func sum(b []byte) uint64 { return uint64(crc32.ChecksumIEEE(b[:processesAt-8])) }
 
 type numbers []byte
@@ -169,12 +167,12 @@ func appendNumbers(b []byte, numbers ...int64) []byte {
 	return b
 }
 
-// stampAt is where the stamp is that was the nth to be written.
+// stampAt is the offset of the nth stamp that was ever written.
 func (w *windowFile) stampAt(n int64) int64 {
-	return int64(slotsAt) + w.room*slotSize + n%w.ring*stampSize
+	return int64(slotsAt) + w.maxSlots*slotSize + n%w.maxStamps*stampSize
 }
 
-// stamp reads the nth stamp that was written. One that a power failure took is of 1970.
+// stamp reads the nth stamp. A stamp that was lost in a power failure is 0.
 func (w *windowFile) stamp(n int64) (int64, error) {
 	var b [stampSize]byte
 	_, err := w.ReadAt(b[:], w.stampAt(n))
@@ -192,8 +190,8 @@ func (w *windowFile) setStamp(n, at int64) error {
 	return err
 }
 
-// received adds a stamp.
-func (w *windowFile) received(at int64) error {
+// addStamp adds a stamp of at. Its caller must then write the header.
+func (w *windowFile) addStamp(at int64) error {
 	err := w.setStamp(w.written, at)
 	if err == nil {
 		w.written++
@@ -202,12 +200,12 @@ func (w *windowFile) received(at int64) error {
 	return err
 }
 
-// stamps is how many stamps there are.
-func (w *windowFile) stamps() int64 { return min(w.written, w.ring) }
+// stamps is the number of stamps in the file.
+func (w *windowFile) stamps() int64 { return min(w.written, w.maxStamps) }
 
-// advance makes stamps of the slots whose deadline has passed. After the clock was set back, it first
-// brings back what lies too far in the future.
-func (w *windowFile) advance(now int64) error {
+// expireSlots turns slots whose deadline has passed into stamps. If the clock was set back, it first
+// moves times that are too far in the future.
+func (w *windowFile) expireSlots(now int64) error {
 	if w.last > now {
 		first := w.written
 		for ; first > w.written-w.stamps(); first-- {
@@ -225,44 +223,44 @@ func (w *windowFile) advance(now int64) error {
 		w.last = now
 	}
 	for i := range w.processes {
-		w.processes[i].asked = min(w.processes[i].asked, now)
+		w.processes[i].lastTake = min(w.processes[i].lastTake, now)
 	}
 	for i, s := range w.slots {
 		w.slots[i].deadline = min(s.deadline, now+s.hold)
 	}
 	slices.SortFunc(w.slots, func(a, b slot) int { return cmp.Compare(a.deadline, b.deadline) })
-	lapsed := 0
+	expired := 0
 	for _, s := range w.slots {
 		if s.deadline > now {
 			break
 		}
-		if err := w.received(s.deadline); err != nil {
+		if err := w.addStamp(s.deadline); err != nil {
 			return err
 		}
-		lapsed++
+		expired++
 	}
-	w.slots = slices.Delete(w.slots, 0, lapsed)
+	w.slots = slices.Delete(w.slots, 0, expired)
 	return nil
 }
 
-// meet notes that a process asks, and returns how many asked lately.
-func (w *windowFile) meet(id, now int64) int {
-	w.processes = slices.DeleteFunc(w.processes, func(p process) bool { return p.id == id || p.asked <= now-processLife })
+// countProcess notes a Take of process id, and returns the number of processes.
+func (w *windowFile) countProcess(id, now int64) int {
+	w.processes = slices.DeleteFunc(w.processes, func(p process) bool { return p.id == id || p.lastTake <= now-processTTL })
 	if len(w.processes) == maxProcesses {
-		w.processes = slices.Delete(w.processes, 0, 1) // it asked before all others
+		w.processes = slices.Delete(w.processes, 0, 1) // the oldest
 	}
 	w.processes = append(w.processes, process{id, now})
 	return len(w.processes)
 }
 
-// wait returns how long it is, at the least, until each limit has room for a request; 0 is now.
+// wait returns the time until all limits allow a request, if those in flight are received now. 0 is now.
 func (w *windowFile) wait(limits []auth.Limit, now int64) (wait int64, err error) {
 	for _, l := range limits {
 		nth := int64(l.Requests - len(w.slots))
 		if nth > w.written {
 			continue
 		}
-		at := now // in flight, it was received by now at the earliest
+		at := now // the nth last request is in flight and is received now at the earliest
 		if nth > 0 {
 			if at, err = w.stamp(w.written - nth); err != nil {
 				return 0, err
@@ -273,15 +271,15 @@ func (w *windowFile) wait(limits []auth.Limit, now int64) (wait int64, err error
 	return wait, nil
 }
 
-// find returns the index of a slot in flight, or -1.
+// find returns the index of the slot id, or -1.
 func (w *windowFile) find(id int64) int {
 	return slices.IndexFunc(w.slots, func(s slot) bool { return s.id == id })
 }
 
-// take puts a slot in flight.
-func (w *windowFile) take(s slot) error {
-	if int64(len(w.slots)) == w.room {
-		if err := w.grow(2*w.room, w.ring); err != nil {
+// addSlot adds a request in flight.
+func (w *windowFile) addSlot(s slot) error {
+	if int64(len(w.slots)) == w.maxSlots {
+		if err := w.grow(2*w.maxSlots, w.maxStamps); err != nil {
 			return err
 		}
 	}
@@ -289,29 +287,30 @@ func (w *windowFile) take(s slot) error {
 	return nil
 }
 
-// release ends a slot's flight. A slot that is not in flight any more is counted anew if it was sent.
+// release removes the slot id. If the request was sent it adds a stamp, even if the slot has expired and
+// has one already.
 func (w *windowFile) release(id int64, sent bool, now int64) error {
 	if i := w.find(id); i >= 0 {
 		w.slots = slices.Delete(w.slots, i, i+1)
 	}
 	if sent {
-		return w.received(now)
+		return w.addStamp(now)
 	}
 	return nil
 }
 
-// grow makes room for more slots, or a longer ring, in a new file that takes the place of this one.
-func (w *windowFile) grow(room, ring int64) error {
+// grow replaces the file by a new one with space for more slots or stamps.
+func (w *windowFile) grow(maxSlots, maxStamps int64) error {
 	path := w.Name()
 	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	grown := windowFile{File: f, room: room, ring: ring, processes: w.processes, slots: w.slots}
+	grown := windowFile{File: f, maxSlots: maxSlots, maxStamps: maxStamps, processes: w.processes, slots: w.slots}
 	for n := w.written - w.stamps(); n < w.written && err == nil; n++ {
 		var at int64
 		if at, err = w.stamp(n); err == nil {
-			err = grown.received(at)
+			err = grown.addStamp(at)
 		}
 	}
 	if err == nil {
@@ -320,7 +319,7 @@ func (w *windowFile) grow(room, ring int64) error {
 	if e := f.Close(); err == nil {
 		err = e
 	}
-	w.Close() // Windows replaces no file that is open
+	w.Close() // Windows does not replace a file that is open
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

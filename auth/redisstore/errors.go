@@ -130,9 +130,9 @@ func (c *client) classify(err error, key string) (meaning error, temporary bool)
 	case isConnectError(err):
 		return fmt.Errorf("cannot reach Redis: %w", err), true
 	case errors.As(err, &closed) && closed.encrypted:
-		return errors.New("Redis closed the connection at once; if it requires a client certificate, set token_store.tls_config.cert_file and key_file"), true
+		return errors.New("the connection was closed by Redis; if it requires a client certificate, set token_store.tls_config.cert_file and key_file"), true
 	case errors.As(err, &closed):
-		return errors.New("Redis closed the connection at once; if its port uses TLS, begin token_store.url with rediss://"), true
+		return errors.New("the connection was closed by Redis; if its port uses TLS, begin token_store.url with rediss://"), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, redis.ErrPoolTimeout),
 		errors.As(err, &network) && network.Timeout():
 		return &brokenError{errNoReply}, true
@@ -182,7 +182,7 @@ func classifyHandshake(err error) (meaning error, temporary bool) {
 		}
 		return fmt.Errorf("the certificate of Redis is not valid (%w): see token_store.tls_config", err), false
 	case isAlert(err):
-		return fmt.Errorf("Redis refuses the TLS connection (%w): correct token_store.tls_config", err), false
+		return fmt.Errorf("the TLS connection is refused by Redis (%w): correct token_store.tls_config", err), false
 	case errors.Is(err, context.DeadlineExceeded):
 		return errNoHandshake, true
 	}
