@@ -77,6 +77,9 @@ var canceled = func() context.Context {
 // the wait, and gives the slot back if that takes an exchange: the exchange may need the slot.
 func (a *attempt) admit() error {
 	c := a.call
+	if a.Err() != nil {
+		return context.Cause(a)
+	}
 	if c.origin == nil {
 		return nil
 	}

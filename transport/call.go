@@ -7,12 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/adopted"
@@ -48,8 +45,8 @@ func (c *call) do() (*http.Response, error) {
 	c.deadline.Store(c.headerDeadline(now))
 	resp, err := c.makeAttempt()
 	c.budget().addCall(now.Unix())
-	if wait, again := c.shouldRetry(resp, err); again {
-		resp, err = c.retry(resp, err, wait)
+	for wait, again := c.shouldRetry(resp, err); again; wait, again = c.shouldRetry(resp, err) {
+		resp, err = c.retry(resp, wait)
 	}
 	c.body.finish()
 	if err != nil {
@@ -107,57 +104,29 @@ func (c *call) makeAttempt() (*http.Response, error) {
 	if err != nil || fresh.AccessToken == tok.AccessToken || !c.fitsDeadline(0, time.Now()) || !c.body.abandon() {
 		return resp, nil
 	}
-	drain(resp)
+	drain(resp, 64<<10)
 	c.attempts--
 	return c.makeAttempt()
 }
 
-// retry makes the attempts after the first. go-retryablehttp runs the loop over an empty request;
-// attempts, bodies and responses are the call's own, and the first response is the loop's first round.
-func (c *call) retry(resp *http.Response, err error, wait time.Duration) (*http.Response, error) {
-	first := true
-	client := &retryablehttp.Client{
-		HTTPClient: &http.Client{
-			Transport: rounds(func() (*http.Response, error) {
-				if !first {
-					resp, err = c.makeAttempt()
-				}
-				return resp, err
-			}),
-			CheckRedirect: useLastResponse,
-		},
-		RetryMax: c.t.o.Retry.MaxAttempts, // shouldRetry counts
-		CheckRetry: func(context.Context, *http.Response, error) (bool, error) {
-			again := first
-			if first = false; !again {
-				wait, again = c.shouldRetry(resp, err)
-			}
-			return again, nil
-		},
-		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration {
-			c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
-				slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
-			c.current.slot.Done()
-			return wait
-		},
-		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+// retry drops resp, if there is one, and makes another attempt after wait.
+func (c *call) retry(resp *http.Response, wait time.Duration) (*http.Response, error) {
+	c.t.o.Logger.LogAttrs(c.current, slog.LevelDebug, "retry", slog.String("connector", c.t.o.Connector),
+		slog.Int("attempt", c.attempts+1), slog.Duration("wait", wait))
+	if resp != nil {
+		drain(resp, 4<<10)
 	}
-	shell := http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: c.req.URL.Scheme, Host: c.req.URL.Host}, Header: http.Header{}}
-	ctx := c.req.Context()
-	_, lerr := client.Do(&retryablehttp.Request{Request: shell.WithContext(ctx)})
-	if ctx.Err() != nil && err == nil && lerr != nil { // ended during a wait: the response is drained
-		return nil, context.Cause(ctx)
+	c.current.slot.Done()
+	select {
+	case <-time.After(wait):
+	case <-c.req.Context().Done(): // which ends the attempt too
 	}
-	return resp, err
+	return c.makeAttempt()
 }
 
-type rounds func() (*http.Response, error)
-
-func (r rounds) RoundTrip(*http.Request) (*http.Response, error) { return r() }
-
-// drain reads up to 64 KiB of a response and closes it, so that its connection can be reused.
-func drain(resp *http.Response) {
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+// drain closes a response after reading up to limit bytes, so that its connection can be reused.
+func drain(resp *http.Response, limit int64) {
+	io.Copy(io.Discard, io.LimitReader(resp.Body, limit))
 	resp.Body.Close()
 }
 

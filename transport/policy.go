@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-retryablehttp"
+
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
@@ -52,11 +54,7 @@ func (c *call) fitsDeadline(wait time.Duration, now time.Time) bool {
 // backoff returns the longest wait before the next attempt.
 func (c *call) backoff() time.Duration {
 	o := &c.t.o.Retry
-	n := min(max(c.attempts-1, 0), 20)
-	if o.MinBackoff > o.MaxBackoff>>n {
-		return max(o.MaxBackoff, 1)
-	}
-	return max(o.MinBackoff<<n, 1)
+	return max(retryablehttp.DefaultBackoff(o.MinBackoff, o.MaxBackoff, max(c.attempts-1, 0), nil), 1)
 }
 
 // retryable reports whether another attempt may succeed, and is safe: a request that is not idempotent
@@ -65,19 +63,15 @@ func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
 		var ours *auth.Error
-		if errors.As(err, &ours) || permanentSendError(err) {
-			return false
-		}
-		return neverConnected(err) || !exchange && c.idempotent()
+		return !errors.As(err, &ours) && !permanentSendError(err) && (neverConnected(err) || !exchange && c.idempotent())
 	}
-	if exchange {
+	transient, _ := retryablehttp.DefaultRetryPolicy(c.req.Context(), resp, nil) // 429, and 5xx but 501
+	switch status := resp.StatusCode; {
+	case exchange:
 		return false
-	}
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests:
-		return true
-	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case status == http.StatusTooManyRequests:
+		return transient
+	case status == http.StatusRequestTimeout, transient && status >= 500 && status <= http.StatusGatewayTimeout:
 		return c.idempotent()
 	}
 	return false

@@ -80,7 +80,7 @@ func TestRetries(t *testing.T) {
 		want        int64 // requests seen
 	}
 	var rows []row
-	for _, status := range []int{200, 400, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504} {
+	for _, status := range []int{200, 400, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504, 505, 511} {
 		retried := map[int]bool{408: true, 429: true, 500: true, 502: true, 503: true, 504: true}[status]
 		for _, m := range []string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH"} {
 			safe := m != "POST" && m != "PATCH"
@@ -654,6 +654,36 @@ func TestRetryAfter(t *testing.T) {
 				}
 				if took := time.Since(start); attempts != test.attempts || took < test.min || took > test.max {
 					t.Errorf("%d attempts in %s", attempts, took)
+				}
+			})
+		})
+	}
+}
+
+// A call that is canceled in the wait before a retry ends there, also if silence ended its attempt.
+func TestCanceledBetweenAttempts(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]roundTrip{
+		"after a response": func(*http.Request) (*http.Response, error) { return answer(503), nil },
+		"after an error":   func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF },
+		"after silence": func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, context.Cause(r.Context())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var log bytes.Buffer
+				c := stub(t, transport.Options{Timeout: 1000 * time.Hour, AttemptTimeout: time.Second, Retry: transport.Retry{MinBackoff: 900 * time.Hour, MaxBackoff: 900 * time.Hour},
+					Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, fail)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				cause := errors.New("had enough")
+				time.AfterFunc(2*time.Second, func() { cancel(cause) })
+				req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/", nil)
+				start := time.Now()
+				if _, err := c.Do(req); !errors.Is(err, cause) || time.Since(start) != 2*time.Second || strings.Count(log.String(), "msg=retry") != 1 {
+					t.Errorf("%v after %s\n%s", err, time.Since(start), log.String())
 				}
 			})
 		})

@@ -9,7 +9,7 @@ import (
 )
 
 // state is how far a slot's request has come. It only grows, but for Resend.
-type state int
+type state uint8
 
 const (
 	queued   state = iota // waits
