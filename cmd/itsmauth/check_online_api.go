@@ -63,9 +63,9 @@ func (c *onlineCheck) checkConsent(ctx context.Context) {
 	switch left := time.Until(st.ConsentExpiry); {
 	case st.ConsentExpiry.IsZero():
 	case left < soonConsent:
-		c.found("consent", "warning", days(left)+" left, unless it is used before", "run: itsmauth login "+c.Name)
+		c.found("consent", "warning", about(left)+" left, unless it is used before", "run: itsmauth login "+c.Name)
 	default:
-		c.ok("consent", days(left)+" left")
+		c.ok("consent", about(left)+" left")
 	}
 }
 
@@ -183,14 +183,6 @@ func (c *onlineCheck) checkLimit(h http.Header) {
 		}
 		return
 	}
-}
-
-// days returns d in days, or in hours and less if it is under two days.
-func days(d time.Duration) string {
-	if d < 48*time.Hour {
-		return about(d)
-	}
-	return fmt.Sprintf("%d days", int(d.Hours())/24)
 }
 
 // shortError returns err's message without what the finding says already, such as the URL.

@@ -16,13 +16,12 @@ import (
 	"time"
 )
 
-// A route records how far one request came.
+// A route is how far one request came.
 type route struct {
 	target *url.URL
 	proxy  *url.URL // nil if none
 	via    *url.URL // the proxy, else the target
 
-	mu        sync.Mutex
 	resolved  string // the first address that DNS returned
 	address   string // that the latest connection was made to
 	connected bool
@@ -32,24 +31,37 @@ type route struct {
 	tlsErr    error
 }
 
-func (r *route) trace() *httptrace.ClientTrace {
+// A tracer records a route. A second connection may still be in progress when the request has ended.
+type tracer struct {
+	mu    sync.Mutex
+	route route
+}
+
+func (t *tracer) result() route {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.route
+}
+
+func (t *tracer) trace() *httptrace.ClientTrace {
+	r := &t.route
 	return &httptrace.ClientTrace{
 		DNSDone: func(i httptrace.DNSDoneInfo) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			t.mu.Lock()
+			defer t.mu.Unlock()
 			if r.dnsErr = i.Err; i.Err == nil && len(i.Addrs) > 0 {
 				r.resolved = i.Addrs[0].String()
 			}
 		},
 		ConnectDone: func(_, address string, err error) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			t.mu.Lock()
+			defer t.mu.Unlock()
 			r.connected = r.connected || err == nil
 			r.address, r.tcpErr = address, err
 		},
 		TLSHandshakeDone: func(s tls.ConnectionState, err error) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			t.mu.Lock()
+			defer t.mu.Unlock()
 			r.tls, r.tlsErr = &s, err
 		},
 	}
@@ -58,16 +70,15 @@ func (r *route) trace() *httptrace.ClientTrace {
 // checkNetwork sends one request without a token to u, and reports each step on the way.
 func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 	c.progress("connecting to " + u.Host)
-	r := &route{target: u, via: u}
-	if r.proxy, _ = c.Proxy(u); r.proxy != nil {
-		r.via = r.proxy
+	t := &tracer{route: route{target: u, via: u}}
+	if proxy, _ := c.Proxy(u); proxy != nil {
+		t.route.proxy, t.route.via = proxy, proxy
 	}
-	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, r.trace()), requestTimeout)
+	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, t.trace()), requestTimeout)
 	defer cancel()
 	start := time.Now()
 	resp, err := c.transport.RoundTrip((&http.Request{Method: http.MethodGet, URL: u, Header: http.Header{"User-Agent": {checkUserAgent}}}).WithContext(ctx))
-	r.mu.Lock() // a second connection may still be in progress
-	defer r.mu.Unlock()
+	r := t.result()
 	if !c.checkDNS(r, err) || !c.checkTCP(r, err) || !c.checkProxy(r, err) || !c.checkTLS(r, err) {
 		return false
 	}
@@ -80,7 +91,7 @@ func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 	return true
 }
 
-func (c *onlineCheck) checkDNS(r *route, err error) bool {
+func (c *onlineCheck) checkDNS(r route, err error) bool {
 	host := r.via.Hostname()
 	var notFound *net.DNSError
 	switch {
@@ -95,7 +106,7 @@ func (c *onlineCheck) checkDNS(r *route, err error) bool {
 	return true
 }
 
-func (c *onlineCheck) checkTCP(r *route, err error) bool {
+func (c *onlineCheck) checkTCP(r route, err error) bool {
 	if r.connected {
 		c.ok("tcp", "connected to "+r.address)
 		return true
@@ -108,7 +119,7 @@ func (c *onlineCheck) checkTCP(r *route, err error) bool {
 	return false
 }
 
-func (c *onlineCheck) checkProxy(r *route, err error) bool {
+func (c *onlineCheck) checkProxy(r route, err error) bool {
 	if r.proxy == nil {
 		return true
 	}
@@ -121,7 +132,7 @@ func (c *onlineCheck) checkProxy(r *route, err error) bool {
 	return true
 }
 
-func (c *onlineCheck) checkTLS(r *route, err error) bool {
+func (c *onlineCheck) checkTLS(r route, err error) bool {
 	if r.target.Scheme != "https" {
 		return true
 	}
@@ -134,7 +145,7 @@ func (c *onlineCheck) checkTLS(r *route, err error) bool {
 		return true
 	}
 	left := time.Until(r.tls.PeerCertificates[0].NotAfter)
-	message := fmt.Sprintf("%s, certificate for %s, %s left", tls.VersionName(r.tls.Version), r.target.Hostname(), days(left))
+	message := fmt.Sprintf("%s, certificate for %s, %s left", tls.VersionName(r.tls.Version), r.target.Hostname(), about(left))
 	switch {
 	case r.tls.VerifiedChains == nil:
 		c.found("tls", "warning", message+", not verified", "insecure_skip_verify protects nothing: set transport.tls_config.ca_file to the CA's file instead")
@@ -147,7 +158,7 @@ func (c *onlineCheck) checkTLS(r *route, err error) bool {
 }
 
 // origin names the setting that r.via comes from.
-func (c *onlineCheck) origin(r *route) string {
+func (c *onlineCheck) origin(r route) string {
 	switch r.via {
 	case r.proxy:
 		return "transport.proxy_url or $HTTPS_PROXY"
@@ -189,7 +200,7 @@ func explainTLS(u *url.URL, err error) (message, fix string) {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().Before(leaf.NotBefore):
 		return "the certificate is not valid before " + leaf.NotBefore.Format(time.DateTime), "check this machine's clock"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Sprintf("the certificate expired %s ago, on %s", days(time.Since(leaf.NotAfter)), leaf.NotAfter.Format(time.DateOnly)), "have it renewed on the server; if that date is in the future, check this machine's clock"
+		return fmt.Sprintf("the certificate expired %s ago, on %s", about(time.Since(leaf.NotAfter)), leaf.NotAfter.Format(time.DateOnly)), "have it renewed on the server; if that date is in the future, check this machine's clock"
 	case errors.As(err, &name):
 		names := append(leaf.DNSNames, strings.Fields(strings.Trim(fmt.Sprint(leaf.IPAddresses), "[]"))...)
 		return "the certificate is for " + strings.Join(names, ", ") + ", not for " + name.Host, "use that name in base_url, or set transport.tls_config.server_name to it"

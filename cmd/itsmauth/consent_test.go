@@ -118,7 +118,7 @@ func TestTimesForEyes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for in, want := range map[time.Duration]string{
 			42*time.Minute + time.Second: "in 42m", 90 * time.Minute: "in 1h30m", 59 * time.Second: "in 59s",
-			60 * 24 * time.Hour: "in 60d", -5 * time.Minute: "5m ago", 0: "0s ago",
+			60 * 24 * time.Hour: "in 60 days", -5 * time.Minute: "5m ago", 0: "0s ago",
 		} {
 			at := time.Now().Add(in)
 			if got := when(at, true); got != want {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"regexp"
@@ -88,8 +87,7 @@ are written. For secrets, the file refers to environment variables.`,
 		if _, err := os.Stat(a.path()); err == nil && !force {
 			return usage(fmt.Errorf("%s exists already; --force replaces it, --config names another", a.path()))
 		}
-		in, ok := a.stdin.(io.Writer)
-		st := &starter{app: a, cmd: cmd, stdin: bufio.NewReader(a.stdin), prompts: ok && isTerminal(in)}
+		st := &starter{app: a, cmd: cmd, stdin: bufio.NewReader(a.stdin), prompts: isTerminal(a.stdin)}
 		return st.write(providers)
 	}
 	return cmd

@@ -31,7 +31,7 @@ command fails before it opens the browser.`,
 				if session(conn).CodeFlow() == nil {
 					return usage(fmt.Errorf("%s needs no login: its grant needs no person", conn.Name))
 				}
-				if err := checkStoreLasts(conns); err != nil {
+				if err := requirePersistentStore(conns); err != nil {
 					return err
 				}
 				return a.logIn(cmd.Context(), conn, noBrowser, timeout)
@@ -43,8 +43,8 @@ command fails before it opens the browser.`,
 	return cmd
 }
 
-// checkStoreLasts refuses a store that would lose a login when this process ends.
-func checkStoreLasts(conns *config.Connectors) error {
+// requirePersistentStore refuses a store that loses a login when this process ends.
+func requirePersistentStore(conns *config.Connectors) error {
 	if conns.Store() == "memory" {
 		return usage(errors.New("token_store is memory, so the login would be lost when this command ends; set type: file, or remove token_store"))
 	}

@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +28,7 @@ The page's URL is printed, with a key that works once. While this command runs,
 it also renews logins that no program uses.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withConnectors(cmd.Context(), func(conns *config.Connectors) error {
-				if err := checkStoreLasts(conns); err != nil {
+				if err := requirePersistentStore(conns); err != nil {
 					return err
 				}
 				return a.servePage(cmd.Context(), conns, address)
@@ -90,9 +90,7 @@ type gate struct {
 	key    string
 	cookie string // its name, which is random because browsers send cookies to all ports of a host
 	secret string // its value
-
-	mu   sync.Mutex
-	used bool
+	used   atomic.Bool
 }
 
 func newGate(next http.Handler) *gate {
@@ -103,7 +101,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, err := r.Cookie(g.cookie)
 	admitted := err == nil && equal(c.Value, g.secret)
 	switch key := r.URL.Query().Get("key"); {
-	case key != "" && (admitted || g.useKey(key)):
+	case key != "" && (admitted || equal(key, g.key) && !g.used.Swap(true)):
 		// Lax, because browsers do not send a Strict cookie when the product redirects back.
 		http.SetCookie(w, &http.Cookie{Name: g.cookie, Value: g.secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 		w.Header().Set("Referrer-Policy", "no-referrer")
@@ -117,17 +115,6 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 This page needs the key that itsmauth serve printed in the terminal. The key works once, in one browser.
 To use another browser, stop itsmauth serve and start it again.`), http.StatusForbidden)
 	}
-}
-
-// useKey reports whether key is the unused key, which is used from then on.
-func (g *gate) useKey(key string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.used || !equal(key, g.key) {
-		return false
-	}
-	g.used = true
-	return true
 }
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
