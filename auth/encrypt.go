@@ -16,11 +16,12 @@ import (
 
 const keySize = 32
 
-// A Key encrypts records, see [Encrypt]. However it is printed or marshalled, it shows [redacted]
-// and nothing else. Keys come from [ParseKey]; the zero Key encrypts nothing.
+// A Key encrypts records, see [Encrypt]. It is always printed and marshalled as [redacted]. Keys come
+// from [ParseKey]; the zero Key encrypts nothing.
 type Key struct{ secret }
 
-// secret is embedded for its silence; an exported field would let anybody make a Key of any size.
+// Embedding Secret gives Key its redacted printing. The alias keeps the field unexported, so a Key can
+// only come from ParseKey.
 type secret = Secret
 
 // NewKey makes a random key, in the form that [ParseKey] reads.
@@ -39,20 +40,20 @@ func ParseKey(s string) (Key, error) {
 	return Key{SecretString(string(b))}, nil
 }
 
-// sealMark begins the data of each encrypted record. After it come 8 bytes that name the key, the
-// nonce and the ciphertext.
+// sealMark begins the data of each encrypted record. It is followed by 8 bytes that identify the key,
+// the nonce and the ciphertext.
 const sealMark = "\x00itsmauth sealed 1\x00"
 
 // sealed reports whether data was written through [Encrypt].
 func sealed(data []byte) bool { return bytes.HasPrefix(data, []byte(sealMark)) }
 
-// Encrypt keeps records in s encrypted with AES-256-GCM, bound to their key and version, so that
-// none passes for another. The first key encrypts and all of them decrypt: to rotate, put a new
-// key first and drop the old one once every record has been saved again.
+// Encrypt encrypts the records in s with AES-256-GCM. Each is bound to its key in the store and its
+// version, so that one cannot replace another. The first key encrypts and all keys decrypt: to rotate,
+// put a new key first and remove the old one when every record has been saved again.
 //
-// Load fails with [ErrStore] for a record that is not encrypted, that none of the keys opens, or
-// that was changed or copied from elsewhere. Without keys, or with a zero Key, only absent records
-// can be loaded. The result is an [io.Closer], which closes s if that is one.
+// Load fails with [ErrStore] for a record that is not encrypted, that no key decrypts, or that was
+// changed or copied from another one. Without keys, or with a zero Key, only absent records can be
+// loaded. The result is an [io.Closer], which closes s if s is one.
 func Encrypt(s Store, keys ...Key) Store {
 	e := &encrypted{Store: s}
 	for _, k := range keys {
@@ -78,10 +79,10 @@ type encrypted struct {
 
 type recordCipher struct {
 	cipher.AEAD
-	header []byte // sealMark and what names the key
+	header []byte // sealMark and what identifies the key
 }
 
-// Format keeps the ciphers, which hold the keys, from being shown.
+// Format does not show the ciphers, which hold the keys.
 func (e *encrypted) Format(f fmt.State, _ rune) { io.WriteString(f, "auth.Encrypt") }
 
 func (e *encrypted) Load(ctx context.Context, key string) (Record, error) {
@@ -148,8 +149,8 @@ func (e *encrypted) open(data, additional []byte) ([]byte, error) {
 	return nil, errors.New("is encrypted with a key that is not among encryption_keys; add that key, or remove the record to start anew")
 }
 
-// additional is what a record is bound to. The version has a fixed length, so no two records have
-// it in common.
+// additional is what a record is bound to. The version has a fixed length, so it is different for any
+// two records.
 func additional(key string, version uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(key), version)
 }

@@ -19,17 +19,17 @@ var (
 	ErrCredentials = errors.New("credentials refused")
 	// ErrConsentRequired: a person has to log in before there can be a token.
 	ErrConsentRequired = errors.New("consent required")
-	// ErrRateLimited: a limit, the product's or the configured one, leaves no room in time.
+	// ErrRateLimited: the product's rate limit, or the configured one, leaves no room in time.
 	ErrRateLimited = errors.New("rate limited")
-	// ErrUnavailable: the product cannot be reached or cannot answer; later it may.
+	// ErrUnavailable: the product cannot be reached or cannot answer now.
 	ErrUnavailable = errors.New("unavailable")
-	// ErrProtocol: the answer made no sense.
+	// ErrProtocol: the response is not what the protocol or the settings say.
 	ErrProtocol = errors.New("unexpected answer")
 	// ErrStore: the token store failed.
 	ErrStore = errors.New("token store failed")
-	// ErrConflict: the record changed since it was loaded.
+	// ErrConflict: the record was changed after it was loaded.
 	ErrConflict = errors.New("record changed meanwhile")
-	// ErrInsecure: we refused to send.
+	// ErrInsecure: the request was not sent, to keep a secret or a token safe.
 	ErrInsecure = errors.New("refused to send")
 )
 
@@ -57,9 +57,9 @@ type Error struct {
 	Op string
 	// Code is the product's own error code, such as "invalid_client" (RFC 6749 section 5.2), or "".
 	Code string
-	// Status is the HTTP status of the answer, 0 if there was none.
+	// Status is the HTTP status of the response, 0 if there was none.
 	Status int
-	// RetryAfter is how long to wait before another try, 0 if nobody said.
+	// RetryAfter is how long to wait before another try, 0 if that is unknown.
 	RetryAfter time.Duration
 	// Err is the cause. It wraps one of the sentinels, or a context's error.
 	Err error

@@ -10,13 +10,12 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// loginGrace is how long after its caller's time a login is saved: somebody has just given consent.
+// loginGrace is how long a login is saved after its caller's ctx ended: a person has just given consent.
 const loginGrace = 10 * time.Second
 
-// Redeem exchanges an authorization code (RFC 6749 section 4.1.3) and saves what it gives, as the new
-// beginning of the chain. If ctx ends after the code was sent, Redeem goes on for up to 10 s, since the
-// product may have issued the tokens. If they are not saved by then, the login is lost, and the error,
-// around [ErrStore], says so. Its error is an [*Error].
+// Redeem exchanges an authorization code (RFC 6749 section 4.1.3) and saves the tokens. If ctx ends after
+// the code was sent, Redeem goes on for up to 10 s, because the product may have issued them. If they are
+// not saved by then, the login is lost, and the error wraps [ErrStore] and says so. It is an [*Error].
 func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	flow := s.CodeFlow()
 	if flow == nil {
@@ -68,9 +67,9 @@ func outlasting(ctx context.Context, d time.Duration) (context.Context, context.
 	return late, func() { stop(); cancel(nil) }
 }
 
-// Revoke tells the product to forget the tokens (RFC 7009), if it can be told, and then forgets
-// them here, also if the product could not be reached. Sessions of other processes that share the
-// store give up theirs within 10 s if a person's consent is ended by that. Its error is an [*Error].
+// Revoke revokes the tokens at the product (RFC 7009), if the provider can, and then forgets them, even
+// if the product could not be reached. If that ends a person's consent, sessions of other processes that
+// share the store forget their tokens within 10 s. Its error is an [*Error].
 func (s *Session) Revoke(ctx context.Context) error {
 	return s.detached(ctx, newFlight(&task{reason: logout}))
 }

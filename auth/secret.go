@@ -11,12 +11,11 @@ import (
 
 const redacted = "[redacted]"
 
-// maxSecret bounds a secret's file: nothing that large is a secret.
+// maxSecret is the largest file that is read as a secret.
 const maxSecret = 1 << 20
 
-// A Secret is read at each use, so one that changes in its file or environment takes effect by
-// itself. However it is printed or marshalled, it shows [redacted] and nothing else. The zero
-// Secret is absent.
+// A Secret is read each time it is used, so a change of its file or environment variable takes effect
+// without a restart. It is always printed and marshalled as [redacted]. The zero Secret is absent.
 type Secret struct{ read func() (string, error) }
 
 // SecretString is a secret that never changes.
@@ -57,11 +56,11 @@ func SecretEnv(name string) Secret {
 	})
 }
 
-// SecretFunc is whatever f returns when asked, from a vault for example. f is called
-// concurrently. Its errors are shown, so they must not hold the secret.
+// SecretFunc is what f returns, for example from a vault. f is called concurrently. Its errors are
+// shown, so they must not contain the secret.
 func SecretFunc(f func() (string, error)) Secret { return Secret{f} }
 
-// Value reads the secret. The zero Secret is "".
+// Value reads the secret. The value of the zero Secret is "".
 func (s Secret) Value() (string, error) {
 	if s.read == nil {
 		return "", nil
@@ -69,7 +68,7 @@ func (s Secret) Value() (string, error) {
 	return s.read()
 }
 
-// IsZero reports whether there is no secret at all.
+// IsZero reports whether the secret is absent.
 func (s Secret) IsZero() bool { return s.read == nil }
 
 // Format shows [redacted] for every verb.

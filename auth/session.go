@@ -20,41 +20,41 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Options shape a [Session]. The zero value of each field is its default.
+// Options are the options of [New]. The zero value of each field is its default.
 type Options struct {
 	// Connector names the connector in errors and logs.
 	Connector string
 	// Provider is the adapter's name, part of the identity.
 	Provider string
-	// Account is a label that separates identities: two consents of one client, for example.
+	// Account tells apart identities that are equal otherwise: two logins of one client, for example.
 	Account string
-	// Store keeps the token beyond this process. nil keeps it in memory.
-	// Sessions of one process that share a store should be given one [Monitor] of it.
+	// Store keeps the token after this process ends. nil keeps it in memory.
+	// Sessions of one process that share a store should share one [Monitor] of it.
 	Store Store
-	// Secrets are the settings' secrets. When the product refuses the credentials, Session waits
-	// for one of them to change.
+	// Secrets are the secrets among the settings. After the product refused the credentials, a change
+	// of one of them starts another exchange.
 	Secrets []Secret
-	// EarlyRefresh (5 min) is how long before its expiry a token is replaced in the background,
-	// at most a fifth of its lifetime; less up to a fifth of itself at random.
+	// EarlyRefresh (5 min) is how long before its expiry a token is replaced in the background: at most
+	// a fifth of its lifetime, and up to a fifth less at random.
 	EarlyRefresh time.Duration
-	// Client sends the exchanges. nil is a client without redirects.
+	// Client sends the exchanges. nil is a client that follows no redirects.
 	Client *http.Client
-	// Logger gets what goes wrong in the background. nil is silence.
+	// Logger gets what goes wrong in the background. nil logs nothing.
 	Logger *slog.Logger
 }
 
-// exchangeTimeout is an exchange's own deadline, whatever that of the caller who began it.
+// exchangeTimeout is an exchange's own deadline. It does not depend on the caller who started it.
 const exchangeTimeout = 30 * time.Second
 
-// closeGrace is how long Close waits for what need not be done: a lock that another process holds, and a
-// provider that does not heed its ctx.
+// closeGrace is how long Close still waits for a store lock held by another process, or for a provider
+// that ignores its context.
 const closeGrace = time.Second
 
-// wallClock is how long the wall clock is not looked at again: the monotonic one costs half, but
-// stands still while the machine sleeps.
-const wallClock = 100 * time.Millisecond
+// wallClockEvery is how often Token rereads the wall clock. In between it uses the monotonic clock,
+// which is cheaper but stops while the machine is suspended.
+const wallClockEvery = 100 * time.Millisecond
 
-// ErrClosed is returned for a token that only a closed [Session] could have obtained.
+// ErrClosed is returned if a closed [Session] would have to obtain a token.
 var ErrClosed = errors.New("session is closed")
 
 // A Session keeps one token of a [Provider] fresh: it is the managed [Authenticator].
@@ -99,7 +99,7 @@ type core struct {
 	lost    error // a rotated refresh token that Close could not save
 }
 
-// New makes the Session of p; nil opts are the defaults. It starts nothing: the first Token does.
+// New makes the Session of p. nil opts are the defaults. The first Token starts the first exchange.
 func New(p Provider, opts *Options) *Session {
 	c := &core{epoch: time.Now(), provider: p, idle: make(chan struct{})}
 	if opts != nil {
@@ -138,7 +138,7 @@ func New(p Provider, opts *Options) *Session {
 	return &Session{c, c.opts.Connector}
 }
 
-// identity names the record: what tells two credentials apart, without showing it.
+// identity names the record: a digest of what tells two credentials apart.
 func identity(p Provider, o *Options) string {
 	id := []string{o.Provider, o.Account}
 	if i, ok := p.(Identifier); ok {
@@ -151,13 +151,13 @@ func identity(p Provider, o *Options) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// For is the same Session seen by another connector, whose name its errors carry.
+// For returns the same Session for another connector, whose name its errors carry.
 func (s *Session) For(connector string) *Session { return &Session{s.core, connector} }
 
-// Key names the session's record in its [Store]. Two sessions of one Key have the same identity.
+// Key names the session's record in its [Store]. Sessions with equal Keys have the same identity.
 func (s *Session) Key() string { return s.key }
 
-// CodeFlow is the provider's authorization-code flow, or nil if it needs no person.
+// CodeFlow returns the provider's authorization-code flow, or nil if it needs no person.
 func (s *Session) CodeFlow() *CodeFlow {
 	if c, ok := s.provider.(Consenter); ok {
 		return c.CodeFlow()
@@ -165,7 +165,7 @@ func (s *Session) CodeFlow() *CodeFlow {
 	return nil
 }
 
-// Traffic is the product's own limits, or the zero Traffic.
+// Traffic returns the product's own limits, or the zero Traffic.
 func (s *Session) Traffic() Traffic {
 	if t, ok := s.provider.(Shaped); ok {
 		return t.Traffic()
@@ -173,8 +173,8 @@ func (s *Session) Traffic() Traffic {
 	return Traffic{}
 }
 
-// Token implements [Authenticator]. Its error is an [*Error]; after Close, one that wraps
-// [ErrClosed] where an exchange would be needed.
+// Token implements [Authenticator]. Its error is an [*Error]. After Close it wraps [ErrClosed] if an
+// exchange would be needed.
 func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 	if snap := s.current.Load(); snap != nil {
 		if int64(time.Since(s.epoch)) < snap.fresh.Load() {
@@ -182,7 +182,7 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 		}
 		now := time.Now().UnixNano()
 		if now < snap.stale {
-			snap.fresh.Store(int64(time.Since(s.epoch)) + min(snap.stale-now, int64(wallClock)))
+			snap.fresh.Store(int64(time.Since(s.epoch)) + min(snap.stale-now, int64(wallClockEvery)))
 			return snap.public, nil
 		}
 		if now < snap.expires {
@@ -199,7 +199,7 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 	return snap.public, nil
 }
 
-// wait is Token for those who have to: it joins the one exchange, or begins it.
+// wait is Token for callers who have to wait: it joins the running exchange, or starts one.
 func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 	for {
 		s.mu.Lock()
@@ -213,7 +213,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 		}
 		s.startLocked(needed)
 		f := s.flight
-		late := f != nil && f.snap != nil // answered before, and still being saved
+		late := f != nil && f.snap != nil // it has its token, and is still being saved
 		s.mu.Unlock()
 		if f == nil {
 			return nil, &Error{Op: "token", Err: ErrClosed}
@@ -229,11 +229,11 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			}
 			return nil, f.err
 		}
-		// The token of this very exchange is the newest there is, however short its life.
+		// The token of this exchange is the newest there is, however short its life.
 		if cur := s.current.Load(); !late && cur == f.snap || cur.valid(time.Now()) {
 			return cur, nil
 		}
-		select { // refused already, and its save may still be under way
+		select { // The token was rejected before we got here. Wait until its exchange is saved.
 		case <-f.done:
 		case <-f.stuck:
 			return nil, f.saving
@@ -243,8 +243,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 	}
 }
 
-// left is the error of a caller whose ctx ended: it waited for the store, if a refresh token cannot
-// be spent without it.
+// left returns the error of a caller whose ctx ended. It names the store if that was waited for.
 func (c *core) left(ctx context.Context) error {
 	c.mu.Lock()
 	known := c.state.token
@@ -263,8 +262,8 @@ func (s *Session) Header(tok *oauth2.Token) http.Header {
 	return s.provider.Header(tok)
 }
 
-// Close waits for a running exchange and its save, or until ctx ends. A token that is still valid
-// may be used on; there will be no other.
+// Close waits for a running exchange and its save, or until ctx ends. A token that is still valid can
+// still be used, but no other is obtained.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closing.Err() == nil {
@@ -324,7 +323,7 @@ func (c *core) finishWork() {
 	}
 }
 
-// contextError is ctx.Err(), wrapped with the cause if that is another.
+// contextError returns ctx.Err(), wrapped with context.Cause(ctx) if they differ.
 func contextError(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
 		return fmt.Errorf("%w: %w", ctx.Err(), cause)
@@ -332,7 +331,7 @@ func contextError(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// named gives err this view's name. nil stays nil.
+// named returns err with the connector's name. nil stays nil.
 func (s *Session) named(err error) error {
 	if err == nil {
 		return nil

@@ -6,38 +6,37 @@ import (
 	"time"
 )
 
-// State is where a session's token is in its life.
+// State is the state of a session's token.
 type State string
 
-// The states that [Session.Status] tells.
+// The states of [Session.Status].
 const (
 	StateNone            State = "none"             // there is no token yet
 	StateFresh           State = "fresh"            // valid
-	StateStale           State = "stale"            // valid, and to be replaced in the background
+	StateStale           State = "stale"            // valid, and about to be replaced in the background
 	StateExpired         State = "expired"          // the next call waits for an exchange
 	StateConsentRequired State = "consent_required" // a person has to log in
 )
 
-// Status is what is known of a session without an exchange.
+// Status is what is known about a session without an exchange.
 type Status struct {
 	State State
-	// Expiry is the access token's end; zero if there is none.
+	// Expiry is when the access token expires. Zero if there is none.
 	Expiry time.Time
-	// Obtained is when the exchange of the access token began, and Host the name of the machine or
-	// container where; zero and "" if there is none.
+	// Obtained is when the exchange that gave the access token began, and Host the name of the machine or
+	// container that made it. Zero and "" if there is none.
 	Obtained time.Time
 	Host     string
-	// ConsentExpiry is the refresh token's end; zero if there is none, or it is unknown.
+	// ConsentExpiry is when the refresh token expires. Zero if there is none, or that is unknown.
 	ConsentExpiry time.Time
 	// Failure is how the last exchange of this process failed, or nil.
 	Failure error
-	// NextTry is when there will be another exchange after Failure, at the earliest; zero if only
-	// a login helps.
+	// NextTry is the earliest time of another exchange after Failure. Zero if only a login helps.
 	NextTry time.Time
 }
 
-// Status looks at memory and at the store. It makes no exchange. Its error is an [*Error] around
-// [ErrStore]; the Status beside it is what memory knows, with State "" if that is nothing.
+// Status reads memory and the store. It makes no exchange. Its error is an [*Error] that wraps
+// [ErrStore]; the Status is then what memory knows, with State "" if that is nothing.
 func (s *Session) Status(ctx context.Context) (Status, error) {
 	r, _, err := s.load(ctx, s.store.Load)
 	if err != nil {
@@ -90,8 +89,8 @@ func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 		!ends.IsZero() && now.After(ends)
 }
 
-// CheckStore writes a trial record to the store and removes it. Its error, an [*Error] around
-// [ErrStore], says why a login could not be kept.
+// CheckStore writes a trial record to the store and removes it. Its error, an [*Error] that wraps
+// [ErrStore], says why a login could not be saved.
 func (s *Session) CheckStore(ctx context.Context) error {
 	if err := s.store.check(ctx); err != nil {
 		return s.named(&Error{Op: "store", Err: err})

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// A Store keeps one [Record] for each credential, for this process or for many. Its errors wrap
-// [ErrStore], or [ErrConflict] where said. A method may take as long as its ctx lasts: a [Session]
-// ends that when the store has been silent for too long. A Store is safe for concurrent use. One
-// that is also an [io.Closer] is closed by the code that opened it.
+// A Store keeps one [Record] for each credential, for one process or for many. Its errors wrap
+// [ErrStore], or [ErrConflict] where that is documented. A method may take as long as its ctx lasts: a
+// [Session] cancels ctx when the store has not answered for too long. A Store is safe for concurrent use.
+// If it is also an [io.Closer], the code that opened it closes it.
 type Store interface {
-	// Load returns the record at key. An absent one has Version 0 and no error.
+	// Load returns the record at key. An absent record has Version 0 and is no error.
 	Load(ctx context.Context, key string) (Record, error)
 	// Save stores r with Version r.Version+1 iff the stored Version is r.Version (0: absent),
 	// else it returns ErrConflict.
@@ -22,29 +22,29 @@ type Store interface {
 	// Delete removes the record iff its Version is version, else it returns ErrConflict. Deleting
 	// an absent record with version 0 does nothing.
 	Delete(ctx context.Context, key string, version uint64) error
-	// Lock waits until nobody else holds key's lock, or ctx ends. unlock may be called more than
-	// once.
+	// Lock waits for key's lock, which one caller holds at a time, or until ctx ends. unlock may be
+	// called more than once.
 	Lock(ctx context.Context, key string) (unlock func(), err error)
 }
 
-// A TryLocker is a [Store] that can look at a record and try its lock in one operation. Then any
-// number of processes can wait for the lock and see at once what its holder has saved. It is
-// optional and found by type assertion; [Encrypt] forwards it.
+// A TryLocker is a [Store] that can read a record and try its lock in one operation, so that processes
+// that wait for the lock see at once what its holder saves. It is optional and found by type assertion;
+// [Encrypt] forwards it.
 type TryLocker interface {
 	// TryLock compares the Version of the record at key with known. If they differ, it returns the
-	// record and does not touch the lock. If they are equal, it takes the lock unless a living
-	// process holds it; r then has the Version alone, and unlock is nil if the lock was not taken.
-	// TryLock does not wait for the lock. unlock may be called more than once.
+	// record and does not touch the lock. If they are equal, it takes the lock unless a live process
+	// holds it. Then r has only its Version, and unlock is nil if the lock was not taken. TryLock does
+	// not wait for the lock. unlock may be called more than once.
 	TryLock(ctx context.Context, key string, known uint64) (r Record, unlock func(), err error)
 }
 
 // A Record is what a [Store] keeps.
 type Record struct {
-	// Version counts the saves; 0 is the absent record.
+	// Version counts the saves. 0 is an absent record.
 	Version uint64
-	// Expires is when the record is of no more use and may be removed; zero is never.
+	// Expires is when the record may be removed. Zero is never.
 	Expires time.Time
-	// Data is the session's own, tokens included. Printed, it shows [redacted].
+	// Data belongs to the session and holds tokens. It is printed as [redacted].
 	Data []byte
 }
 
@@ -56,8 +56,8 @@ func (r Record) Format(f fmt.State, _ rune) {
 // LogValue shows the record without its data.
 func (r Record) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 
-// Memory is the [Store] of one process: what it holds is gone with the process. The zero value is
-// ready for use.
+// Memory is a [Store] for one process. Its records are lost when the process ends. The zero value is
+// ready to use.
 type Memory struct {
 	mu      sync.Mutex
 	records map[string]*Record // fmt does not follow a pointer that deep

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// TokenSource gives a's tokens to code that wants an [oauth2.TokenSource]. Each is a copy, since
-// x/oauth2 writes into what it is given. ctx bounds each call.
+// TokenSource makes an [oauth2.TokenSource] of a. Its tokens are copies, because x/oauth2 writes into
+// the tokens it is given. ctx applies to each call.
 func TokenSource(ctx context.Context, a Authenticator) oauth2.TokenSource { return source{ctx, a} }
 
 type source struct {
@@ -25,10 +25,9 @@ func (s source) Token() (*oauth2.Token, error) {
 	return &c, nil
 }
 
-// FromTokenSource makes a Provider of an [oauth2.TokenSource], for a [Session] to manage: its
-// tokens travel as `Authorization: Bearer` (RFC 6750) and are refused by a 401. src should not
-// cache beyond the token's expiry, and is left behind if it takes longer than an exchange may; its
-// identity is the connector's name.
+// FromTokenSource makes a Provider of an [oauth2.TokenSource]. Its tokens are sent as
+// `Authorization: Bearer` (RFC 6750), and a 401 rejects them. src should not cache tokens beyond their
+// expiry. A call that takes longer than an exchange may is abandoned. The identity is the connector's name.
 func FromTokenSource(src oauth2.TokenSource) Provider { return sourced{src} }
 
 type sourced struct{ src oauth2.TokenSource }
@@ -37,7 +36,7 @@ func (s sourced) Exchange(ctx context.Context, _ *oauth2.Token) (*oauth2.Token, 
 	var tok *oauth2.Token
 	var err error
 	done := make(chan struct{})
-	go func() { defer close(done); tok, err = s.src.Token() }() // which knows no ctx
+	go func() { defer close(done); tok, err = s.src.Token() }() // it takes no ctx
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -46,10 +45,10 @@ func (s sourced) Exchange(ctx context.Context, _ *oauth2.Token) (*oauth2.Token, 
 	if err != nil || tok == nil {
 		return nil, err
 	}
-	// The source keeps its refresh token to itself: it is not ours to spend.
+	// Without its refresh token, which the source spends itself.
 	own := &oauth2.Token{AccessToken: tok.AccessToken, TokenType: tok.TokenType, Expiry: tok.Expiry}
 	if tok.Expiry.IsZero() {
-		own.ExpiresIn = tok.ExpiresIn // else it is of when the source got it, maybe long ago
+		own.ExpiresIn = tok.ExpiresIn // else it counts from when the source got the token, maybe long ago
 	}
 	return own, nil
 }

@@ -5,23 +5,23 @@ import (
 	"time"
 )
 
-// A Windower is a [Store] that can hold all processes of one identity to its limits together. It is
-// optional, and found by type assertion.
+// A Windower is a [Store] through which all processes of one identity share its rate limits. It is
+// optional and found by type assertion.
 type Windower interface {
-	// Window gives the slots of limits at key. A slot that is taken and never released counts for
-	// hold, as if its request had then been received.
+	// Window returns the slots of limits at key. An unreleased slot (its process died) expires after
+	// hold, as if its request had been received then.
 	Window(key string, limits []Limit, hold time.Duration) Window
 }
 
-// A Window is the slots of some limits, shared by many processes. It is safe for concurrent use.
+// A Window holds the slots of rate limits that processes share. It is safe for concurrent use.
 type Window interface {
-	// Take takes a slot in every limit, to be known as id, which is unique among all processes. If
-	// there is none it takes nothing, and wait is how long it will be, at the least, until there can
-	// be one. processes is how many have lately asked, this one included. An error wraps [ErrStore];
-	// the slot may then have been taken or not.
+	// Take takes a slot in every limit, with an id that is unique among all processes. If a limit has
+	// none left, Take takes nothing and wait is the least time until there can be one. processes is how
+	// many have asked lately, this one included. An error wraps [ErrStore]; the slot may have been taken
+	// all the same.
 	Take(ctx context.Context, id string) (wait time.Duration, processes int, err error)
-	// Release notes that id's request has been received by now: its slot comes back one length of
-	// each limit later. If sent is false it was never sent: its slot comes back at once. Release
-	// does not wait.
+	// Release notes that the product has received id's request: each limit gets its slot back when its
+	// window has passed. If sent is false the request was never sent: the slot is free at once. Release
+	// does not block.
 	Release(id string, sent bool)
 }
