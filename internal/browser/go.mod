@@ -9,9 +9,6 @@ require (
 	golang.org/x/oauth2 v0.37.0
 )
 
-require (
-	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
-	gopkg.in/yaml.v3 v3.0.1 // indirect
-)
+require github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 
 replace github.com/itsmauth/itsmauth => ../..

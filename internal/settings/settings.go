@@ -8,8 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
-	"gopkg.in/yaml.v3"
+	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -51,13 +50,23 @@ func (e Errors) Has(key string) bool {
 // Err joins the errors. It is nil if there are none.
 func (e Errors) Err() error { return errors.Join(e...) }
 
-// FillDefaults sets each zero field of the struct *c to what its tag `default:"a"` says in YAML.
+// FillDefaults sets each zero field of the struct *c that is a string or a time.Duration to what its tag
+// `default:"a"` says. Other defaults are structured YAML, which the constructors give in Go.
 func FillDefaults[C any](c *C) {
 	walk(reflect.ValueOf(c).Elem(), "", func(key string, v reflect.Value, tag reflect.StructTag) {
-		if text := tag.Get("default"); text != "" && v.IsZero() {
-			if err := yaml.Unmarshal([]byte(text), v.Addr().Interface()); err != nil {
+		text := tag.Get("default")
+		if text == "" || !v.IsZero() {
+			return
+		}
+		switch field := v.Addr().Interface().(type) {
+		case *string:
+			*field = text
+		case *time.Duration:
+			d, err := time.ParseDuration(text)
+			if err != nil {
 				panic(fmt.Sprintf("default of %s: %v", key, err))
 			}
+			*field = d
 		}
 	})
 }

@@ -2,6 +2,7 @@ package generic
 
 import (
 	"cmp"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -135,6 +136,12 @@ func (c *Config) fillDefaults() {
 	}
 	c.CredentialsIn = cmp.Or(c.CredentialsIn, "basic")
 	settings.FillDefaults(c)
+	if c.TokenHeaders == nil {
+		c.TokenHeaders = []Header{{Name: "Authorization", Template: "Bearer {access_token}"}}
+	}
+	if c.RejectedWhen == nil {
+		c.RejectedWhen = []Condition{{Status: http.StatusUnauthorized}}
+	}
 }
 
 // interactive reports whether a person must log in if there is no usable refresh token.
