@@ -26,13 +26,13 @@ import (
 
 // file is a configuration file. Other keys are allowed if they begin with x-, for anchors.
 type file struct {
-	// Version of the format: 1.
+	// Version is the version of the format: 1.
 	Version int `yaml:"version" required:"true"`
-	// TokenStore keeps the tokens. The library's default is memory, the CLI's is files.
+	// TokenStore is where tokens are kept: by default, in memory by the library and in files by the CLI.
 	TokenStore yamldoc.Node `yaml:"token_store"`
-	// Defaults are under the settings of every connector.
+	// Defaults are settings for all connectors.
 	Defaults defaults `yaml:"defaults"`
-	// Connectors, by the names to get them by.
+	// Connectors are the connectors, each under its name.
 	Connectors yamldoc.Node `yaml:"connectors" required:"true"`
 }
 

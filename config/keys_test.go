@@ -22,27 +22,27 @@ import (
 // What comments leave out, by the key's place or by its name.
 var (
 	docs = map[string]string{
-		"auth.Limit.Requests":     "How many requests there may be.",
-		"auth.Limit.Per":          "In any window of this length.",
-		"generic.Config.Response": "Where in the token endpoint's answer things are, as JSON Pointers (RFC 6901) in which * is any element of an array.",
+		"auth.Limit.Requests":     "How many requests each window allows.",
+		"auth.Limit.Per":          "The length of the window.",
+		"generic.Config.Response": "Where the values are in the token response: JSON Pointers (RFC 6901), in which * is any element of an array.",
 		"generic.Config.Refresh":  "How an access token is refreshed (RFC 6749 section 6).",
 
 		"generic.Response.AccessToken":  "Where the access token is.",
 		"generic.Response.RefreshToken": "Where the refresh token is.",
 		"generic.Response.ExpiresIn":    "Where the lifetime is, in seconds.",
 		"generic.Response.TokenType":    "Where the token's type is.",
-		"generic.Response.Error":        "Where the code of a failure is.",
+		"generic.Response.Error":        "Where the error code is.",
 
-		"generic.Config.NotRejectedWhen": "not_rejected_when says which responses do not refuse the token, whatever rejected_when says.",
-		"generic.Config.RejectedWhen":    "rejected_when says which responses refuse the token: any of these, unless one of not_rejected_when.",
+		"generic.Config.NotRejectedWhen": "API responses that do not reject the token, even if they match rejected_when.",
+		"generic.Config.RejectedWhen":    "API responses that reject the token: those that match one of these conditions, and none of not_rejected_when.",
 
-		"generic.Condition.Pointer": "A JSON Pointer into the body, in which * is any element of an array. What is there must equal equals; without equals it must be there and neither null nor \"\".",
-		"generic.Condition.Equals":  "What must be at pointer, as text.",
+		"generic.Condition.Pointer": "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
+		"generic.Condition.Equals":  "The text that the value at pointer must be.",
 
 		"generic.Header.Template":    "The header's value, with placeholders in braces.",
 		"remedy.Config.ClientID":     "The OAuth client's id, as registered in Remedy SSO.",
 		"remedy.Config.ClientSecret": "The OAuth client's secret.",
-		"remedy.Config.Scopes":       "Scopes to ask for on the authorization page.",
+		"remedy.Config.Scopes":       "The scopes to request on the authorization page.",
 
 		"beyondtrust.Config.ClientID":     "The API account's client id (Management > API Configuration).",
 		"beyondtrust.Config.ClientSecret": "The API account's client secret. It is sent as it is, not URL-escaped.",
@@ -52,17 +52,17 @@ var (
 		"webcommander.Config.Username":     "The user's name; needs password.",
 		"webcommander.Config.Password":     "The user's password.",
 
-		"tlsfile.Config.CAFile":             "A PEM file with the certificate authorities to trust, in place of the system's.",
+		"tlsfile.Config.CAFile":             "A PEM file with the certificate authorities to trust instead of the system's.",
 		"tlsfile.Config.CertFile":           "A PEM file with the client's certificate, read again at each handshake; needs key_file.",
 		"tlsfile.Config.KeyFile":            "A PEM file with the key of cert_file.",
 		"tlsfile.Config.ServerName":         "The name that the server's certificate must be for.",
-		"tlsfile.Config.MinVersion":         "The oldest TLS version to speak: TLS12 or TLS13.",
-		"tlsfile.Config.InsecureSkipVerify": "Trust any certificate, which protects nothing. For tests.",
+		"tlsfile.Config.MinVersion":         "The oldest TLS version to accept.",
+		"tlsfile.Config.InsecureSkipVerify": "Accept any certificate. The connection is then not secure; for tests only.",
 
-		"transport.Retry.MaxAttempts":   "How often a call is tried at most, the first attempt included.",
-		"transport.Retry.MinBackoff":    "The first wait is at most this long; each further one at most twice the one before.",
-		"transport.Retry.MaxBackoff":    "No wait is longer.",
-		"transport.Retry.MaxRetryAfter": "A longer Retry-After is not waited for: the response is returned as it is.",
+		"transport.Retry.MaxAttempts":   "How many attempts a call may make, the first included.",
+		"transport.Retry.MinBackoff":    "The first wait is random, up to this long. The limit doubles for each further wait.",
+		"transport.Retry.MaxBackoff":    "The longest random wait.",
+		"transport.Retry.MaxRetryAfter": "The longest Retry-After to wait for. If it is longer, the response is returned immediately.",
 	}
 	defaultValues = map[string]string{
 		"config.transportConfig.Timeout":        "60s",

@@ -23,51 +23,48 @@ import (
 type connectorConfig struct {
 	// Provider is the adapter for the product.
 	Provider string `yaml:"provider" required:"true"`
-	// BaseURL of the product's API. Credentials go to its origin.
+	// BaseURL is the URL of the product's API. Credentials are sent to its origin.
 	BaseURL *url.URL `yaml:"base_url" required:"true"`
-	// Account is a label that separates identities, such as two consents of one client.
+	// Account is a label that separates identities, such as two logins of one client.
 	Account string `yaml:"account"`
-	// Probe is a harmless path of the API, for check --online.
+	// Probe is a harmless path of the API, which check --online requests.
 	Probe    string `yaml:"probe"`
 	defaults `yaml:",inline"`
 }
 
 // defaults are the settings that connectors can have in common.
 type defaults struct {
-	// EarlyRefresh is how long before it expires a token is replaced, at most: 5m, and never more
-	// than 20 % of its lifetime.
+	// EarlyRefresh is how long before its expiry a token is renewed, but at most 20 % of its lifetime.
 	EarlyRefresh time.Duration `yaml:"early_refresh" default:"5m"`
-	// Transport shapes the traffic.
+	// Transport is how requests are sent: retries, time limits, rate limits and connections.
 	Transport transportConfig `yaml:"transport"`
 }
 
-// transportConfig shapes a connector's traffic.
+// transportConfig is how a connector sends its requests.
 type transportConfig struct {
-	// Timeout is until the headers of the response, waits and retries included: 60s.
+	// Timeout limits the time until the response headers, waits and retries included.
 	Timeout time.Duration `yaml:"timeout"`
-	// AttemptTimeout is the longest silence of one attempt: 30s.
+	// AttemptTimeout is the longest silence of one attempt.
 	AttemptTimeout time.Duration `yaml:"attempt_timeout"`
-	// Retry bounds the retries of a call.
+	// Retry limits the retries of a call.
 	Retry transport.Retry `yaml:"retry"`
-	// MaxReplayBody is how much of a request's body is kept for a retry: 1MiB. 0 keeps nothing.
+	// MaxReplayBody is how much of a request body is kept for a retry. 0 keeps nothing.
 	MaxReplayBody *yamldoc.Size `yaml:"max_replay_body"`
-	// RateLimits are windows that hold all at once, exchanges included. The default is the
-	// product's own.
+	// RateLimits are the limits of the account. All of them hold, and token requests count too.
 	RateLimits []auth.Limit `yaml:"rate_limits"`
-	// MaxConcurrency is how many calls run at once. 0 is any number.
+	// MaxConcurrency is how many calls run at once. 0 means no limit.
 	MaxConcurrency int `yaml:"max_concurrency" min:"0, which is any number"`
-	// Connection is keepalive, or close: one request a connection. The default is the product's.
+	// Connection is keepalive, or close for one request per connection.
 	Connection string `yaml:"connection" enum:"keepalive,close"`
-	// TLS of the connections.
+	// The TLS settings of connections to the product.
 	TLS tlsfile.Config `yaml:"tls_config"`
-	// Proxy is a URL, of scheme http, https or socks5, and may hold a user and password. The
-	// default is the environment's.
+	// Proxy is the proxy's URL (http, https or socks5), which may contain a user and password.
 	Proxy auth.Secret `yaml:"proxy_url"`
-	// AllowedOrigins are others that credentials may go to.
+	// AllowedOrigins are further origins that credentials may be sent to.
 	AllowedOrigins []*url.URL `yaml:"allowed_origins"`
-	// AllowHTTP permits plain http to other hosts than loopback.
+	// AllowHTTP permits plain http to hosts other than loopback.
 	AllowHTTP bool `yaml:"allow_http"`
-	// UserAgent of requests that have none: itsmauth/VERSION.
+	// UserAgent is the User-Agent of requests that have none.
 	UserAgent string `yaml:"user_agent"`
 }
 

@@ -12,13 +12,13 @@ import (
 
 // storeConfig is what token_store holds for every type.
 type storeConfig struct {
-	// Type of the store: memory, file, or one that is handed in.
+	// Type is the type of the store: memory, file, or one that the program passes in.
 	Type string `yaml:"type" required:"true"`
-	// Encryption of what is stored: aes-256-gcm, the default with encryption_keys, or none.
+	// Encryption is the encryption of stored tokens: aes-256-gcm, which needs encryption_keys, or none.
 	Encryption string `yaml:"encryption" enum:"aes-256-gcm,none"`
-	// EncryptionKeys are base64 of 32 bytes each. The first encrypts, all decrypt.
+	// EncryptionKeys are keys of 32 bytes in base64. The first one encrypts, all decrypt.
 	EncryptionKeys []auth.Secret `yaml:"encryption_keys"`
-	// Timeout is how long a caller without a token waits for a store that does not answer. The default is 5s.
+	// Timeout is how long a call without a token waits for a store that does not respond. The default is 5s.
 	Timeout time.Duration `yaml:"timeout"`
 }
 

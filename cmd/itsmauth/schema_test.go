@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -141,6 +142,17 @@ func code(s string) string {
 	return "`" + s + "`"
 }
 
+// sentence leaves out the key's name, with which a Go comment begins: the table has it already.
+func sentence(key, comment string) string {
+	rest, ok := strings.CutPrefix(comment, key)
+	if m := predicate.FindStringSubmatch(rest); ok && m != nil {
+		return strings.ToUpper(m[1][:1]) + m[1][1:]
+	}
+	return comment
+}
+
+var predicate = regexp.MustCompile(`^ (?:are|is) ((?:the|a|how|where|what|further|keys|settings) .*)`)
+
 // literal matches a default that is a value, not a description of one.
 func literal(s string) string {
 	if strings.Contains(s, " ") && !strings.ContainsAny(s, `[{"`) || s == "none" || s == "any" || s == "unknown" {
@@ -181,7 +193,7 @@ func reference(t *testing.T, root node) string {
 					t.Errorf("%s%s: the example: %v", prefix, name, err)
 				}
 			}
-			fmt.Fprintf(&b, "| `%s%s` | %s | %s | %s | %s |\n", prefix, name, escaped(p.kind()), escaped(value), escaped(code(example)), escaped(p.Description))
+			fmt.Fprintf(&b, "| `%s%s` | %s | %s | %s | %s |\n", prefix, name, escaped(p.kind()), escaped(value), escaped(code(example)), escaped(sentence(name, p.Description)))
 			switch {
 			case !deep:
 			case p.Items != nil && p.Items.Properties != nil:
@@ -219,7 +231,7 @@ func reference(t *testing.T, root node) string {
 	section("## Every connector", "Every key of `defaults` may also be set here.", shared, true)
 	for _, c := range connector.AllOf {
 		name := fmt.Sprint(c.If.Properties["provider"].Const)
-		section(fmt.Sprintf("## `provider: %s`", name), described[name][0]+".", c.Then, true)
+		section(fmt.Sprintf("## `provider: %s`", name), strings.ToUpper(described[name][0][:1])+described[name][0][1:]+".", c.Then, true)
 	}
 	if seen < 80 {
 		t.Errorf("%d keys", seen)

@@ -47,7 +47,7 @@ type Config struct {
 	// Scopes are the scopes to request: on the authorization page if the grant has one, else in the
 	// token request.
 	Scopes []string `yaml:"scopes"`
-	// PKCE enables PKCE with S256 (RFC 7636).
+	// PKCE is Proof Key for Code Exchange, with S256 (RFC 7636).
 	PKCE bool `yaml:"pkce"`
 	// Params are further fields of the token request. They are part of the credential's identity.
 	Params map[string]string `yaml:"params"`

@@ -35,7 +35,7 @@ type Config struct {
 	RefreshToken auth.Secret `yaml:"refresh_token"`
 	// RefreshLifetime is how long a refresh token is valid, as set on the server.
 	RefreshLifetime time.Duration `yaml:"refresh_lifetime" default:"1440h"`
-	// PKCE enables PKCE with S256 (RFC 7636), which BMC does not document.
+	// PKCE is Proof Key for Code Exchange, with S256 (RFC 7636). BMC does not document it.
 	PKCE bool `yaml:"pkce"`
 	// OAuthVersion is the version of the token endpoint: v1 or v1.1.
 	OAuthVersion string `yaml:"oauth_version" enum:"v1,v1.1" default:"v1"`
