@@ -85,25 +85,20 @@ func (a *attempt) admit() error {
 	}
 	exchange := c.t.auth == nil
 	for {
-		var tok *oauth2.Token
 		var err error
 		if !exchange {
-			if tok, err = c.t.auth.Token(a); err != nil {
+			if a.token, err = c.t.auth.Token(a); err != nil {
 				return err
 			}
 		}
-		slot, waited, err := c.t.limits.Acquire(a, exchange, c.due())
-		if err != nil {
+		var waited bool
+		if a.slot, waited, err = c.t.limits.Acquire(a, exchange, c.due()); err != nil || !waited || exchange {
 			return err
 		}
-		if waited && !exchange {
-			if tok, err = c.t.auth.Token(canceled); err != nil {
-				slot.Cancel()
-				continue
-			}
+		if a.token, err = c.t.auth.Token(canceled); err == nil {
+			return nil
 		}
-		a.slot, a.token = slot, tok
-		return nil
+		a.slot.Cancel()
 	}
 }
 

@@ -81,14 +81,7 @@ func (p *callBody) abandon() bool {
 
 // interrupt closes the caller's body at once, to end a Read that waits for input.
 func (p *callBody) interrupt() {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	p.final, p.open = true, 0
-	due := p.closeDueLocked()
-	p.mu.Unlock()
-	if !due {
+	if p == nil || !p.closeDue(func() { p.final, p.open = true, 0 }) {
 		return
 	}
 	closed := make(chan struct{})
@@ -101,20 +94,16 @@ func (p *callBody) interrupt() {
 
 // finish is called when there is no further attempt.
 func (p *callBody) finish() {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	p.final = true
-	due := p.closeDueLocked()
-	p.mu.Unlock()
-	if due {
+	if p != nil && p.closeDue(func() { p.final = true }) {
 		p.body.Close()
 	}
 }
 
-// closeDueLocked reports, once, that the caller must close p.body after unlocking p.mu.
-func (p *callBody) closeDueLocked() bool {
+// closeDue makes a change with p locked. It reports, once, that the caller must then close p.body.
+func (p *callBody) closeDue(change func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
 	if p.closed || !p.final || p.open > 0 {
 		return false
 	}
@@ -128,9 +117,8 @@ type attemptBody struct {
 	p       *callBody
 	copied  io.ReadCloser // from GetBody; nil: the caller's own
 	pos     int           // in kept
-	closed  bool
 
-	abandoned atomic.Bool
+	abandoned, closed atomic.Bool
 }
 
 var errAbandoned = errors.New("the body belongs to another attempt")
@@ -190,18 +178,11 @@ func (u *attemptBody) read(b []byte) (int, error) {
 
 // Close closes the copy, and with the last attemptBody of the call the caller's body.
 func (u *attemptBody) Close() error {
-	p := u.p
-	p.mu.Lock()
-	if u.closed {
-		p.mu.Unlock()
+	if u.closed.Swap(true) {
 		return nil
 	}
-	u.closed = true
-	p.open--
-	due := p.closeDueLocked()
-	p.mu.Unlock()
-	if due {
-		p.body.Close()
+	if u.p.closeDue(func() { u.p.open-- }) {
+		u.p.body.Close()
 	}
 	if u.copied != nil {
 		return u.copied.Close()

@@ -14,24 +14,29 @@ const (
 // budget limits retries, so that they do not multiply the load in an outage. In 10 s there are at most
 // a tenth of the calls, plus 10.
 type budget struct {
+	mu      sync.Mutex
 	seconds [16]struct {
 		at      atomic.Int64 // the second counted here
 		calls   atomic.Int64
 		retries atomic.Int64
 	}
-	mu sync.Mutex
 }
 
-// addCall counts a call in the given second of Unix time.
+// startLocked makes room for the counts of a second of Unix time, if there are none yet.
+func (b *budget) startLocked(second int64) {
+	if s := &b.seconds[second%int64(len(b.seconds))]; s.at.Load() < second {
+		s.calls.Store(0)
+		s.retries.Store(0)
+		s.at.Store(second)
+	}
+}
+
+// addCall counts a call in the given second.
 func (b *budget) addCall(second int64) {
 	s := &b.seconds[second%int64(len(b.seconds))]
 	if s.at.Load() != second {
 		b.mu.Lock()
-		if s.at.Load() < second {
-			s.calls.Store(0)
-			s.retries.Store(0)
-			s.at.Store(second)
-		}
+		b.startLocked(second)
 		b.mu.Unlock()
 	}
 	s.calls.Add(1)
@@ -51,12 +56,7 @@ func (b *budget) takeRetry(second int64) bool {
 	if retries >= calls/budgetShare+budgetFloor {
 		return false
 	}
-	s := &b.seconds[second%int64(len(b.seconds))]
-	if s.at.Load() < second {
-		s.calls.Store(0)
-		s.retries.Store(0)
-		s.at.Store(second)
-	}
-	s.retries.Add(1)
+	b.startLocked(second)
+	b.seconds[second%int64(len(b.seconds))].retries.Add(1)
 	return true
 }

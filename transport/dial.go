@@ -20,9 +20,8 @@ func newPool(o *Options) *http.Transport {
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: recordDial(dialer.DialContext),
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-			switch resp.StatusCode {
-			case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy sends 401 for a wrong password
-				return &auth.Error{Op: "request", Status: resp.StatusCode, Err: errProxyAuth}
+			if s := resp.StatusCode; s == http.StatusProxyAuthRequired || s == http.StatusUnauthorized { // tinyproxy sends 401
+				return &auth.Error{Op: "request", Status: s, Err: errProxyAuth}
 			}
 			return nil
 		},

@@ -96,20 +96,18 @@ func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	if t.o.Limiter != nil {
 		t.limits = t.o.Limiter.queue
 	}
+	wrap := t.o.Wrap
+	if wrap == nil {
+		wrap = func(next http.RoundTripper) http.RoundTripper { return next }
+	}
 	pool := newPool(&t.o)
-	t.inner, t.pools = pool, []*http.Transport{pool}
+	t.inner, t.pools = wrap(pool), []*http.Transport{pool}
 	if a != nil {
 		anonymous := newPool(&t.o)
 		if c := anonymous.TLSClientConfig; c != nil {
 			c.Certificates, c.GetClientCertificate, c.ServerName = nil, nil, ""
 		}
-		t.anonymous, t.pools = anonymous, append(t.pools, anonymous)
-	}
-	if t.o.Wrap != nil {
-		t.inner = t.o.Wrap(t.inner)
-		if t.anonymous != nil {
-			t.anonymous = t.o.Wrap(t.anonymous)
-		}
+		t.anonymous, t.pools = wrap(anonymous), append(t.pools, anonymous)
 	}
 	return t
 }
