@@ -87,15 +87,15 @@ func (f *flow) hasState(q url.Values) bool {
 func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
 	code, err := f.connector.code(q)
 	if err == nil {
-		err = explainTimeout(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
+		err = describeTimeout(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
 	}
 	f.show(w, resultPage(f.connector.Name, err))
 	return err
 }
 
-// explainTimeout returns err or, if the cause is the timeout of [withTimeout], an error that says what
-// was waited for.
-func explainTimeout(ctx context.Context, err error, waitingFor string) error {
+// describeTimeout returns err or, if the timeout of [withTimeout] caused it, an error that says what was
+// waited for.
+func describeTimeout(ctx context.Context, err error, waitingFor string) error {
 	timeout, ok := context.Cause(ctx).(timeoutError)
 	if !ok || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, auth.ErrStore) {
 		return err
@@ -133,7 +133,7 @@ func (f *flow) show(w http.ResponseWriter, p page) {
 
 var (
 	errDenied    = fmt.Errorf("%w: the person refused access", auth.ErrConsentRequired)
-	errOther     = fmt.Errorf("%w: the authorization request was refused", auth.ErrProtocol)
+	errRefused   = fmt.Errorf("%w: the authorization request was refused", auth.ErrProtocol)
 	errNoCode    = fmt.Errorf("%w: the browser came back without an authorization code", auth.ErrProtocol)
 	errorCode    = regexp.MustCompile(`^[a-z_]{1,40}$`)
 	errorMeaning = map[string]error{
@@ -153,7 +153,7 @@ func (c Connector) code(q url.Values) (string, error) {
 	switch {
 	case q.Has("error"):
 		e.Code = errorCode.FindString(q.Get("error"))
-		e.Err = cmp.Or(errorMeaning[e.Code], errOther)
+		e.Err = cmp.Or(errorMeaning[e.Code], errRefused)
 	case len(q["code"]) == 1 && q.Get("code") != "":
 		return q.Get("code"), nil
 	}

@@ -78,7 +78,7 @@ func (s *stub) CodeFlow() *auth.CodeFlow {
 }
 
 // freeURI returns a redirect URI with a free port. The port is below the ephemeral range, so that no
-// outgoing connection takes it meanwhile.
+// outgoing connection takes it.
 func freeURI(t testing.TB) string {
 	t.Helper()
 	var err error

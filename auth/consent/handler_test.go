@@ -481,7 +481,7 @@ func TestHandlerStates(t *testing.T) {
 		consent.NewHandler([]consent.Connector{c}, nil).ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/", nil))
 		return bare(w.Body.String())
 	}
-	unavailable := fmt.Errorf("%w: nobody there", auth.ErrUnavailable)
+	unavailable := fmt.Errorf("%w: connection refused", auth.ErrUnavailable)
 	for name, tt := range map[string]struct {
 		make func(*testing.T) consent.Connector
 		want []string
@@ -500,7 +500,7 @@ func TestHandlerStates(t *testing.T) {
 				c.Session.Token(t.Context())
 				return c
 			},
-			[]string{"<strong>Failing</strong>", "could not be reached", "nobody there", "Next try in"},
+			[]string{"<strong>Failing</strong>", "could not be reached", "connection refused", "Next try in"},
 		},
 		"connected, without a known expiry": {
 			func(t *testing.T) consent.Connector {

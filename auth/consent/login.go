@@ -115,7 +115,7 @@ func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOption
 		return err
 	case err = <-failed:
 	case <-ctx.Done():
-		err = explainTimeout(ctx, context.Cause(ctx), "the browser sign-in")
+		err = describeTimeout(ctx, context.Cause(ctx), "the browser sign-in")
 	}
 	if f.used.Swap(true) { // the browser has come back, and Redeem ends soon after ctx
 		return <-l.done

@@ -81,7 +81,7 @@ func TestLoginEnds(t *testing.T) {
 			url.Values{"error": {"<b>" + secret}}, 502, "could not be connected", auth.ErrProtocol,
 			"tickets: login: unexpected answer: the authorization request was refused; check the URL and the settings against the product's version",
 		},
-		"error beside a code": {
+		"error and a code": {
 			url.Values{"error": {"server_error"}, "code": {secret}}, 502, "could not be reached", auth.ErrUnavailable,
 			"tickets: login: unavailable (server_error); try again later; if it lasts, check the URL, the network and the product",
 		},

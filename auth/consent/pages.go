@@ -81,7 +81,7 @@ func resultPage(name string, err error) page {
 			What: "Access was denied on the sign-in page. Nothing was changed.",
 			Do:   "To allow access, connect again and choose Allow."}
 	}
-	what, do := explain(err)
+	what, do := meaning(err)
 	return page{Status: http.StatusBadGateway, Tone: "bad", Title: name + " could not be connected",
 		What: what, Do: do + " Then connect again.", Detail: cause(err)}
 }
@@ -97,8 +97,8 @@ func cause(err error) string {
 	return strings.TrimSuffix(unnamed.Error(), "; "+unnamed.Advice())
 }
 
-// explain says what a login's error means and what to do.
-func explain(err error) (what, do string) {
+// meaning says what a login's error means and what to do.
+func meaning(err error) (what, do string) {
 	for _, e := range []struct {
 		is       error
 		what, do string
@@ -202,13 +202,13 @@ func newRow(c Connector, st auth.Status, err error, now time.Time) row {
 	switch {
 	case st.State == auth.StateConsentRequired, errors.Is(st.Failure, auth.ErrConsentRequired):
 		r.Tone, r.State, r.Button = "warning", "Needs consent", "Connect"
-		r.What = "Somebody must sign in to the product before it can be used."
+		r.What = "A person must sign in to the product before it can be used."
 		if end := st.ConsentExpiry; !end.IsZero() && now.After(end) {
 			r.What = "The consent has expired. " + r.What
 		}
 	case err != nil:
 		r.Tone, r.State = "bad", "Failing"
-		what, do := explain(err)
+		what, do := meaning(err)
 		r.What = what + " " + do
 		if st.State == auth.StateFresh || st.State == auth.StateStale {
 			r.What += " The current token is still valid."

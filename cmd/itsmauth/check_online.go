@@ -35,8 +35,8 @@ const (
 	requestTimeout = 15 * time.Second
 	tokenTimeout   = 45 * time.Second // an exchange's own 30 s, and some
 	maxSkew        = 30 * time.Second
-	soonCert       = 14 * 24 * time.Hour
-	soonConsent    = 7 * 24 * time.Hour
+	certWarning    = 14 * 24 * time.Hour
+	consentWarning = 7 * 24 * time.Hour
 )
 
 // An onlineCheck tests one connector.

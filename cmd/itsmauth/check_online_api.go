@@ -62,7 +62,7 @@ func (c *onlineCheck) checkConsent(ctx context.Context) {
 	st, _ := session(c.Connector).Status(ctx) // checkStore has reported the error
 	switch left := time.Until(st.ConsentExpiry); {
 	case st.ConsentExpiry.IsZero():
-	case left < soonConsent:
+	case left < consentWarning:
 		c.found("consent", "warning", about(left)+" left, unless it is used before", "run: itsmauth login "+c.Name)
 	default:
 		c.ok("consent", about(left)+" left")
@@ -111,7 +111,7 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 	// The session reports only the first of two refusals in a row.
 	switch rejected := c.Authenticator().Rejected(resp, tok) || response == c.refusal; {
 	case !rejected:
-		c.judge(resp, shown)
+		c.reportStatus(resp, shown)
 		c.checkLimit(resp.Header)
 	case c.refusal == "" && !c.newToken:
 		c.refusal = response
@@ -120,13 +120,13 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 			c.checkProbe(ctx, path, tok)
 		}
 	default:
-		c.explainRefusal(limited, path, tok, resp, body)
+		c.reportRefusal(limited, path, tok, resp, body)
 	}
 }
 
-// explainRefusal is for a new token that the product refuses. If a request without a token gets the same
+// reportRefusal is for a new token that the product refuses. If a request without a token gets the same
 // response, the token does not reach the product.
-func (c *onlineCheck) explainRefusal(ctx context.Context, path string, tok *oauth2.Token, resp *http.Response, body []byte) {
+func (c *onlineCheck) reportRefusal(ctx context.Context, path string, tok *oauth2.Token, resp *http.Response, body []byte) {
 	bare, bareBody, err := c.get(ctx, path, nil)
 	if err != nil || bare.StatusCode != resp.StatusCode || !bytes.Equal(bareBody, body) {
 		c.failed("probe", "the product refuses a new token ("+resp.Status+")", "check that the account may use the API, and that no other program makes its tokens invalid", nil)
@@ -140,8 +140,8 @@ func (c *onlineCheck) explainRefusal(ctx context.Context, path string, tok *oaut
 	c.failed("probe", "the product answers alike with a new token and without one: something in front of it drops the header "+name, fix, nil)
 }
 
-// judge reports the status of a response to the probe.
-func (c *onlineCheck) judge(resp *http.Response, path string) {
+// reportStatus reports the status of a response to the probe.
+func (c *onlineCheck) reportStatus(resp *http.Response, path string) {
 	var fix string
 	var err error
 	switch code := resp.StatusCode; {

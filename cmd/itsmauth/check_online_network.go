@@ -137,7 +137,7 @@ func (c *onlineCheck) checkTLS(r route, err error) bool {
 		return true
 	}
 	if err = cmp.Or(r.tlsErr, err); err != nil && (isTLS(err) || r.tls == nil || !r.tls.HandshakeComplete) {
-		message, fix := explainTLS(r.target, err)
+		message, fix := tlsProblem(r.target, err)
 		c.failed("tls", message, fix, err)
 		return false
 	}
@@ -149,7 +149,7 @@ func (c *onlineCheck) checkTLS(r route, err error) bool {
 	switch {
 	case r.tls.VerifiedChains == nil:
 		c.found("tls", "warning", message+", not verified", "insecure_skip_verify protects nothing: set transport.tls_config.ca_file to the CA's file instead")
-	case left < soonCert:
+	case left < certWarning:
 		c.found("tls", "warning", message, "have it renewed on the server")
 	default:
 		c.ok("tls", message)
@@ -180,8 +180,8 @@ func isAlert(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
-// explainTLS says what is wrong with TLS and what to do.
-func explainTLS(u *url.URL, err error) (message, fix string) {
+// tlsProblem says what is wrong with TLS and what to do.
+func tlsProblem(u *url.URL, err error) (message, fix string) {
 	var bad *tls.CertificateVerificationError
 	var invalid x509.CertificateInvalidError
 	var name x509.HostnameError

@@ -242,7 +242,7 @@ func (v *visit) newRequests() []emulator.Request {
 }
 
 // freeRedirectURI returns a redirect URI with a free port. The port is below the ephemeral range, so that
-// no outgoing connection takes it meanwhile.
+// no outgoing connection takes it.
 func freeRedirectURI() (uri string, err error) {
 	for range 10 {
 		var l net.Listener

@@ -83,9 +83,9 @@ func (a *app) logger() *slog.Logger {
 	return slog.New(storeWarnings{slog.DiscardHandler, a.stderr})
 }
 
-// storeWarnings prints the store failures that do not fail the command: otherwise nobody would notice
-// that every command requests a new token. It prints only those logged with a connector, because the
-// store's own records report the same failures.
+// storeWarnings prints store failures that do not fail the command. Otherwise a broken store goes
+// unnoticed, and every command requests a new token. It skips records without a connector: these repeat
+// failures that are also logged with one.
 type storeWarnings struct {
 	slog.Handler
 	w io.Writer

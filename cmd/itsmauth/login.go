@@ -59,7 +59,7 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 		if !noBrowser {
 			fmt.Fprintf(a.stderr, "Allow access in your browser. If it does not open, go to\n\n  %s\n\n", url)
 		} else if _, err := fmt.Fprintln(a.stdout, url); err != nil {
-			cancel(err) // nobody can see the URL
+			cancel(err) // the person cannot see the URL
 			return
 		}
 		stopCountdown = a.countdown(timeout)
