@@ -20,27 +20,28 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A Product is what a provider is tested against: an emulator, or the real thing.
+// A Product is what a provider is tested against: an emulator, or the real product.
 type Product struct {
-	Good    func() *http.Request                          // answered 2xx if it has a token; changes nothing
-	Refused func() *http.Request                          // answered 4xx for what it asks, whatever its token; may be nil
-	Kill    func(accessToken string)                      // ends a token behind the client's back; may be nil
-	Login   func(t *testing.T, page string) (code string) // the person on the page of an [auth.CodeFlow]
-	Secrets []string                                      // the settings', for no error and no identity to show
+	Good    func() *http.Request                          // gets 2xx with a valid token; changes nothing
+	Refused func() *http.Request                          // gets 4xx for a reason other than its token; may be nil
+	Kill    func(accessToken string)                      // invalidates a token; may be nil
+	Login   func(t *testing.T, page string) (code string) // logs in on the page of an [auth.CodeFlow]
+	Secrets []string                                      // from the settings; no error or identity may show them
 }
 
-// TestProvider tests a provider against its product. open makes another with the same settings each
-// time; if they need a person's consent, it is still to be given. TestProvider finds out whether
-//   - Exchange makes one request, with the client in its context, leaves prev as it is, and gives a
-//     token that lives (RFC 6749 sections 5.1 and 6), or without consent [auth.ErrConsentRequired];
-//   - Header carries the token, and depends on nothing else but the settings;
-//   - Rejects knows a dead token from a call that succeeds or is refused for what it asks;
+// TestProvider tests a provider against its product. open makes a new provider with the same settings
+// each time. If they need a person's consent, nobody must have logged in before. TestProvider checks
+// that
+//   - Exchange makes one request with the client in its context, does not change prev, and returns a
+//     valid token (RFC 6749 sections 5.1 and 6), or without consent [auth.ErrConsentRequired];
+//   - Header carries the token, and depends only on the token and the settings;
+//   - Rejects is true for an invalid token, and false for a call that succeeds or fails otherwise;
 //   - Identity is always the same;
-//   - Revoke ends the token, if it tells the product, and takes a dead one for revoked (RFC 7009
-//     section 2.2);
-//   - on the product's bad days Exchange fails after one request with what a Session goes by: an
-//     [*auth.Error] with sentinel, status and Retry-After (RFC 6749 section 5.2, RFC 9110 section
-//     10.2.3), in which no secret is seen even if the product echoes all that it was sent.
+//   - Revoke revokes the token, if it makes a request, and succeeds for a revoked one (RFC 7009 section
+//     2.2);
+//   - if the product fails, Exchange fails after one request with an [*auth.Error] that has the
+//     sentinel, status and Retry-After that a Session needs (RFC 6749 section 5.2, RFC 9110 section
+//     10.2.3), and no secret, even if the product echoes the request.
 func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Product) {
 	p := open(t)
 	tok := exchange(t, p, login(t, p, at))
@@ -63,9 +64,9 @@ func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Produc
 		tok = exchange(t, p, tok)
 		call(t, p, tok, at.Good(), 2, false)
 	}
-	for _, day := range []struct {
+	for _, failure := range []struct {
 		name, body string
-		status     int // 0: no answer
+		status     int // 0: no response
 		want       error
 	}{
 		{"broken connection", "%s", 0, auth.ErrUnavailable},
@@ -77,21 +78,21 @@ func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Produc
 		{"nothing", "%.0s", 200, auth.ErrProtocol},
 		{"no token", `{"ok":false,"echo":%q}`, 200, auth.ErrProtocol},
 	} {
-		t.Run(day.name, func(t *testing.T) {
+		t.Run(failure.name, func(t *testing.T) {
 			ctx, n := through(t, func(r *http.Request) (*http.Response, error) {
 				sent, _ := httputil.DumpRequest(r, true)
-				body := fmt.Sprintf(day.body, sent)
-				if day.status == 0 {
+				body := fmt.Sprintf(failure.body, sent)
+				if failure.status == 0 {
 					return nil, errors.New(body)
 				}
 				h := http.Header{"Retry-After": {"7"}, "Location": {"https://elsewhere.invalid/"}}
-				return &http.Response{StatusCode: day.status, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+				return &http.Response{StatusCode: failure.status, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 			})
 			got, err := p.Exchange(ctx, tok)
 			var e *auth.Error
-			if got != nil || !errors.Is(err, day.want) || !errors.As(err, &e) || e.Status != day.status || *n != 1 {
-				t.Errorf("token %v, %v, after %d requests; want an *auth.Error of %q, HTTP %d, after one", got != nil, err, *n, day.want, day.status)
-			} else if day.status == 429 && e.RetryAfter != 7*time.Second {
+			if got != nil || !errors.Is(err, failure.want) || !errors.As(err, &e) || e.Status != failure.status || *n != 1 {
+				t.Errorf("token %v, %v, after %d requests; want an *auth.Error of %q, HTTP %d, after one", got != nil, err, *n, failure.want, failure.status)
+			} else if failure.status == 429 && e.RetryAfter != 7*time.Second {
 				t.Errorf("RetryAfter is %v, want 7s", e.RetryAfter)
 			}
 			if s := fmt.Sprintf("%v %+v %#v", err, err, err); shows(s, slices.Concat(at.Secrets, []string{tok.AccessToken, tok.RefreshToken})) {
@@ -99,7 +100,7 @@ func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Produc
 			}
 		})
 	}
-	if r, ok := p.(auth.Revoker); ok { // the last, since it may end the consent
+	if r, ok := p.(auth.Revoker); ok { // last, because it may end the consent
 		ctx, n := through(t, http.DefaultTransport.RoundTrip)
 		if err := errors.Join(r.Revoke(ctx, tok), r.Revoke(ctx, tok)); err != nil {
 			t.Errorf("Revoke, and once more: %v", err)
@@ -110,7 +111,7 @@ func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Produc
 	}
 }
 
-// login gives the first token of a consent, or nil if none is needed.
+// login returns the token of a first login, or nil if none is needed.
 func login(t *testing.T, p auth.Provider, at Product) *oauth2.Token {
 	c, ok := p.(auth.Consenter)
 	if !ok || c.CodeFlow() == nil {
@@ -134,7 +135,7 @@ func exchange(t *testing.T, p auth.Provider, prev *oauth2.Token) *oauth2.Token {
 	before := fmt.Sprintf("%+v", prev)
 	tok, err := p.Exchange(ctx, prev)
 	if err != nil || tok.AccessToken == "" || tok.ExpiresIn < 0 || !tok.Expiry.IsZero() && tok.Expiry.Before(time.Now()) {
-		t.Fatalf("Exchange gave no token that lives: %v", err)
+		t.Fatalf("Exchange returned no valid token: %v", err)
 	}
 	if *n != 1 || fmt.Sprintf("%+v", prev) != before {
 		t.Errorf("Exchange made %d requests with the client in its context, want 1, or changed prev", *n)
@@ -142,7 +143,7 @@ func exchange(t *testing.T, p auth.Provider, prev *oauth2.Token) *oauth2.Token {
 	return tok
 }
 
-// call sends r with tok, and compares the class of the answer's status and what Rejects makes of it.
+// call sends r with tok, and checks the class of the response's status and what Rejects says of it.
 func call(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Request, class int, rejected bool) {
 	t.Helper()
 	maps.Copy(r.Header, p.Header(tok))
@@ -152,7 +153,7 @@ func call(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Request, cla
 	}
 	defer resp.Body.Close()
 	var body []byte
-	if resp.StatusCode >= 400 { // below it streams
+	if resp.StatusCode >= 400 { // others are streamed
 		body, _ = io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	}
 	if got := p.Rejects(resp, body); resp.StatusCode/100 != class || got != rejected {
@@ -164,14 +165,14 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// through makes the context of an exchange, and counts its requests.
+// through returns the context of an exchange whose requests go to answer, and their number.
 func through(t *testing.T, answer roundTrip) (ctx context.Context, requests *int) {
 	requests = new(int)
 	counted := roundTrip(func(r *http.Request) (*http.Response, error) { *requests++; return answer(r) })
 	return context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: counted}), requests
 }
 
-// shows reports whether s holds a secret, as it is or as a form has it.
+// shows reports whether s contains a secret, also form-encoded.
 func shows(s string, secrets []string) bool {
 	return slices.ContainsFunc(secrets, func(secret string) bool {
 		return secret != "" && (strings.Contains(s, secret) || strings.Contains(s, url.QueryEscape(secret)))

@@ -1,5 +1,4 @@
-// Package authtest tells whether an [auth.Provider] or an [auth.Store] keeps the promises that the
-// core relies on.
+// Package authtest has conformance tests for implementations of [auth.Provider] and [auth.Store].
 package authtest
 
 import (
@@ -17,9 +16,9 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// TestStore tests a store. Each call of open gives another handle of the same storage, as another
-// process would have it, or the only one if there can be no second; open sees to its closing. The
-// storage need not be empty, since the keys are new each time, and some records are left in it.
+// TestStore tests a store. Each call of open returns another handle of the same storage, as another
+// process would open it, or the same handle if there can be only one. open closes it when the test ends.
+// The keys are new each time, so the storage need not be empty. Some records stay in it.
 func TestStore(t *testing.T, open func(t *testing.T) auth.Store) {
 	for name, test := range map[string]func(t *testing.T, a, b auth.Store){
 		"absent":                testAbsent,
@@ -32,8 +31,8 @@ func TestStore(t *testing.T, open func(t *testing.T) auth.Store) {
 		"concurrent saves":      testConcurrentSaves,
 		"loads during saves":    testLoadsDuringSaves,
 		"lock excludes":         testLockExcludes,
-		"lock is of one key":    testLockKeys,
-		"lock leaves the rest":  testLockLeavesRecords,
+		"lock is for one key":   testLockKeys,
+		"lock allows saves":     testLockAllowsSaves,
 		"lock ends with ctx":    testLockContext,
 		"unlock more than once": testUnlockTwice,
 	} {
@@ -44,7 +43,7 @@ func TestStore(t *testing.T, open func(t *testing.T) auth.Store) {
 	}
 }
 
-// newKey looks like a session's.
+// newKey returns a key like a session's.
 func newKey() string { return fmt.Sprintf("%x", rand.Text()) }
 
 func save(t *testing.T, s auth.Store, key string, version uint64, data string) {
@@ -209,13 +208,13 @@ func testConcurrentSaves(t *testing.T, a, b auth.Store) {
 			case err == nil && winner < 0:
 				winner = i
 			case err == nil:
-				t.Fatalf("round %d: savers %d and %d have both won", round, winner, i)
+				t.Fatalf("round %d: saves %d and %d both succeeded", round, winner, i)
 			default:
 				wantConflict(t, err)
 			}
 		}
 		if winner < 0 {
-			t.Fatalf("round %d: nobody has won", round)
+			t.Fatalf("round %d: no save succeeded", round)
 		}
 		want(t, a, key, uint64(round+1), fmt.Sprint(winner))
 	}
@@ -250,7 +249,7 @@ func testLoadsDuringSaves(t *testing.T, a, b auth.Store) {
 func testLockExcludes(t *testing.T, a, b auth.Store) {
 	key := newKey()
 	const goroutines, rounds = 16, 4
-	var holders, sum atomic.Int64 // atomic, since a lock outside the process orders nothing in it
+	var holders, sum atomic.Int64 // atomic: a lock outside the process does not order memory accesses
 	together(goroutines, func(i int) {
 		for range rounds {
 			unlock, err := []auth.Store{a, b}[i%2].Lock(t.Context(), key)
@@ -285,8 +284,9 @@ func testLockKeys(t *testing.T, a, b auth.Store) {
 	}
 }
 
-// testLockLeavesRecords is there because a login saves without the lock.
-func testLockLeavesRecords(t *testing.T, a, b auth.Store) {
+// testLockAllowsSaves checks that the lock does not protect the record: a process that has lost the lock
+// can still save and delete, and only the version decides.
+func testLockAllowsSaves(t *testing.T, a, b auth.Store) {
 	key := newKey()
 	unlock, err := a.Lock(t.Context(), key)
 	if err != nil {
@@ -338,27 +338,27 @@ func testUnlockTwice(t *testing.T, a, b auth.Store) {
 	wantHeld(t, a, key)
 }
 
-// wantHeld fails unless key's lock is held, so that its waiter leaves with its context.
+// wantHeld checks that key's lock is held: Lock must fail when its context ends.
 func wantHeld(t *testing.T, s auth.Store, key string) {
 	t.Helper()
-	const patience = 100 * time.Millisecond
+	const limit = 100 * time.Millisecond
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	unlock, err := s.Lock(ctx, key)
 	if err == nil {
 		unlock()
-		t.Fatal("Lock of what another holds succeeded")
+		t.Fatal("Lock of a held lock succeeded")
 	}
 	if !errors.Is(err, auth.ErrStore) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("Lock of what another holds: %v, want ErrStore and context.DeadlineExceeded", err)
+		t.Fatalf("Lock of a held lock: %v, want ErrStore and context.DeadlineExceeded", err)
 	}
-	if d := time.Since(start); d < patience || d > patience+5*time.Second {
-		t.Fatalf("Lock of what another holds gave up after %v, want %v", d, patience)
+	if d := time.Since(start); d < limit || d > limit+5*time.Second {
+		t.Fatalf("Lock of a held lock gave up after %v, want %v", d, limit)
 	}
 }
 
-// together runs f in n goroutines that start at once, and waits for them.
+// together runs f in n goroutines that start at the same time, and waits for them.
 func together(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	start := make(chan struct{})

@@ -1,7 +1,7 @@
-// Package emulator is what the products' emulators have in common: an HTTP server that records what
-// comes over the wire, counts, and has hooks for a test to break, delay and throttle.
+// Package emulator has what the emulators of all products share: an HTTP server that records and counts
+// requests, and has hooks for tests to break, delay and throttle.
 //
-// Each providers/<p>/<p>test embeds a [Front] in its Server and answers as its product does.
+// The Server of each providers/<p>/<p>test embeds a [Front], and adds the product's responses.
 package emulator
 
 import (
@@ -23,55 +23,55 @@ const (
 	maxRequests = 1000
 )
 
-// A Request is one request as the server got it. It is not to be changed.
+// A Request is a request as the server received it. Do not change it.
 type Request struct {
 	Time   time.Time
 	Method string
 	Path   string
-	// Query is raw, without the question mark.
+	// Query is the raw query, without the question mark.
 	Query string
-	// Header has each name as it was spelled on the wire, Host included; index it, since
-	// [http.Header.Get] changes the spelling.
+	// Header has the names as spelled on the wire, including Host. Index it, because [http.Header.Get]
+	// changes the spelling.
 	Header http.Header
-	// Wire is the request line and the headers as they came, the empty line included. It is nil,
-	// and Header spelled by net/http, if the Server is mounted in another one.
+	// Wire is the bytes of the request line and the headers, including the empty line. If the Server is
+	// mounted in another one, it is nil, and Header has net/http's spelling.
 	Wire []byte
-	// Body is at most 1 MiB of it.
+	// Body is the first 1 MiB of the body.
 	Body []byte
-	// Status is that of the answer, 0 as long as there is none.
+	// Status is the response's status, 0 until there is one.
 	Status int
 }
 
-// Stats are the counts that every product has, of requests, whoever answered them: the Server or a
-// hook.
+// Stats are the counts of requests that all products have. They include requests that a hook answered.
 type Stats struct {
-	Exchanges         int // token requests answered with a token
-	TokenRequests     int // requests to a token endpoint, whatever came of them
+	Exchanges         int // token requests that got a token
+	TokenRequests     int // all requests to a token endpoint
 	APICalls          int
-	Rejected          int // API calls refused for their token
-	ReusedConnections int // API calls on a connection that had carried a request before; 0 if the Server is mounted in another
-	Throttled         int // token requests and API calls answered with 429, by Throttle or by the product's own limits
+	Rejected          int // API calls refused because of their token
+	ReusedConnections int // API calls on a connection with an earlier request; 0 if the Server is mounted in another
+	Throttled         int // token requests and API calls that got 429, because of Throttle or the product's own limits
 }
 
-// A Product is what stands behind a Front.
+// A Product is the part of an emulator that differs for each product.
 type Product struct {
-	// Tokens are the paths of its token endpoints. One with a trailing slash is counted, broken
-	// and delayed as one without, whatever the product says to it.
+	// Tokens are the paths of its token endpoints. A path with a trailing slash is counted, broken and
+	// delayed like one without.
 	Tokens []string
-	// API is how the path of an API call begins, if it is none of Tokens.
+	// API is the prefix of the paths of API calls. Paths in Tokens are no API calls.
 	API string
-	// Handler answers what no hook has answered. The body of its request is there whole.
+	// Handler handles requests that no hook has answered. Their body is complete.
 	Handler func(w *Response, r *http.Request)
-	// Mutex guards Stats and whatever else the product wants. It is not held in Handler.
+	// Mutex guards Stats, and may guard the product's own state. It is not held when Handler is called.
 	Mutex *sync.Mutex
-	// Stats gets TokenRequests, APICalls and ReusedConnections from the Front and Throttled from
-	// [Response.Throttled]. The rest is the product's.
+	// Stats is where the Front counts TokenRequests, APICalls and ReusedConnections, and
+	// [Response.Throttled] counts Throttled. The product counts the rest.
 	Stats *Stats
 }
 
-// A Front is what a test has of each emulator. Its methods are safe for concurrent use.
+// A Front is the part of an emulator that is the same for all products. Its methods are safe for
+// concurrent use.
 type Front struct {
-	// URL is the base URL, http://127.0.0.1:PORT without a trailing slash. It is spelled http on a
+	// URL is the base URL, http://127.0.0.1:PORT without a trailing slash. It begins with http on a
 	// listener of crypto/tls too.
 	URL string
 
@@ -92,8 +92,8 @@ type Front struct {
 
 type hook = func(http.ResponseWriter, *http.Request) bool
 
-// Start serves p on l, or on a free port of loopback if l is nil. It panics if there is none. The
-// caller closes the Front.
+// Start serves p on l, or on a free port of loopback if l is nil. It panics if there is no free port. The
+// caller must close the Front.
 func Start(l net.Listener, p Product) *Front {
 	if l == nil {
 		var err error
@@ -106,13 +106,13 @@ func Start(l net.Listener, p Product) *Front {
 	f.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, c)
 	}
-	f.server.DisableGeneralOptionsHandler = true // each request is to be in the record
+	f.server.DisableGeneralOptionsHandler = true // so that OPTIONS * is recorded too
 	f.running.Go(func() { f.server.Serve(listener{l, f}) })
 	return f
 }
 
-// Close closes the listener and all connections, those with a request under way too, and waits for
-// the handlers. It must not be called by a hook.
+// Close closes the listener and all connections, even during a request, and waits for the handlers. A
+// hook must not call it.
 func (f *Front) Close() {
 	f.server.Close()
 	f.mu.Lock()
@@ -121,34 +121,33 @@ func (f *Front) Close() {
 	f.running.Wait()
 }
 
-// Throttle makes the next n API or token requests get 429 with that Retry-After (RFC 9110 section
-// 10.2.3), "" being none. 0 ends it.
+// Throttle makes the next n API calls or token requests get 429, with that Retry-After (RFC 9110 section
+// 10.2.3) unless it is "". n = 0 ends it.
 func (f *Front) Throttle(n int, retryAfter string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.throttle, f.retryAfter = n, retryAfter
 }
 
-// Break has h see each request before the product does. If h returns true, it has answered, or has
-// hijacked the connection, or has waited for r.Context() to end; it may panic with
-// [http.ErrAbortHandler], too. h may read the body. nil ends it.
+// Break calls h for each request, before the product. If h returns true, the product does not get the
+// request: h has responded, hijacked the connection, or waited for r.Context() to end. h may also read the
+// body, and panic with [http.ErrAbortHandler]. A nil h ends it.
 func (f *Front) Break(h func(w http.ResponseWriter, r *http.Request) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.onAny = h
 }
 
-// BreakToken is Break for the token endpoints alone. It comes after Break, and Delay holds for it
-// too.
+// BreakToken is Break for the token endpoints only. It is called after Break, and Delay applies to it too.
 func (f *Front) BreakToken(h func(w http.ResponseWriter, r *http.Request) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.onToken = h
 }
 
-// Delay holds the answers of the token endpoints back for d, or until the client has gone. What they
-// tell has happened by then: whoever leaves meanwhile has made a token that nobody gets, or has
-// spent a refresh token for it. 0 ends it.
+// Delay holds back the responses of the token endpoints for d, or until the client has disconnected. The
+// request has taken effect by then: if the client disconnects, its refresh token is spent and the new
+// token is lost. 0 ends it.
 func (f *Front) Delay(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -162,7 +161,7 @@ func (f *Front) Stats() Stats {
 	return *f.product.Stats
 }
 
-// Requests returns the last 1,000 requests, the oldest first, those being answered included.
+// Requests returns the last 1,000 requests, oldest first, including those without a response yet.
 func (f *Front) Requests() []Request {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -173,16 +172,15 @@ func (f *Front) Requests() []Request {
 	return list
 }
 
-// Raw returns the last 1 MiB that clients sent, as it came. It is empty if the Server is mounted in
-// another one. Requests has the same by request.
+// Raw returns the last 1 MiB that clients sent. It is empty if the Server is mounted in another one.
 func (f *Front) Raw() []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return bytes.Clone(f.raw[max(0, len(f.raw)-maxRaw):])
 }
 
-// ServeHTTP implements [http.Handler]: it records r, asks the hooks and, if none has answered, the
-// product. A closed Front answers 503.
+// ServeHTTP implements [http.Handler]. It records r and calls the hooks, then the product if none of them
+// has answered. A closed Front responds with 503.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	if f.closed {
@@ -236,7 +234,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 
 	resp := &Response{ResponseWriter: w, Request: req, front: f, limited: token || api}
-	fresh := func() *http.Request { // with the body to be read from its beginning
+	fresh := func() *http.Request { // with an unread body
 		again := r.WithContext(r.Context())
 		again.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), r.Body))
 		return again

@@ -9,11 +9,11 @@ import (
 	"net/http"
 )
 
-// A Response is the [http.ResponseWriter] of hooks and products. It puts the status into the record
-// of the request, before the client sees it.
+// A Response is the [http.ResponseWriter] of hooks and products. It records the status in the Request
+// before it sends it.
 type Response struct {
 	http.ResponseWriter
-	// Request is what is being answered, as it came.
+	// Request is the request as it was received.
 	Request *Request
 
 	front    *Front
@@ -22,9 +22,8 @@ type Response struct {
 	hijacked bool
 }
 
-// Throttled reports whether Throttle wants this request refused. If so it is counted, and its
-// Retry-After set; the caller answers with 429, in its product's words. Requests that are neither
-// API calls nor token requests are not throttled.
+// Throttled reports whether Throttle applies to this request. If so it counts the request and sets
+// Retry-After; the caller must respond with 429. Only API calls and token requests are throttled.
 func (w *Response) Throttled() bool {
 	f := w.front
 	f.mu.Lock()
@@ -58,7 +57,7 @@ func (w *Response) note(status int) {
 	}
 }
 
-// begin answers with 200 unless there is a status.
+// begin sends status 200 if no status was sent.
 func (w *Response) begin() {
 	if w.Request.Status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -77,8 +76,8 @@ func (w *Response) Flush() {
 	http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// Hijack implements [http.Hijacker]. It gives the connection that the listener accepted, so that a
-// hook can reset a [net.TCPConn].
+// Hijack implements [http.Hijacker]. It returns the connection that the listener accepted, so that a hook
+// can reset a [net.TCPConn].
 func (w *Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	w.hijacked = err == nil
@@ -91,14 +90,14 @@ func (w *Response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap is for [http.ResponseController].
 func (w *Response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteJSON answers with v as JSON.
+// WriteJSON responds with v as JSON.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(v)
 }
 
-// NewToken makes an opaque token: 44 characters of base64, with those that need escaping.
+// NewToken makes an opaque token: 44 characters of base64, of which some need escaping.
 func NewToken() string {
 	b := make([]byte, 32)
 	rand.Read(b)

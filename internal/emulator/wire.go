@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// listener has each connection record what it reads: net/http changes the spelling of header
-// names, and for one product it matters.
+// A listener makes its connections record what they read, because net/http changes the spelling of
+// header names, which matters to WebCommander.
 type listener struct {
 	net.Listener
 	front *Front
@@ -30,9 +30,9 @@ type conn struct {
 	front *Front
 
 	mu      sync.Mutex
-	carried bool   // a request before
-	pending []byte // read, and of no request yet
-	lost    bool   // where in the stream a request begins
+	used    bool   // for an earlier request
+	pending []byte // read, but not yet assigned to a request
+	lost    bool   // where the next request begins is not known
 }
 
 func (c *conn) Read(p []byte) (int, error) {
@@ -50,7 +50,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite is what net/http looks for, to let a client that still sends read the answer.
+// CloseWrite is called by net/http, so that a client that is still sending can read the response.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -58,12 +58,12 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// take returns the head of the request that net/http has just read off the connection, up to the
-// end of its body if whole is true, and whether another came before it.
+// take returns the request line and headers of the request that net/http has just read, with its body if
+// whole is true, and whether the connection had an earlier request.
 func (c *conn) take(whole bool) (head []byte, reused bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	reused, c.carried = c.carried, true
+	reused, c.used = c.used, true
 	if c.lost {
 		return nil, reused
 	}
@@ -82,7 +82,7 @@ func (c *conn) take(whole bool) (head []byte, reused bool) {
 	return head, reused
 }
 
-// headLen is how far the head of an HTTP/1 message goes, the empty line included.
+// headLen returns the length of an HTTP/1 request line and headers, including the empty line.
 func headLen(b []byte) int {
 	for i := 0; ; {
 		n := bytes.IndexByte(b[i:], '\n')
@@ -97,8 +97,8 @@ func headLen(b []byte) int {
 	}
 }
 
-// parseHead reads the header lines of an HTTP/1 request (RFC 9112 section 5) and leaves the names
-// as they are spelled.
+// parseHead reads the headers of an HTTP/1 request (RFC 9112 section 5), without changing the spelling of
+// their names.
 func parseHead(head []byte) http.Header {
 	h := make(http.Header)
 	var last string

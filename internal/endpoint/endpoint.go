@@ -1,4 +1,4 @@
-// Package endpoint says where a URL leads.
+// Package endpoint compares hosts and origins of URLs.
 package endpoint
 
 import (
@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Origin spells the scheme, host and port of u (RFC 6454 section 4) in one way: in lower case, with
-// the port that http and https have when u names none.
+// Origin returns the scheme, host and port of u (RFC 6454 section 4), in lower case, with the default
+// port of http or https if u has none.
 func Origin(u *url.URL) string {
 	scheme, port := strings.ToLower(u.Scheme), u.Port()
 	if port == "" {
@@ -17,7 +17,7 @@ func Origin(u *url.URL) string {
 	return scheme + "://" + net.JoinHostPort(strings.Map(lower, u.Hostname()), port)
 }
 
-// lower folds A to Z and no more: İ (U+0130), say, would become i, but is another host to IDNA.
+// lower changes only A to Z: strings.ToLower would make i from İ (U+0130), which is another host.
 func lower(r rune) rune {
 	if 'A' <= r && r <= 'Z' {
 		r += 'a' - 'A'
@@ -25,8 +25,8 @@ func lower(r rune) rune {
 	return r
 }
 
-// Loopback reports whether host, which has no port and an IPv6 address no brackets, is this machine
-// for sure: localhost (RFC 6761 section 6.3) or a loopback address. No other name is looked up.
+// Loopback reports whether host is localhost (RFC 6761 section 6.3) or a loopback address. host has no
+// port, and an IPv6 address has no brackets. Names are not looked up.
 func Loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }

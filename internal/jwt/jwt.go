@@ -1,5 +1,5 @@
-// Package jwt reads the times that a JSON Web Token (RFC 7519) claims. It verifies nothing: the
-// product that issued the token does, and what is read here only decides when to ask for another.
+// Package jwt reads the time claims of a JSON Web Token (RFC 7519). It does not verify the signature: the
+// claims only decide when to request a new token.
 package jwt
 
 import (
@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// maxSeconds is the year 9999: a later NumericDate is no date.
+// maxSeconds is the end of the year 9999. A later NumericDate is ignored.
 const maxSeconds = 253402300799
 
-// Lifetime is how long the token lives by its own claims, exp - iat: unlike exp alone it does not
-// depend on two clocks agreeing. ok is false if the token is no JWT, lacks either or is born dead.
+// Lifetime returns exp - iat. Unlike exp alone, it does not depend on the local clock. ok is false if the
+// token is not a JWT, lacks a claim, or has a lifetime that is not positive.
 func Lifetime(token string) (lifetime time.Duration, ok bool) {
 	c := read(token)
 	exp, ok1 := date(c.Exp)
@@ -26,8 +26,7 @@ func Lifetime(token string) (lifetime time.Duration, ok bool) {
 	return time.Duration(ns), true
 }
 
-// Expiry is when the token expires by its own exp claim. ok is false if the token is no JWT or
-// has none.
+// Expiry returns the exp claim. ok is false if the token is not a JWT or has no exp.
 func Expiry(token string) (expiry time.Time, ok bool) {
 	exp, ok := date(read(token).Exp)
 	if !ok {
@@ -41,7 +40,7 @@ func Expiry(token string) (expiry time.Time, ok bool) {
 // (RFC 7515 section 7.1).
 func Valid(token string) bool {
 	parts := strings.Split(token, ".")
-	if len(parts) != 3 || parts[2] == "" || strings.ContainsAny(token, "\r\n") { // base64 skips newlines
+	if len(parts) != 3 || parts[2] == "" || strings.ContainsAny(token, "\r\n") { // which base64 would ignore
 		return false
 	}
 	for _, p := range parts[:2] {
@@ -71,7 +70,7 @@ func read(token string) (c claims) {
 	return c
 }
 
-// date reads a NumericDate (RFC 7519 section 2): seconds, which may have a fraction.
+// date reads a NumericDate (RFC 7519 section 2): seconds, maybe with a fraction.
 func date(claim any) (float64, bool) {
 	f, ok := claim.(float64)
 	return f, ok && f > 0 && f <= maxSeconds

@@ -17,10 +17,10 @@ type Proxy struct {
 	mu        sync.Mutex
 	roundTrip time.Duration
 	conns     map[net.Conn]bool
-	gate      *gate // of the connections that are made now
+	gate      *gate // of new connections
 }
 
-// A gate lets bytes pass while its channel is closed. Proxy.mu guards the field.
+// A gate lets bytes pass while its channel is closed. Proxy.mu guards open.
 type gate struct{ open chan struct{} }
 
 func openGate() *gate {
@@ -29,9 +29,9 @@ func openGate() *gate {
 	return g
 }
 
-// Delay starts a proxy in front of the server at addr and stops it when the test ends. A byte needs
-// half of roundTrip in each direction. The proxy accepts a connection at once, but its first byte
-// needs a full round trip more, as long as the handshake of TCP takes.
+// Delay starts a proxy in front of the server at addr and stops it when the test ends. A byte takes half
+// of roundTrip in each direction. Connections are accepted at once, but their first byte takes another
+// round trip, like TCP's handshake.
 func Delay(t testing.TB, addr string, roundTrip time.Duration) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -50,7 +50,7 @@ func Delay(t testing.TB, addr string, roundTrip time.Duration) *Proxy {
 // Addr is the address, host:port, that clients dial.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Hang stops all bytes, also those of connections that are made later. Connections stay.
+// Hang holds back all bytes, also those of later connections. Connections stay open.
 func (p *Proxy) Hang() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,11 +61,11 @@ func (p *Proxy) hangLocked() {
 	select {
 	case <-p.gate.open:
 		p.gate.open = make(chan struct{})
-	default: // it hangs already
+	default: // hangs already
 	}
 }
 
-// Resume lets pass what Hang has stopped.
+// Resume ends Hang, and passes on the bytes that were held back.
 func (p *Proxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,8 +76,8 @@ func (p *Proxy) Resume() {
 	}
 }
 
-// Vanish drops all packets of the connections that exist now, for good. The peers are not told.
-// Later connections work.
+// Vanish drops all bytes of the existing connections from now on, but does not close them. Later
+// connections work.
 func (p *Proxy) Vanish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,7 +85,7 @@ func (p *Proxy) Vanish() {
 	p.gate = openGate()
 }
 
-// SetRoundTrip changes the round trip for bytes that arrive from now on.
+// SetRoundTrip changes the round trip of bytes that arrive from now on.
 func (p *Proxy) SetRoundTrip(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,7 +98,7 @@ func (p *Proxy) now() (g *gate, roundTrip time.Duration) {
 	return p.gate, p.roundTrip
 }
 
-// wait returns when g is open, or the test is over.
+// wait returns when g is open, or when the test ends.
 func (p *Proxy) wait(g *gate) {
 	p.mu.Lock()
 	open := g.open
@@ -128,7 +128,7 @@ func (p *Proxy) connect(client *net.TCPConn) {
 	if err != nil {
 		time.Sleep(time.Until(connected))
 		p.wait(g)
-		client.SetLinger(0) // a reset is as close to a refused connection as a proxy gets
+		client.SetLinger(0) // a reset, because a proxy cannot refuse the connection
 		return
 	}
 	server := conn.(*net.TCPConn)
@@ -140,13 +140,13 @@ func (p *Proxy) connect(client *net.TCPConn) {
 	both.Wait()
 }
 
-// A chunk is what one read gave; nil data is the end.
+// A chunk is the result of one read. nil data is the end.
 type chunk struct {
 	due  time.Time
 	data []byte
 }
 
-// forward copies from one side to the other. No byte counts as sent before the connection was made.
+// forward copies bytes. Bytes sent before connected count as sent at connected.
 func (p *Proxy) forward(g *gate, to, from *net.TCPConn, connected time.Time) {
 	chunks := make(chan chunk, 256)
 	p.running.Go(func() {
@@ -174,7 +174,7 @@ func (p *Proxy) forward(g *gate, to, from *net.TCPConn, connected time.Time) {
 		if c.data == nil {
 			to.CloseWrite()
 		} else if _, err := to.Write(c.data); err != nil {
-			from.Close() // the reader ends, and what it has read is lost
+			from.Close() // ends the reader
 		}
 	}
 }

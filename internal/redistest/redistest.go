@@ -1,4 +1,4 @@
-// Package redistest starts Redis servers for tests: one, a set that Sentinel watches, or a Cluster.
+// Package redistest starts Redis servers for tests: one server, a set watched by Sentinel, or a Cluster.
 package redistest
 
 import (
@@ -21,10 +21,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Password is of the servers that tests start.
+// Password is the password of all servers.
 const Password = "p+a/s=s&w%rd"
 
-// Server is a Redis, or a Sentinel, that a test has started.
+// Server is a running Redis or Sentinel.
 type Server struct {
 	Port  int
 	args  []string
@@ -33,7 +33,7 @@ type Server struct {
 	ended chan struct{}
 }
 
-// program finds a program of Debian's package of the same name.
+// program finds a program. Debian's package has the same name.
 func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -47,15 +47,15 @@ func program(t testing.TB, name string) string {
 	return ""
 }
 
-// lastPort is what FreePort has returned. It begins anywhere, since other processes have ports, too.
+// lastPort is what FreePort returned last. It starts at random, because other processes have ports too.
 var lastPort = func() *atomic.Uint32 {
 	p := new(atomic.Uint32)
 	p.Store(rand.Uint32N(20000))
 	return p
 }()
 
-// FreePort is one that nothing listens on, that the system gives to nobody who dials meanwhile, and
-// that no other test of this process is given.
+// FreePort returns a port that nothing listens on. It is below the ports that the system gives to
+// outgoing connections, and no other test of this process gets it.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
@@ -82,7 +82,7 @@ func Start(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// Run starts the process, anew if it was killed, and returns when it answers.
+// Run starts the process, or restarts it after Kill, and returns when it replies.
 func (s *Server) Run(t testing.TB) {
 	t.Helper()
 	s.log, s.ended = new(bytes.Buffer), make(chan struct{})
@@ -94,7 +94,7 @@ func (s *Server) Run(t testing.TB) {
 	go func(cmd *exec.Cmd, ended chan struct{}) { cmd.Wait(); close(ended) }(s.cmd, s.ended)
 	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Password: Password, Protocol: 2})
 	defer c.Close()
-	ours := fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid) // somebody else may have taken the port
+	ours := fmt.Sprintf("process_id:%d\r\n", s.cmd.Process.Pid) // another process may have taken the port
 	for end := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if info, err := c.Info(context.Background(), "server").Result(); err == nil && strings.Contains(info, ours) {
 			return
@@ -106,14 +106,14 @@ func (s *Server) Run(t testing.TB) {
 		}
 		if time.Now().After(end) {
 			s.Kill()
-			t.Fatalf("%s does not answer: %s", s.args[0], s.log)
+			t.Fatalf("%s does not reply: %s", s.args[0], s.log)
 		}
 	}
 }
 
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
 
-// URL is for Config, with parameters such as "addr=...".
+// URL returns the URL for a store's Config, with parameters such as "addr=...".
 func (s *Server) URL(params ...string) string {
 	u := url.URL{Scheme: "redis", User: url.UserPassword("default", Password), Host: s.Addr(), RawQuery: strings.Join(params, "&")}
 	return u.String()
@@ -132,7 +132,7 @@ func (s *Server) Kill() {
 	<-s.ended
 }
 
-// Admin is a connection that waits longer than the store does.
+// Admin returns a client with go-redis's default timeouts.
 func (s *Server) Admin(t *testing.T) *redis.Client {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr(), Password: Password, Protocol: 2})
@@ -140,7 +140,7 @@ func (s *Server) Admin(t *testing.T) *redis.Client {
 	return c
 }
 
-// Do runs a command, given as one line.
+// Do runs a command, which is one line, with further arguments.
 func (s *Server) Do(t *testing.T, command string, args ...any) any {
 	t.Helper()
 	var all []any
@@ -154,12 +154,12 @@ func (s *Server) Do(t *testing.T, command string, args ...any) any {
 	return v
 }
 
-// Eventually waits until ok, which may take a while on a busy machine.
+// Eventually waits until ok returns true. It allows a minute, for busy machines.
 func Eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(60 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("never came about: %s", what)
+			t.Fatalf("did not happen: %s", what)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package retryafter reads the header that asks for a wait.
+// Package retryafter parses the Retry-After header.
 package retryafter
 
 import (
@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// longest bounds what a server may ask for: a longer wait is a mistake or an attack.
+// longest is the longest wait that is returned: a longer one is a mistake or an attack.
 const longest = 24 * time.Hour
 
-// Parse reads Retry-After (RFC 9110 section 10.2.3): seconds, also with a fraction as some products
-// write them, or a date. One in the past asks for no wait; more than a day is taken for a day. ok is
-// false if there is none that can be read.
+// Parse reads Retry-After (RFC 9110 section 10.2.3): a date, or seconds, which may have a fraction, as
+// some products write them. A date in the past is no wait; more than a day is a day. ok is false if the
+// header is absent or cannot be parsed.
 func Parse(h http.Header, now time.Time) (wait time.Duration, ok bool) {
 	v := strings.TrimSpace(h.Get("Retry-After"))
 	if digits := strings.TrimPrefix(v, "-"); digits != "" && strings.Trim(digits, "0123456789.") == "" {

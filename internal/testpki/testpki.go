@@ -35,7 +35,7 @@ func New(t testing.TB) *CA {
 	return ca
 }
 
-// Issue makes a certificate for a server or a client of that name or IP address.
+// Issue makes a certificate for a server or a client with that name or IP address.
 func (ca *CA) Issue(t testing.TB, host string, notAfter time.Time) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -74,20 +74,20 @@ func sign(t testing.TB, ca *CA, template *x509.Certificate) (*x509.Certificate, 
 	return cert, key
 }
 
-// Pool holds the CA.
+// Pool returns a pool that contains the CA.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	return pool
 }
 
-// File writes the CA as PEM and gives the file's name.
+// File writes the CA as PEM and returns the file's name.
 func (ca *CA) File(t testing.TB) string {
 	t.Helper()
 	return write(t, "ca.pem", "CERTIFICATE", ca.cert.Raw)
 }
 
-// Files writes a certificate and its key as PEM and gives the names of the files.
+// Files writes a certificate and its key as PEM and returns the files' names.
 func Files(t testing.TB, c tls.Certificate) (cert, key string) {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)

@@ -1,4 +1,4 @@
-// Package memnet is a network in memory, for servers in a [testing/synctest] bubble.
+// Package memnet has an in-memory [net.Listener], for servers in a [testing/synctest] bubble.
 package memnet
 
 import (
@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// A Listener accepts the connections that its clients make.
+// A Listener accepts the connections made by its Dial.
 type Listener struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -30,7 +30,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close implements [net.Listener]. What was accepted stays open.
+// Close implements [net.Listener]. Accepted connections stay open.
 func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
@@ -39,7 +39,7 @@ func (l *Listener) Close() error {
 // Addr implements [net.Listener].
 func (l *Listener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80} }
 
-// Dial connects to l, whatever the address. It fits [http.Transport].DialContext.
+// Dial connects to l and ignores the address. Use it as [http.Transport].DialContext.
 func (l *Listener) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	select {
@@ -52,7 +52,7 @@ func (l *Listener) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// Client makes an HTTP client whose every connection is to l. The caller closes its idle ones.
+// Client returns an HTTP client that connects to l only. The caller must close its idle connections.
 func (l *Listener) Client() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: l.Dial}}
 }

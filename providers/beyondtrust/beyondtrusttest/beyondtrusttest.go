@@ -1,20 +1,20 @@
-// Package beyondtrusttest is a BeyondTrust Remote Support appliance for tests, in the manner of
-// [net/http/httptest]: its token endpoint and a few of its APIs, as strict as the product.
+// Package beyondtrusttest emulates a BeyondTrust Remote Support appliance for tests, like
+// [net/http/httptest]: its token endpoint and some of its APIs, as strict as the product.
 //
 //	s := beyondtrusttest.NewServer(nil)
 //	defer s.Close()
 //	// connect to s.URL with DefaultClientID and DefaultClientSecret
 //
-// What it has:
+// It has:
 //
 //	POST /oauth2/token                             grant_type=client_credentials
 //	GET  /api/command?action=get_api_info          XML
 //	GET  /api/reporting?generate_report=SupportSession  XML
-//	GET  /api/config/v1/jump-item                  JSON, with name=... only those
-//	POST /api/config/v1/jump-item                  JSON, name required
+//	GET  /api/config/v1/jump-item                  JSON; name=... selects
+//	POST /api/config/v1/jump-item                  JSON; name is required
 //
-// In a [testing/synctest] bubble the Server is to be made within it, on an Options.Listener in
-// memory: while anybody there waits for a socket, the bubble's clock stands still.
+// To use it in a [testing/synctest] bubble, make the Server in the bubble, with an Options.Listener in
+// memory: a goroutine that waits for a socket stops the bubble's clock.
 //
 // See https://docs.beyondtrust.com/rs/docs/api.
 package beyondtrusttest
@@ -38,8 +38,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
-// The API account of a Server that is not told otherwise. Both hold what is easily lost in an
-// encoding.
+// The default API account. Both values have characters that a wrong encoding would change.
 const (
 	DefaultClientID     = "support/sync+eu=1&50%2B"
 	DefaultClientSecret = "kZ8/q+W3%2Fx==&r%25T/y+"
@@ -49,43 +48,43 @@ const tokenPath = "/oauth2/token"
 
 // Options are the appliance's settings. The zero value of each field is its default.
 type Options struct {
-	// ClientID and ClientSecret are the API account's, by default those above.
+	// ClientID and ClientSecret are the API account. The defaults are those above.
 	ClientID, ClientSecret string
-	// TokenLifetime (1 h) is that of a token.
+	// TokenLifetime is how long a token is valid. The default is 1 h.
 	TokenLifetime time.Duration
-	// MaxTokens (30) is how many tokens are valid at a time. Negative is any number.
+	// MaxTokens is how many tokens are valid at a time. The default is 30; negative is any number.
 	MaxTokens int
-	// PerSecond (20) and PerHour (15000) limit the requests in any second and any hour, token
-	// requests included and those that were refused with 429 not. Negative is no limit.
+	// PerSecond and PerHour limit the requests in any second and any hour, including token requests,
+	// but not those refused with 429. The defaults are 20 and 15000; negative is no limit.
 	PerSecond, PerHour int
-	// Listener is where to listen, by default at a free port of loopback. With a
-	// [crypto/tls.NewListener] the Server's URL is still spelled http.
+	// Listener is where to listen. The default is a free port on loopback. With a
+	// [crypto/tls.NewListener] the Server's URL still begins with http.
 	Listener net.Listener
 }
 
-// A Request is one request as the server got it.
+// A Request is a request as the server received it.
 type Request = emulator.Request
 
-// Stats are counts of requests, whoever answered them: the Server or a hook.
+// Stats count requests, also those that a hook answered.
 type Stats struct {
 	emulator.Stats     // Exchanges, TokenRequests, APICalls (under /api/), Rejected, ReusedConnections, Throttled
-	Killed         int // tokens that were valid when one over MaxTokens was made
+	Killed         int // valid tokens that were invalidated because of MaxTokens
 	Writes         int // Jump Items created
 }
 
-// A Server is an appliance on a loopback port. As an [http.Handler] it can be mounted in another
-// server as well.
+// A Server is an appliance on a loopback port. It is also an [http.Handler], to be mounted in another
+// server.
 //
-// Its URL, its Close, what it saw (Requests, Raw) and the hooks Break, BreakToken, Delay and
-// Throttle are those of every emulator: see [emulator.Front].
+// URL, Close, the recorded requests (Requests, Raw) and the hooks Break, BreakToken, Delay and Throttle
+// are the same for all emulators: see [emulator.Front].
 type Server struct {
 	*emulator.Front
 
 	opts   Options
 	mu     sync.Mutex
 	stats  Stats
-	tokens []token     // the oldest first
-	calls  []time.Time // of the last hour
+	tokens []token     // oldest first
+	calls  []time.Time // in the last hour
 	items  []jumpItem
 }
 
@@ -94,7 +93,7 @@ type token struct {
 	expires time.Time
 }
 
-// NewServer starts an appliance; nil opts are the defaults. It panics if it cannot listen.
+// NewServer starts an appliance. A nil opts is the defaults. It panics if it cannot listen.
 func NewServer(opts *Options) *Server {
 	s := &Server{items: []jumpItem{
 		{ID: 1, Name: "web-01", Hostname: "web-01.example.com", Tag: "production"},
@@ -123,21 +122,21 @@ func (s *Server) Stats() Stats {
 	return s.stats
 }
 
-// Revoke kills one token.
+// Revoke invalidates one token.
 func (s *Server) Revoke(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokens = slices.DeleteFunc(s.tokens, func(t token) bool { return t.value == accessToken })
 }
 
-// RevokeAll kills every token, as somebody does who makes 30 others.
+// RevokeAll invalidates all tokens, as when another client requests 30.
 func (s *Server) RevokeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokens = nil
 }
 
-// Expire makes every token as old as it can get. The answer to it is that to a revoked one.
+// Expire ends the lifetime of all tokens. They are refused like revoked ones.
 func (s *Server) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +145,7 @@ func (s *Server) Expire() {
 	}
 }
 
-// SetSecret regenerates the client secret, which kills every token.
+// SetSecret changes the client secret, which invalidates all tokens.
 func (s *Server) SetSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +174,7 @@ func (s *Server) answer(w *emulator.Response, r *http.Request) {
 	}
 }
 
-// count puts a request into the windows that end now, unless one is full.
+// count counts a request in the windows that end now, unless one of them is full.
 func (s *Server) count(now time.Time) (within bool, remaining int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,7 +189,7 @@ func (s *Server) count(now time.Time) (within bool, remaining int) {
 	return within, s.opts.PerHour - len(s.calls)
 }
 
-// after is the index of the first of the sorted times that is after t.
+// after returns the index of the first of the sorted times that is after t.
 func after(times []time.Time, t time.Time) int {
 	i, _ := slices.BinarySearchFunc(times, t, func(e, t time.Time) int {
 		if e.After(t) {
@@ -234,7 +233,7 @@ func (s *Server) exchange(w *emulator.Response, r *http.Request) {
 	})
 }
 
-// mint makes a token, and room for it.
+// mint makes a token, and invalidates the oldest if there are too many.
 func (s *Server) mint(now time.Time) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -294,7 +293,7 @@ func (s *Server) api(w *emulator.Response, r *http.Request) {
 	}
 }
 
-// authorized looks for exactly one bearer token (RFC 6750 section 2.1) that is valid.
+// authorized reports whether header is exactly one valid bearer token (RFC 6750 section 2.1).
 func (s *Server) authorized(header []string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

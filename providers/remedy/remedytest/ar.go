@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// incidents is the one form there is.
+// incidents is the only form.
 const incidents = "HPD:IncidentInterface"
 
 func (s *Server) routeAR(mux *http.ServeMux) {
@@ -25,8 +25,8 @@ func (s *Server) routeAR(mux *http.ServeMux) {
 	mux.HandleFunc("PUT /api/arsys/v1/entry/{form}/{id}", s.authenticated(s.put))
 }
 
-// An arError is a failure, or one of several, in the AR System's words. Its numbers are those of
-// the AR System error messages.
+// An arError is one error of an error response. Its numbers are from the list of AR System error
+// messages.
 type arError struct {
 	Type     string `json:"messageType"`
 	Text     string `json:"messageText"`
@@ -42,12 +42,12 @@ func unauthenticated(w http.ResponseWriter, appended string) {
 	refuseAR(w, http.StatusUnauthorized, 623, "Authentication failed", appended)
 }
 
-// malformed has no number: the product's own is not documented.
+// malformed sends no number, because the product's is not documented.
 func malformed(w http.ResponseWriter, appended string) {
 	refuseAR(w, http.StatusBadRequest, 0, "Bad request", appended)
 }
 
-// login answers with the bare token, as plain text.
+// login responds with the token as plain text.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	f, problem := form(r)
 	switch {
@@ -73,7 +73,7 @@ func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// bearer returns the token of r if it is good and came under one of the schemes.
+// bearer returns the token of r. ok reports whether it is valid and has one of the schemes.
 func (s *Server) bearer(r *http.Request, schemes ...string) (value string, ok bool) {
 	h := r.Header.Values("Authorization")
 	if len(h) != 1 {
@@ -88,7 +88,7 @@ func (s *Server) bearer(r *http.Request, schemes ...string) (value string, ok bo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tokens[value]
-	return value, known && t.good() && t.kind == kind
+	return value, known && t.validLocked() && t.kind == kind
 }
 
 func (s *Server) authenticated(next http.HandlerFunc) http.HandlerFunc {
@@ -116,7 +116,7 @@ func (s *Server) authenticated(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// An entry of the form, by field.
+// An entry of the form has values by field name.
 type entry map[string]any
 
 func (e entry) id() string { return e["Incident Number"].(string) }
@@ -163,7 +163,7 @@ type item struct {
 	Links  links `json:"_links"`
 }
 
-// chosen is e with the fields that fields=values(A,B) names, or with all.
+// chosen returns e with the fields of fields=values(A,B), or with all.
 func (e entry) chosen(r *http.Request) item {
 	values := maps.Clone(e)
 	if list, ok := strings.CutPrefix(r.URL.Query().Get("fields"), "values("); ok {
@@ -173,7 +173,7 @@ func (e entry) chosen(r *http.Request) item {
 	return item{values, self(r, incidents, e.id())}
 }
 
-// list takes limit, offset and fields. What else the product takes, this emulator refuses.
+// list accepts the parameters limit, offset and fields. The product accepts more.
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	n := map[string]int{"offset": 0, "limit": 2000}
@@ -201,8 +201,8 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"entries": items, "_links": self(r, incidents)})
 }
 
-// find returns the entry that r names, or nil. s.mu is held.
-func (s *Server) find(r *http.Request) entry {
+// findLocked returns the entry that r names, or nil.
+func (s *Server) findLocked(r *http.Request) entry {
 	for _, e := range s.entries {
 		if e.id() == r.PathValue("id") {
 			return e
@@ -217,7 +217,7 @@ func missing(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	e := s.find(r)
+	e := s.findLocked(r)
 	var found item
 	if e != nil {
 		found = e.chosen(r)
@@ -230,8 +230,8 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, found)
 }
 
-// written reads {"values": {...}}.
-func written(w http.ResponseWriter, r *http.Request) (entry, bool) {
+// readValues reads {"values": {...}}.
+func readValues(w http.ResponseWriter, r *http.Request) (entry, bool) {
 	var body struct{ Values entry }
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || len(body.Values) == 0 {
 		malformed(w, `the body is not {"values": {...}}`)
@@ -240,9 +240,9 @@ func written(w http.ResponseWriter, r *http.Request) (entry, bool) {
 	return body.Values, true
 }
 
-// create answers with where the entry is, and nothing else.
+// create responds with the new entry's URL and no body.
 func (s *Server) create(w http.ResponseWriter, r *http.Request) {
-	values, ok := written(w, r)
+	values, ok := readValues(w, r)
 	if !ok {
 		return
 	}
@@ -261,12 +261,12 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) put(w http.ResponseWriter, r *http.Request) {
-	values, ok := written(w, r)
+	values, ok := readValues(w, r)
 	if !ok {
 		return
 	}
 	s.mu.Lock()
-	e := s.find(r)
+	e := s.findLocked(r)
 	if e != nil {
 		values["Incident Number"] = e.id()
 		maps.Copy(e, values)

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// The kinds of token, which are also what their tokenType claim says.
+// The kinds of token. They are also the values of the tokenType claim.
 const (
 	accessToken  = "access_token"
 	refreshToken = "refresh_token"
 	arJWT        = "ar_jwt"
 )
 
-// A consent is what one login led to: all tokens that came of it, by refresh too.
+// A consent is one login. All tokens that were issued for it, also by refresh, point to it.
 type consent struct {
 	user, scope string
 	revoked     bool // guarded by Server.mu
@@ -29,19 +29,19 @@ type consent struct {
 type token struct {
 	kind    string
 	expires time.Time
-	spent   bool // a refresh token that has been exchanged
+	spent   bool // a refresh token that was exchanged
 	consent *consent
 }
 
-// good reports whether t can be used. Server.mu is held.
-func (t *token) good() bool {
+// validLocked reports whether t can be used.
+func (t *token) validLocked() bool {
 	return t != nil && !t.consent.revoked && time.Now().Before(t.expires)
 }
 
-// keyID names the one key that signs.
+// keyID is the id of the only signing key.
 const keyID = "remedytest"
 
-// key is made once a process: it costs as much as all else that a test does here.
+// key is made once per process, because making it is slow.
 var key = sync.OnceValue(func() *rsa.PrivateKey {
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -50,7 +50,7 @@ var key = sync.OnceValue(func() *rsa.PrivateKey {
 	return k
 })
 
-// issue makes a token, an RS256 JWT (RFC 7519), and remembers it.
+// issue issues a token, an RS256 JWT (RFC 7519).
 func (s *Server) issue(kind string, c *consent) string {
 	lifetime := s.opts.TokenLifetime
 	if kind == refreshToken {
@@ -93,7 +93,7 @@ func sign(claims map[string]any) string {
 	return signed + "." + base64.RawURLEncoding.EncodeToString(sig)
 }
 
-// jwks publishes the key (RFC 7517).
+// jwks serves the key (RFC 7517).
 func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {
 	b64 := base64.RawURLEncoding.EncodeToString
 	pub := key().PublicKey

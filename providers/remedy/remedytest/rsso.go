@@ -25,9 +25,9 @@ func (s *Server) routeSSO(mux *http.ServeMux) {
 	mux.HandleFunc("GET /rsso/oauth2/jwks", s.jwks)
 }
 
-// An authRequest is one to the authorization endpoint that may be answered by a redirect.
+// An authRequest is a request to the authorization endpoint whose redirect URI is valid.
 type authRequest struct {
-	redirect     string // as it was given
+	redirect     string // as it was sent
 	state, scope string
 	challenge    string
 }
@@ -36,10 +36,10 @@ type authRequest struct {
 type code struct {
 	request authRequest
 	expires time.Time
-	gave    *consent // nil until then
+	consent *consent // nil until the code is redeemed
 }
 
-// A page is one that a person has before them.
+// A page is a consent page that a browser shows.
 type page struct {
 	request authRequest
 	browser string
@@ -48,8 +48,8 @@ type page struct {
 
 const pageLifetime = 10 * time.Minute
 
-// check looks at an authorization request (RFC 6749 section 4.1.1). err is for the person, as the
-// redirect URI cannot be trusted; refusal is an error code to redirect with.
+// check checks an authorization request (RFC 6749 section 4.1.1). err is shown to the person, because
+// the redirect URI is wrong; refusal is an error code to redirect with.
 func (s *Server) check(q url.Values) (a authRequest, refusal string, err error) {
 	switch {
 	case len(q["client_id"]) != 1 || q.Get("client_id") != s.opts.ClientID:
@@ -71,7 +71,7 @@ func (s *Server) check(q url.Values) (a authRequest, refusal string, err error) 
 	return a, "", nil
 }
 
-// repeated names a parameter that comes more than once, which RFC 6749 section 3.1 forbids.
+// repeated returns the name of a repeated parameter, which RFC 6749 section 3.1 forbids, or "".
 func repeated(q url.Values) string {
 	for name, values := range q {
 		if len(values) > 1 {
@@ -81,8 +81,8 @@ func repeated(q url.Values) string {
 	return ""
 }
 
-// answered is where the browser goes with a.
-func (a authRequest) answered(name, value string) string {
+// redirectURL returns the redirect URI with the response to a added.
+func (a authRequest) redirectURL(name, value string) string {
 	q := url.Values{name: {value}}
 	if a.state != "" {
 		q.Set("state", a.state)
@@ -94,26 +94,25 @@ func (a authRequest) answered(name, value string) string {
 	return a.redirect + sep + q.Encode()
 }
 
-// allow is where the browser goes when the person has allowed access.
+// allow returns the redirect URL for a person who allows access.
 func (s *Server) allow(a authRequest) string {
 	c := random()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.codes[c] = &code{request: a, expires: time.Now().Add(CodeLifetime)}
-	return a.answered("code", c)
+	return a.redirectURL("code", c)
 }
 
-func (a authRequest) deny() string { return a.answered("error", "access_denied") }
+func (a authRequest) deny() string { return a.redirectURL("error", "access_denied") }
 
-// Consent plays the person who follows authURL and allows access, and returns where the browser is
-// sent then: to the redirect URI, with code and state, or with error if the request itself was
-// refused. It asks nobody: authURL's host is not contacted. The error is for requests that show an
-// error page and redirect nowhere.
+// Consent acts as a person who opens authURL and allows access. It returns where the browser is sent:
+// the redirect URI with code and state, or with error if the request was refused. It makes no HTTP
+// request. It fails if the browser would show an error page instead.
 func (s *Server) Consent(authURL string) (redirect *url.URL, err error) {
 	return s.person(authURL, s.allow)
 }
 
-// Deny is [Server.Consent] by a person who denies access: error=access_denied comes back.
+// Deny is like [Server.Consent], but the person denies access: the result has error=access_denied.
 func (s *Server) Deny(authURL string) (redirect *url.URL, err error) {
 	return s.person(authURL, authRequest.deny)
 }
@@ -131,7 +130,7 @@ func (s *Server) person(authURL string, decision func(authRequest) string) (*url
 	case err != nil:
 		return nil, fmt.Errorf("remedytest: %w", err)
 	case refusal != "":
-		return url.Parse(a.answered("error", refusal))
+		return url.Parse(a.redirectURL("error", refusal))
 	}
 	return url.Parse(decision(a))
 }
@@ -145,7 +144,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 		show(w, http.StatusBadRequest, pageData{Problem: err.Error()})
 		return
 	case refusal != "":
-		redirect(w, http.StatusFound, a.answered("error", refusal))
+		redirect(w, http.StatusFound, a.redirectURL("error", refusal))
 		return
 	case s.opts.AutoAllow:
 		redirect(w, http.StatusFound, s.allow(a))
@@ -153,7 +152,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	}
 	browser := rand.Text()
 	if c, err := r.Cookie(browserCookie); err == nil && c.Value != "" {
-		browser = c.Value // another tab's
+		browser = c.Value // from another tab
 	} else {
 		http.SetCookie(w, &http.Cookie{
 			Name: browserCookie, Value: browser, Path: "/",
@@ -177,7 +176,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	show(w, http.StatusOK, d)
 }
 
-// decide takes what the page sends: a decision, once, from the browser that was shown the page.
+// decide handles the page's form. It accepts one decision, from the browser that got the page.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	f, problem := form(r)
 	if problem != "" {
@@ -205,7 +204,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// redirect sends the browser to a URI exactly as it was registered, with what was added to it.
+// redirect sends the browser to a URI exactly as it is written. http.Redirect would clean it.
 func redirect(w http.ResponseWriter, status int, to string) {
 	w.Header().Set("Location", to)
 	w.Header().Set("Cache-Control", "no-store")
@@ -219,7 +218,7 @@ var (
 	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 )
 
-// pageData is for the consent page or, with a Problem, for the error page.
+// pageData is the data of the consent page or, with a Problem, of the error page.
 type pageData struct {
 	Problem            string
 	Client, User, CSRF string
@@ -232,14 +231,14 @@ func show(w http.ResponseWriter, status int, d pageData) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Referrer-Policy", "no-referrer")
-	// Without form-action: browsers apply it to where the form's answer redirects, too.
+	// No form-action: browsers also apply it to the redirect after the form.
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
 	w.WriteHeader(status)
 	pageTemplate.Execute(w, d)
 }
 
-// form reads the body of a form POST. A problem is one that RFC 6749 section 3.2 names: a parameter
-// in the URL, a repeated one, a body of another type.
+// form reads the body of a form POST. Problems are those of RFC 6749 section 3.2: a parameter in the URL,
+// a repeated parameter, a body of another type.
 func form(r *http.Request) (f url.Values, problem string) {
 	if r.URL.RawQuery != "" {
 		return nil, "parameters belong in the body, not in the URL"
@@ -260,7 +259,7 @@ func form(r *http.Request) (f url.Values, problem string) {
 	return f, ""
 }
 
-// An oauthError is RFC 6749 section 5.2's.
+// An oauthError is an error response (RFC 6749 section 5.2).
 type oauthError struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description"`
@@ -277,7 +276,7 @@ func (s *Server) refuse(w http.ResponseWriter, e *oauthError) {
 	answer(w, status, e)
 }
 
-// client reads the form of a request by the registered client.
+// client checks the client's credentials and returns the form.
 func (s *Server) client(r *http.Request) (url.Values, *oauthError) {
 	f, problem := form(r)
 	if problem != "" {
@@ -330,7 +329,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, out)
 }
 
-// grant spends what the client brings for a token (RFC 6749 sections 4.1.3 and 6).
+// grant checks and invalidates a code or a refresh token (RFC 6749 sections 4.1.3 and 6).
 func (s *Server) grant(f url.Values) (*consent, *oauthError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -349,7 +348,7 @@ func (s *Server) grant(f url.Values) (*consent, *oauthError) {
 			s.stats.Reuses++
 			t.consent.revoked = true
 		}
-		if !t.good() || t.kind != refreshToken {
+		if !t.validLocked() || t.kind != refreshToken {
 			return nil, &oauthError{"invalid_grant", "Refresh token is invalid, expired or was used before"}
 		}
 		t.spent = true
@@ -365,8 +364,8 @@ func (s *Server) redeem(f url.Values) (*consent, *oauthError) {
 	}
 	c := s.codes[f.Get("code")]
 	switch {
-	case c != nil && c.gave != nil:
-		c.gave.revoked = true
+	case c != nil && c.consent != nil:
+		c.consent.revoked = true
 		return nil, &oauthError{"invalid_grant", "Authorization code was used before"}
 	case c == nil || !time.Now().Before(c.expires):
 		return nil, &oauthError{"invalid_grant", "Authorization code is invalid or expired"}
@@ -375,11 +374,11 @@ func (s *Server) redeem(f url.Values) (*consent, *oauthError) {
 	case challenge(f.Get("code_verifier")) != c.request.challenge:
 		return nil, &oauthError{"invalid_grant", "code_verifier does not match"}
 	}
-	c.gave = &consent{user: s.opts.Username, scope: c.request.scope}
-	return c.gave, nil
+	c.consent = &consent{user: s.opts.Username, scope: c.request.scope}
+	return c.consent, nil
 }
 
-// challenge is S256 of RFC 7636; without a verifier it is that of a request without PKCE.
+// challenge returns the S256 challenge (RFC 7636), or "" without a verifier.
 func challenge(verifier string) string {
 	if verifier == "" {
 		return ""
@@ -388,8 +387,8 @@ func challenge(verifier string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// revoke is RFC 7009's: a refresh token takes all that came of its consent with it, and a token
-// that is not known is as good as revoked.
+// revoke implements RFC 7009. Revoking a refresh token revokes all tokens of its consent. Revoking an
+// unknown token succeeds.
 func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 	f, refusal := s.client(r)
 	if refusal == nil && f.Get("token") == "" {

@@ -1,16 +1,16 @@
-// Package remedytest is an emulator of BMC Remedy for tests, in the manner of
-// [net/http/httptest]. One [Server] plays both halves: Remedy Single Sign-On under /rsso, which
-// hands out tokens, and the AR System server's REST API under /api, which takes them.
+// Package remedytest emulates BMC Remedy for tests, like [net/http/httptest]. A [Server] is both Remedy
+// Single Sign-On, under /rsso, which issues tokens, and the AR System server's REST API, under /api,
+// which accepts them.
 //
 //	s := remedytest.NewServer(nil)
 //	defer s.Close()
-//	redirect, err := s.Consent(authURL) // what a person would do at the page behind authURL
+//	redirect, err := s.Consent(authURL) // what a person does on the page authURL
 //
-// It refuses what the product refuses, in the product's words, and has hooks to revoke, expire,
-// throttle and break. Everything is in memory.
+// It is as strict as the product, with the product's errors, and has hooks to revoke, expire, throttle
+// and break. Everything is in memory.
 //
-// In a [testing/synctest] bubble the Server is to be made within it, on an Options.Listener in
-// memory: while anybody there waits for a socket, the bubble's clock stands still.
+// To use it in a [testing/synctest] bubble, make the Server in the bubble, with an Options.Listener in
+// memory: a goroutine that waits for a socket stops the bubble's clock.
 package remedytest
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
-// What [Options] default to. The credentials hold characters that need escaping in a form.
+// The defaults of [Options]. The credentials have characters that must be escaped in a form.
 const (
 	DefaultClientID        = "itsm-sync+/=&%"
 	DefaultClientSecret    = "c0rrect+h0rse/battery=st&ple%2B"
@@ -40,59 +40,59 @@ const (
 // CodeLifetime is how long an authorization code can be redeemed.
 const CodeLifetime = 180 * time.Second
 
-// Options are the client's registration and the product's settings. The zero value of each field
-// is its default.
+// Options are the client's registration and the product's settings. The zero value of each field is its
+// default.
 type Options struct {
-	// ClientID and ClientSecret are those of the one registered client.
+	// ClientID and ClientSecret are the registered client.
 	ClientID, ClientSecret string
-	// RedirectURIs are the registered ones, compared exactly. The default is DefaultRedirectURI.
+	// RedirectURIs are the client's redirect URIs, compared exactly. The default is DefaultRedirectURI.
 	RedirectURIs []string
-	// Username is the person who allows access, and with Password the account of /api/jwt/login.
+	// Username is the person who logs in. With Password it is also the account for /api/jwt/login.
 	Username, Password string
 
-	// TokenLifetime is that of access tokens and of AR-JWTs. What clients are told is in whole
-	// seconds, rounded down.
+	// TokenLifetime is how long access tokens and AR-JWTs are valid. Responses have it in whole seconds,
+	// rounded down.
 	TokenLifetime time.Duration
-	// RefreshLifetime is that of refresh tokens, each counted from its own issue.
+	// RefreshLifetime is how long each refresh token is valid.
 	RefreshLifetime time.Duration
-	// RefreshParam is the one form field that a refresh token is taken from. The documentation of
-	// Remedy SSO 18.08 writes "refreshToken".
+	// RefreshParam is the form field for the refresh token. The documentation of Remedy SSO 18.08 calls
+	// it "refreshToken".
 	RefreshParam string
-	// ExpiresIn makes the expires_in of the token endpoint's answer; nil is the number itself. If
-	// it returns nil the answer has none; a [encoding/json.RawMessage] is sent as it is.
+	// ExpiresIn returns the expires_in of a token response. If it returns nil, there is none; a
+	// [encoding/json.RawMessage] is sent as it is. The default returns seconds.
 	ExpiresIn func(seconds int64) any
 	// Basic takes the client's credentials from HTTP Basic, raw or form-encoded (RFC 6749 section
-	// 2.3.1), in place of the form.
+	// 2.3.1), instead of the form.
 	Basic bool
 	// RequirePKCE refuses authorization requests without an S256 code_challenge (RFC 7636).
 	RequirePKCE bool
 	// AutoAllow redirects at once, without a page, as if the person had allowed access before.
 	AutoAllow bool
 
-	// Listener is served in place of a port of its own on 127.0.0.1.
+	// Listener is where to listen. The default is a free port on 127.0.0.1.
 	Listener net.Listener
 }
 
-// A Request is one request as the server got it.
+// A Request is a request as the server received it.
 type Request = emulator.Request
 
-// Stats are counts of requests, whoever answered them: the Server or a hook. A login for an AR-JWT
-// is an exchange too; API calls are those under /api/arsys/.
+// Stats count requests, also those that a hook answered. A login for an AR-JWT counts as an exchange. API
+// calls are the requests under /api/arsys/.
 type Stats struct {
 	emulator.Stats     // Exchanges, TokenRequests, APICalls, Rejected, ReusedConnections, Throttled
-	Rotations      int // refresh tokens spent for a new one
-	Reuses         int // refresh tokens shown again after they had been spent
+	Rotations      int // refresh tokens exchanged for new ones
+	Reuses         int // refresh tokens sent again after their exchange
 	Writes         int // entries created or changed
 }
 
-// A Server is a running emulator. As an [http.Handler] it can be mounted in another server as well.
+// A Server is a running emulator. It is also an [http.Handler], to be mounted in another server.
 //
-// Its URL, which is the AR server's own, its Close, what it saw (Requests, Raw) and the hooks Break,
-// BreakToken, Delay and Throttle are those of every emulator: see [emulator.Front]. The token
-// endpoints there are /rsso/oauth2/token, /rsso/oauth2/v1.1/token and /api/jwt/login.
+// URL (the AR server), Close, the recorded requests (Requests, Raw) and the hooks Break, BreakToken,
+// Delay and Throttle are the same for all emulators: see [emulator.Front]. The token endpoints are
+// /rsso/oauth2/token, /rsso/oauth2/v1.1/token and /api/jwt/login.
 type Server struct {
 	*emulator.Front
-	// SSOURL is Remedy SSO's: URL + "/rsso".
+	// SSOURL is the URL of Remedy SSO: URL + "/rsso".
 	SSOURL string
 
 	opts    Options
@@ -106,7 +106,7 @@ type Server struct {
 	busy    int
 }
 
-// NewServer starts an emulator; o may be nil. It panics if it cannot listen. The caller closes it.
+// NewServer starts an emulator; o may be nil. It panics if it cannot listen. The caller must close it.
 func NewServer(o *Options) *Server {
 	s := &Server{
 		pages:   make(map[string]page),
@@ -156,18 +156,19 @@ func (s *Server) Stats() Stats {
 	return s.stats
 }
 
-// Revoke kills one token, access or refresh or AR-JWT, as when somebody does so behind the
-// client's back. Unlike the revocation endpoint it touches no other.
+// Revoke invalidates one access token, refresh token or AR-JWT. Unlike the revocation endpoint, it
+// invalidates no other token with it.
 func (s *Server) Revoke(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tokens, token)
 }
 
-// RevokeAll kills all access tokens and AR-JWTs. Refresh tokens stay.
+// RevokeAll invalidates all access tokens and AR-JWTs, but no refresh tokens.
 func (s *Server) RevokeAll() { s.forget(func(t *token) bool { return t.kind != refreshToken }) }
 
-// RevokeRefresh kills all refresh tokens: consent is lost. Access tokens stay.
+// RevokeRefresh invalidates all refresh tokens, so that somebody must log in again. Access tokens stay
+// valid.
 func (s *Server) RevokeRefresh() { s.forget(func(t *token) bool { return t.kind == refreshToken }) }
 
 func (s *Server) forget(which func(*token) bool) {
@@ -180,7 +181,7 @@ func (s *Server) forget(which func(*token) bool) {
 	}
 }
 
-// Expire ends the life of all access tokens and AR-JWTs now, whatever their JWT says.
+// Expire ends the lifetime of all access tokens and AR-JWTs, whatever their exp claim says.
 func (s *Server) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,32 +192,32 @@ func (s *Server) Expire() {
 	}
 }
 
-// SetSecret changes the client's secret, as the administrator's console does. Tokens stay.
+// SetSecret changes the client's secret. Tokens stay valid.
 func (s *Server) SetSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.secret = secret
 }
 
-// MintRefresh returns the refresh token of a new consent, as if it had been obtained elsewhere.
+// MintRefresh returns a refresh token of a new login.
 func (s *Server) MintRefresh() string {
 	return s.issue(refreshToken, &consent{user: s.opts.Username})
 }
 
-// Busy answers the next n API calls that have a good token with 500 and AR error 9093: the user is
-// connected from elsewhere. It replaces an earlier Busy.
+// Busy answers the next n API calls that have a valid token with 500 and AR error 9093, which means that
+// the user is connected from elsewhere. It replaces an earlier Busy.
 func (s *Server) Busy(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = n
 }
 
-// count changes the counts.
+// count calls f to change the counts.
 func (s *Server) count(f func(*Stats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.stats)
 }
 
-// random is an unguessable string with all that needs escaping in a query or a form.
+// random returns an unguessable string with all characters that must be escaped in a query or a form.
 func random() string { return rand.Text() + "+/=&%" }

@@ -1,20 +1,19 @@
-// Package webcommandertest is a WebCommander store for tests, in the manner of
-// [net/http/httptest]: the token endpoint and a few resources of its API v4, as strict as the
-// product.
+// Package webcommandertest emulates a WebCommander store for tests, like [net/http/httptest]: the token
+// endpoint and some resources of its API v4, as strict as the product.
 //
 //	s := webcommandertest.NewServer(nil)
 //	defer s.Close()
 //	// connect to s.URL with the Default constants
 //
-// What it has:
+// It has:
 //
 //	POST /api/v4/oauth2/token               grant_type=client_credentials or refresh_token, as JSON
 //	GET  /api/v4/products
 //	GET  /api/v4/customers/ID               101 and 102 exist
-//	POST /api/v4/customers/change-password  old_password and new_password, of the token's user
+//	POST /api/v4/customers/change-password  old_password and new_password
 //
-// In a [testing/synctest] bubble the Server is to be made within it, on an Options.Listener in
-// memory: while anybody there waits for a socket, the bubble's clock stands still.
+// To use it in a [testing/synctest] bubble, make the Server in the bubble, with an Options.Listener in
+// memory: a goroutine that waits for a socket stops the bubble's clock.
 //
 // See https://developers.webcommander.com/webcommander-api-authentication.
 package webcommandertest
@@ -35,8 +34,8 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator"
 )
 
-// The application and the user of a Server that is not told otherwise. All but the URI hold what
-// is easily lost in an encoding.
+// The default application and user. All values but the URI have characters that a wrong encoding would
+// change.
 const (
 	DefaultClientID     = "shop/sync+eu=1&50%2B"
 	DefaultClientSecret = "Wc9/t+Y6%2Fz==&q%25M/n+"
@@ -49,48 +48,49 @@ const tokenPath = "/api/v4/oauth2/token"
 
 // Options are the store's settings. The zero value of each field is its default.
 type Options struct {
-	// ClientID, ClientSecret and RedirectURI are the application's, by default those above.
+	// ClientID, ClientSecret and RedirectURI are the application. The defaults are those above.
 	ClientID, ClientSecret, RedirectURI string
-	// Username and Password are those that auth_string must hold, by default those above.
+	// Username and Password are what auth_string must contain. The defaults are those above.
 	Username, Password string
-	// TokenLifetime (1 h) is that of an access token. Refresh tokens live until they are used.
+	// TokenLifetime is how long an access token is valid. The default is 1 h. Refresh tokens are valid
+	// until they are used.
 	TokenLifetime time.Duration
-	// BearerToo accepts "Authorization: Bearer" beside the access_token header, as newer stores do.
+	// BearerToo accepts "Authorization: Bearer" as well as the access_token header, as newer stores do.
 	BearerToo bool
-	// Listener is where to listen, by default at a free port of loopback. With a
-	// [crypto/tls.NewListener] the Server's URL is still spelled http.
+	// Listener is where to listen. The default is a free port on loopback. With a
+	// [crypto/tls.NewListener] the Server's URL still begins with http.
 	Listener net.Listener
 }
 
-// A Request is one request as the server got it.
+// A Request is a request as the server received it.
 type Request = emulator.Request
 
-// Stats are counts of requests, whoever answered them: the Server or a hook.
+// Stats count requests, also those that a hook answered.
 type Stats struct {
 	emulator.Stats       // Exchanges, TokenRequests, APICalls (others under /api/), Rejected, ReusedConnections, Throttled
 	BadHeaders       int // API calls refused for an access_token header that is misspelled or repeated
-	Refreshes        int // Exchanges that used up a refresh token
-	RefusedRefreshes int // token requests with a refresh token that was used before, revoked or never made
-	WriteRequests    int // password changes asked for with a valid token
-	Writes           int // and made
+	Refreshes        int // exchanges with a refresh token
+	RefusedRefreshes int // token requests with a refresh token that was used, revoked or never issued
+	WriteRequests    int // requests to change the password, with a valid token
+	Writes           int // those that changed it
 }
 
-// A Server is a store on a loopback port. As an [http.Handler] it can be mounted in another server
-// as well; there net/http has changed the spelling of header names, so it is not looked at.
+// A Server is a store on a loopback port. It is also an [http.Handler], to be mounted in another server.
+// It then does not check the spelling of header names, because net/http has changed it.
 //
-// Its URL, its Close, what it saw (Requests, Raw) and the hooks Break, BreakToken, Delay and
-// Throttle are those of every emulator: see [emulator.Front].
+// URL, Close, the recorded requests (Requests, Raw) and the hooks Break, BreakToken, Delay and Throttle
+// are the same for all emulators: see [emulator.Front].
 type Server struct {
 	*emulator.Front
 
 	opts    Options
 	mu      sync.Mutex
 	stats   Stats
-	access  map[string]time.Time // when each expires
+	access  map[string]time.Time // expiry by token
 	refresh map[string]bool
 }
 
-// NewServer starts a store; nil opts are the defaults. It panics if it cannot listen.
+// NewServer starts a store. A nil opts is the defaults. It panics if it cannot listen.
 func NewServer(opts *Options) *Server {
 	s := &Server{access: make(map[string]time.Time), refresh: make(map[string]bool)}
 	if opts != nil {
@@ -116,7 +116,7 @@ func (s *Server) Stats() Stats {
 	return s.stats
 }
 
-// Revoke kills one token, access or refresh.
+// Revoke invalidates one access token or refresh token.
 func (s *Server) Revoke(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,21 +124,21 @@ func (s *Server) Revoke(token string) {
 	delete(s.refresh, token)
 }
 
-// RevokeAll kills every access token. Refresh tokens stay.
+// RevokeAll invalidates all access tokens, but no refresh tokens.
 func (s *Server) RevokeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.access)
 }
 
-// RevokeRefresh kills every refresh token. Access tokens stay.
+// RevokeRefresh invalidates all refresh tokens, but no access tokens.
 func (s *Server) RevokeRefresh() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.refresh)
 }
 
-// Expire makes every access token as old as it can get. The answer to it is that to a revoked one.
+// Expire ends the lifetime of all access tokens. They are refused like revoked ones.
 func (s *Server) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +147,7 @@ func (s *Server) Expire() {
 	}
 }
 
-// SetSecret changes the client secret. Tokens stay.
+// SetSecret changes the client secret. Tokens stay valid.
 func (s *Server) SetSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,7 +221,7 @@ func (s *Server) exchange(w *emulator.Response, r *http.Request) {
 	}
 }
 
-// grant answers with new tokens, in exchange for a refresh token unless that is "".
+// grant responds with new tokens. It invalidates the refresh token spent, unless that is "".
 func (s *Server) grant(w http.ResponseWriter, spent string) {
 	access, refresh, now := emulator.NewToken(), emulator.NewToken(), time.Now()
 	s.mu.Lock()
@@ -252,7 +252,7 @@ func (s *Server) grant(w http.ResponseWriter, spent string) {
 	})
 }
 
-// authorized lets a request with one valid token through to h.
+// authorized returns a handler that calls h if the request has one valid token.
 func (s *Server) authorized(h handler) handler {
 	return func(w *emulator.Response, r *http.Request) {
 		token, problem := s.credential(w.Request)
@@ -277,7 +277,7 @@ func (s *Server) authorized(h handler) handler {
 	}
 }
 
-// credential returns the token of a request, "" if there is none or what is wrong with its header.
+// credential returns the token of a request, or what is wrong with its header. Both are "" without one.
 func (s *Server) credential(req *Request) (token, problem string) {
 	spelled := "access_token"
 	if req.Wire == nil {
@@ -357,8 +357,8 @@ func (s *Server) changePassword(w *emulator.Response, r *http.Request) {
 	}
 }
 
-// fields reads those that must be strings in the JSON of the body. A body that is anything else is
-// one without fields, to the product as well.
+// fields reads required string fields from the JSON body. Like the product, it treats a body that is not
+// a JSON object as one without fields.
 func fields(w *emulator.Response, r *http.Request, names ...string) (values map[string]string, missing []fieldError) {
 	var body map[string]any
 	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t == "application/json" {
@@ -387,7 +387,7 @@ func refuse(w http.ResponseWriter, status int, reason, message string, problems 
 		"code":    status,
 		"message": message,
 		"error":   reason,
-		"errors":  append([]fieldError{}, problems...), // [] where there is none
+		"errors":  append([]fieldError{}, problems...), // [] instead of null
 	})
 }
 
