@@ -1,9 +1,9 @@
-# make test    formatting, vet, and all tests with -race: 2 minutes on two cores, 5 the first time
-# make soak    what needs many processes and minutes: replicas, kills, outages, limits; about 15 minutes
-# make lint    staticcheck
-# make servers installs the programs that some tests need, where it may
-# make bench   the figures of docs/performance.md, in rounds, some 12 minutes on a quiet machine
-# make fuzz    each fuzz target for FUZZTIME (60s)
+# make test     checks formatting, runs vet and all tests with -race; 2 minutes on two cores, 5 the first time
+# make soak     runs the tests that need many processes: replicas, kills, outages, limits; about 15 minutes
+# make lint     runs staticcheck
+# make servers  installs the programs that some tests need, if it has the permission
+# make bench    measures the figures of docs/performance.md; about 12 minutes, on a quiet machine
+# make fuzz     runs each fuzz target for FUZZTIME (60s)
 
 GO       ?= go
 FUZZTIME ?= 60s

@@ -47,7 +47,7 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// TestDefaults looks that settings which say their default, as their tags have it, make no difference.
+// TestDefaults checks that setting each field to the default in its tag makes no difference.
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	u, _ := url.Parse("https://product.example.com")
@@ -105,7 +105,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// What must never be seen. Each is an error code by its looks, but for the one with + / = & %.
+// Secrets that must never be shown. All but the one with + / = & % look like an error code.
 const (
 	secretCanary   = "canary-s3cret"
 	passwordCanary = "canary-passw0rd"
@@ -119,7 +119,7 @@ const (
 
 type outcome func(*http.Request, string) (*http.Response, error)
 
-// answered gives an answer that is made of all that was sent.
+// answered returns a response that contains everything that was sent.
 func answered(status int, format string) outcome {
 	return func(r *http.Request, sent string) (*http.Response, error) {
 		body := strings.ReplaceAll(format, "SENT", sent)
@@ -128,7 +128,7 @@ func answered(status int, format string) outcome {
 	}
 }
 
-// outcomes are all that can go wrong. codes are what may come for an error code.
+// outcomes returns everything that can go wrong with a request. codes are the possible error codes.
 func outcomes(codes ...string) map[string]outcome {
 	all := map[string]outcome{
 		"network": func(_ *http.Request, sent string) (*http.Response, error) { return nil, errors.New(sent) },
@@ -147,7 +147,7 @@ func outcomes(codes ...string) map[string]outcome {
 			all[fmt.Sprint(status, " ", i)] = answered(status, format)
 		}
 		if status/100 == 3 || status > 401 && status < 500 {
-			continue // the code makes no difference
+			continue // the code has no effect
 		}
 		for _, code := range codes {
 			all[fmt.Sprint(status, " ", code)] = answered(status, `[{"messageNumber":"`+code+`"}]`)
@@ -204,8 +204,8 @@ func configured(t *testing.T) map[string]connection {
 	return all
 }
 
-// TestCanaries fails every request of every provider in every way, with answers that hold all that
-// was sent, and looks at the errors in every form.
+// TestCanaries fails every request of every provider in every way, with responses that contain everything
+// that was sent, and checks the errors in every form.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	canaries := []string{"u:" + passwordCanary, "id:" + secretCanary}
@@ -235,7 +235,7 @@ func TestCanaries(t *testing.T) {
 			}
 			for op, do := range ops {
 				codes := codes
-				switch op { // an endpoint can only echo what it knows
+				switch op { // an endpoint can only echo what it has received
 				case "exchange":
 					codes = append(c.secrets, "invalid_client", "invalid_grant")
 				case "login":
@@ -249,7 +249,7 @@ func TestCanaries(t *testing.T) {
 					})}
 					err := do(context.WithValue(t.Context(), oauth2.HTTPClient, client))
 					if err == nil {
-						continue // such as a revocation that was answered with 200
+						continue // such as a revocation with status 200
 					}
 					failures++
 					shown := strings.ToLower(show(err))
@@ -265,7 +265,7 @@ func TestCanaries(t *testing.T) {
 			}
 			shown := strings.ToLower(fmt.Sprintf("%v %+v %#v %s", c.Provider, c.Provider, c.Provider, c.Provider.(auth.Identifier).Identity()))
 			for _, h := range hidden {
-				if strings.Contains(shown, h) && h != queryCanary { // that is part of the identity
+				if strings.Contains(shown, h) && h != queryCanary { // which is part of the identity
 					t.Errorf("%q in %s", h, shown)
 				}
 			}
@@ -273,7 +273,7 @@ func TestCanaries(t *testing.T) {
 	}
 }
 
-// show is err in every form that it may be seen in, and what it wraps as well.
+// show returns err, and the errors it wraps, in every format.
 func show(err error) string {
 	var b bytes.Buffer
 	slog.New(slog.NewTextHandler(&b, nil)).Error("failed", "err", err)

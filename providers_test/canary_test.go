@@ -30,7 +30,7 @@ import (
 
 func isInsecure(err error) bool { return errors.Is(err, auth.ErrInsecure) }
 
-// A canary is anything that must not be seen: here in all the forms that it may take.
+// forms returns all encodings of a canary, a secret that no output may contain.
 func forms(canary string) []string {
 	return []string{
 		canary, url.QueryEscape(canary), url.PathEscape(canary), fmt.Sprintf("%q", canary),
@@ -39,7 +39,7 @@ func forms(canary string) []string {
 	}
 }
 
-// shown is v in every way that Go shows things.
+// shown returns v in all ways in which Go formats values.
 func shown(v any) string {
 	var b strings.Builder
 	func() {
@@ -51,7 +51,7 @@ func shown(v any) string {
 	return b.String() + printed(v)
 }
 
-// printed is v as a service may print what it holds.
+// printed returns v in all ways in which a service may print it.
 func printed(v any) string {
 	var b strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%d", "%s", "%q", "%x", "%X"} {
@@ -69,7 +69,7 @@ func printed(v any) string {
 	return b.String()
 }
 
-// lockedBuffer is a log.
+// A lockedBuffer is a log for several goroutines.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -87,14 +87,14 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// query is what no message shows of a URL.
+// query is a part of a URL that no message may show.
 const query = "canary-in-the-query"
 
-// TestCanary takes every provider down every failing path and looks for its secrets, tokens, codes
-// and queries in all that comes out.
+// TestCanary makes every provider fail in every way, and looks for its secrets, tokens, codes and queries
+// in all output.
 func TestCanary(t *testing.T) {
 	t.Parallel()
-	// Each breaks the token endpoint or the API; %s is everything secret that the request held.
+	// Each response breaks the token endpoint or the API. %s is all secrets of the request.
 	paths := map[string]func(p *product, echo func(r *http.Request) string){}
 	for _, at := range []string{"token", "api"} {
 		on := func(f func(w http.ResponseWriter, r *http.Request, secret string)) func(*product, func(*http.Request) string) {
@@ -150,7 +150,7 @@ func TestCanary(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, start := range []func(*testing.T, net.Listener) *product{beyondtrustAt, remedyAt, arJWTAt, webcommanderAt} {
-				synctest.Test(t, func(t *testing.T) { // exchanges that fail are tried again after a while
+				synctest.Test(t, func(t *testing.T) { // failed exchanges are retried later
 					l := memnet.Listen()
 					network := l.Client()
 					t.Cleanup(network.CloseIdleConnections)
@@ -161,7 +161,7 @@ func TestCanary(t *testing.T) {
 	}
 }
 
-// showsNothing takes p, which is reached by network, down one path.
+// showsNothing makes p, which is reached through network, fail in one way.
 func showsNothing(t *testing.T, p *product, network *http.Client, sabotage func(*product, func(*http.Request) string)) {
 	var log lockedBuffer
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
@@ -219,7 +219,7 @@ func showsNothing(t *testing.T, p *product, network *http.Client, sabotage func(
 	st, err := c.Authenticator().(*auth.Session).Status(ctx)
 	out.WriteString(shown(st) + shown(err))
 	out.WriteString(shown(c) + shown(conns) + shown(c.Authenticator()) + shown(c.Client()))
-	mu.Lock() // an exchange may still be under way
+	mu.Lock() // an exchange may still be running
 	seen := slices.Clone(canaries)
 	mu.Unlock()
 	for _, canary := range seen {
@@ -234,7 +234,7 @@ func showsNothing(t *testing.T, p *product, network *http.Client, sabotage func(
 	}
 }
 
-// TestPrinted prints whatever a service may hold, while the tokens in it change.
+// TestPrinted prints all values that a service may have, while their tokens change.
 func TestPrinted(t *testing.T) {
 	t.Parallel()
 	for _, p := range products(t) {
@@ -282,7 +282,7 @@ func TestPrinted(t *testing.T) {
 	}
 }
 
-// Two that differ in their random keys alone look the same.
+// Values that differ only in their random keys print the same.
 func TestKeysPrinted(t *testing.T) {
 	t.Parallel()
 	for _, f := range []func() any{

@@ -16,7 +16,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 )
 
-// workerEnv names the configuration of a test binary that is to be a worker, not to test.
+// workerEnv has the configuration file for a test binary that runs as a worker instead of tests.
 const workerEnv = "ITSMAUTH_TEST_WORKER"
 
 func TestMain(m *testing.M) {
@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// work is a service of one connector: for each line of stdin, a duration, it calls the product that
-// long, and says how that went.
+// work is a service with one connector. For each line of stdin, a duration, it calls the product that long,
+// and prints the result.
 func work(path string) error {
 	conns, err := config.Load(path)
 	if err != nil {
@@ -63,8 +63,8 @@ func work(path string) error {
 	return conns.Close()
 }
 
-// Several processes use one account through one file store: when they start together, and after the
-// product has revoked the token, there is one exchange.
+// Several processes share one account through one file store. There is one exchange when they start
+// together, and one after the product has revoked the token.
 func TestProcesses(t *testing.T) {
 	t.Parallel()
 	w := startWorkers(t, 8, &beyondtrusttest.Options{PerSecond: -1, PerHour: -1})
@@ -73,7 +73,7 @@ func TestProcesses(t *testing.T) {
 	w.call(t, "after a revocation", 0, true)
 }
 
-// workers are processes that use one account through one file store.
+// workers are processes that share one account through one file store.
 type workers struct {
 	s      *beyondtrusttest.Server
 	before beyondtrusttest.Stats
@@ -118,7 +118,7 @@ func startWorkers(t *testing.T, n int, o *beyondtrusttest.Options) *workers {
 	return w
 }
 
-// await waits until each worker has said that all went well.
+// await waits until each worker has reported success.
 func (w *workers) await(t *testing.T, what string) {
 	t.Helper()
 	for i, out := range w.stdout {
@@ -128,8 +128,8 @@ func (w *workers) await(t *testing.T, what string) {
 	}
 }
 
-// call has each worker call the product for d, in which there must be one exchange. No call may go out
-// with a token that the product refuses, unless refused.
+// call makes each worker call the product for d. There must be one exchange, and no call with a token that
+// the product refuses, unless refused is set.
 func (w *workers) call(t *testing.T, what string, d time.Duration, refused bool) {
 	t.Helper()
 	for _, in := range w.stdin {

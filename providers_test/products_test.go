@@ -1,5 +1,5 @@
-// Package providers_test looks at the products from outside: through YAML, against their emulators
-// and against servers of its own.
+// Package providers_test tests the products from outside: through YAML, against their emulators and
+// against other servers.
 package providers_test
 
 import (
@@ -20,14 +20,14 @@ import (
 	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
 )
 
-// product is one emulator and what a connector needs to talk to it.
+// A product is an emulator and the settings of a connector to it.
 type product struct {
 	name      string
 	url       string
-	settings  map[string]string // YAML keys beside provider and base_url
+	settings  map[string]string // YAML keys other than provider and base_url
 	secrets   []string
 	path      string // a harmless GET
-	revoke    func() // behind our back
+	revoke    func() // revokes all access tokens
 	exchanges func() int
 	calls     func() int
 	handler   http.Handler
@@ -35,7 +35,7 @@ type product struct {
 	breakAuth func(func(http.ResponseWriter, *http.Request) bool)
 }
 
-// products starts all of them.
+// products starts an emulator of each product.
 func products(t *testing.T) []*product {
 	return []*product{beyondtrust(t), remedy(t), arJWT(t), webcommander(t)}
 }
@@ -45,7 +45,7 @@ func remedy(t *testing.T) *product       { return remedyAt(t, nil) }
 func arJWT(t *testing.T) *product        { return arJWTAt(t, nil) }
 func webcommander(t *testing.T) *product { return webcommanderAt(t, nil) }
 
-// A product's listener may be in memory, for a bubble of synctest; nil is a socket.
+// The listener may be in memory, for a synctest bubble; nil is a socket.
 
 func beyondtrustAt(t *testing.T, l net.Listener) *product {
 	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{PerSecond: -1, PerHour: -1, Listener: l})
@@ -106,7 +106,7 @@ func webcommanderAt(t *testing.T, l net.Listener) *product {
 	}
 }
 
-// id tells Remedy's two grants apart in test names.
+// id is a name for tests that is different for Remedy's two grants.
 func (p *product) id() string {
 	if g := p.settings["grant"]; g != "" {
 		return p.name + "-" + g
@@ -114,7 +114,7 @@ func (p *product) id() string {
 	return p.name
 }
 
-// yaml is one connector called name, with more lines below it.
+// yaml returns the YAML of a connector called name, with further lines.
 func (p *product) yaml(name string, more ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  %s:\n    provider: %s\n    base_url: %s\n", name, p.name, p.url)
@@ -127,7 +127,7 @@ func (p *product) yaml(name string, more ...string) string {
 	return b.String()
 }
 
-// parse makes the connectors of YAML below connectors:.
+// parse makes the connectors of YAML that belongs under connectors:.
 func parse(t *testing.T, yaml string, opts ...config.Option) *config.Connectors {
 	t.Helper()
 	conns, err := config.Parse("itsmauth.yaml", []byte("version: 1\nconnectors:\n"+yaml), opts...)
@@ -138,7 +138,7 @@ func parse(t *testing.T, yaml string, opts ...config.Option) *config.Connectors 
 	return conns
 }
 
-// connect makes p's connector, with a person's consent where the grant needs one.
+// connect makes p's connector, and logs in if the grant needs it.
 func (p *product) connect(t *testing.T, more ...string) *config.Connector {
 	t.Helper()
 	return p.get(t, parse(t, p.yaml("test", more...)), "test")
@@ -156,7 +156,7 @@ func (p *product) get(t *testing.T, conns *config.Connectors, name string) *conf
 	return c
 }
 
-// login plays the person.
+// login logs in as a person.
 func login(t *testing.T, s *auth.Session, sso *remedytest.Server) {
 	t.Helper()
 	back, err := sso.Consent(s.CodeFlow().URL("state", "verifier-of-at-least-forty-three-characters-x"))
@@ -168,7 +168,7 @@ func login(t *testing.T, s *auth.Session, sso *remedytest.Server) {
 	}
 }
 
-// call makes one request and gives status and body.
+// call makes one request and returns status and body.
 func call(ctx context.Context, c *config.Connector, method, path, body string) (int, string, error) {
 	var r io.Reader
 	if body != "" {
@@ -208,7 +208,7 @@ func TestMainJob(t *testing.T) {
 	}
 }
 
-// A token revoked under 64 callers: nobody sees a failure, and there is one exchange.
+// If a token is revoked under 64 callers, no call fails and there is one exchange.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
 	for _, p := range products(t) {
@@ -241,7 +241,7 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
-// A product that refuses every token is asked for few, and callers get its own response.
+// If a product refuses every token, there are few exchanges, and callers get the product's response.
 func TestEndlessRefusal(t *testing.T) {
 	t.Parallel()
 	refusals := map[string]string{
@@ -277,7 +277,7 @@ func TestEndlessRefusal(t *testing.T) {
 	}
 }
 
-// A 401 that is not about the token costs no exchange and is not repeated.
+// A 401 that is not about the token causes no exchange and no retry.
 func TestRefusalOfTheRequest(t *testing.T) {
 	t.Parallel()
 	t.Run("beyondtrust", func(t *testing.T) {

@@ -19,14 +19,14 @@ import (
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 )
 
-// A volume is where a secret's file is, and how it is changed.
+// A volume has a secret's file, and a way to change it.
 type volume struct {
 	path  string
 	write func(secret string) error
 }
 
-// kubernetes lays a secret out as a kubelet does: the file is a link to one in ..data, which is a
-// link to a directory with a time for its name and is replaced by rename.
+// kubernetes writes a secret like a kubelet: the file is a link into ..data, which is a link to a directory
+// named after the time, and is replaced by rename.
 func kubernetes(dir string) volume {
 	n := 0
 	return volume{filepath.Join(dir, "client_secret"), func(secret string) error {
@@ -56,9 +56,9 @@ func plain(dir string) volume {
 	return volume{path, func(secret string) error { return os.WriteFile(path, []byte(secret+"\n"), 0o600) }}
 }
 
-// TestRotation changes the secret 20 times under traffic, in the file first or at the product first,
-// which makes all tokens invalid at that. While the two differ calls may fail, and until the file is
-// looked at again, a second later at most; no other call does. The wrong secret is tried once.
+// TestRotation changes the secret 20 times under traffic, in the file first or at the product first. The
+// product then invalidates all tokens. Calls may fail while the two secrets differ, and for a second more,
+// until the file is read again. No other call fails. The wrong secret is tried once.
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	for name, lay := range map[string]func(string) volume{"kubernetes": kubernetes, "overwritten": plain} {
@@ -83,8 +83,8 @@ func rotate(t *testing.T, v volume, productFirst bool) {
 	const (
 		times = 20
 		apart = 12 * time.Second
-		gap   = 5 * time.Second // in which file and product differ, if the product is first
-		look  = time.Second     // the longest that a new secret goes unseen
+		gap   = 5 * time.Second // how long file and product differ, if the product is first
+		look  = time.Second     // the longest time until a new secret is read
 	)
 	yaml := fmt.Sprintf("version: 1\nconnectors:\n  test:\n    provider: beyondtrust\n    base_url: %s\n    client_id: '%s'\n    client_secret: ${file:%s}\n    transport: {rate_limits: []}\n",
 		s.URL, beyondtrusttest.DefaultClientID, v.path)
@@ -100,7 +100,7 @@ func rotate(t *testing.T, v volume, productFirst bool) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	var mu sync.Mutex
-	var excused time.Time // calls until then may fail
+	var excused time.Time // earlier calls may fail
 	var calls, failed int
 	var workers sync.WaitGroup
 	for i := range 2 {
@@ -153,14 +153,14 @@ func rotate(t *testing.T, v volume, productFirst bool) {
 		t.Errorf("%d calls, %d failed, %d exchanges", calls, failed, st.Exchanges)
 	}
 	if productFirst {
-		want += times // the old secret, once a rotation
+		want += times // once per rotation with the old secret
 	}
 	if st.TokenRequests != want {
 		t.Errorf("%d token requests, want %d", st.TokenRequests, want)
 	}
 }
 
-// silence is a listener to which nobody comes.
+// silence is a listener without connections.
 type silence struct {
 	once   sync.Once
 	closed chan struct{}
@@ -170,7 +170,7 @@ func (l *silence) Accept() (net.Conn, error) { <-l.closed; return nil, net.ErrCl
 func (l *silence) Addr() net.Addr            { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 func (l *silence) Close() error              { l.once.Do(func() { close(l.closed) }); return nil }
 
-// inMemory is the network to a handler.
+// inMemory is a transport to a handler.
 type inMemory struct{ http.Handler }
 
 func (m inMemory) RoundTrip(req *http.Request) (*http.Response, error) {

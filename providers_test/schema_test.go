@@ -12,10 +12,10 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// TestSchemaTakesTheRepository validates each whole configuration in the repository's files and pages.
+// TestSchemaTakesTheRepository validates each complete configuration in the repository's files and docs.
 func TestSchemaTakesTheRepository(t *testing.T) {
 	t.Parallel()
-	b, err := os.ReadFile("../docs/itsmauth.schema.json") // which is what itsmauth schema prints, by a test
+	b, err := os.ReadFile("../docs/itsmauth.schema.json") // another test checks that itsmauth schema prints it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestSchemaTakesTheRepository(t *testing.T) {
 	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			if err == nil && (d.Name() == "testdata" || d.Name() == ".git") {
-				return fs.SkipDir // whose files are broken on purpose; package config has a test of them
+				return fs.SkipDir // broken on purpose, and tested by package config
 			}
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// Each claim of docs/security.md names the test that shows it. All of them exist.
+// Each claim of docs/security.md names a test, which must exist.
 func TestSecurityClaims(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../docs/security.md")
@@ -47,7 +47,7 @@ func TestSecurityClaims(t *testing.T) {
 			t.Errorf("there is no %s", m[1])
 		}
 	}
-	// A claim is an item of a list: it names a test, unless it says what is given away or advises.
+	// A claim is an item of a list. Items without a test say what is disclosed, or give advice.
 	for _, item := range strings.Split(string(doc), "\n- ")[1:] {
 		item, _, _ = strings.Cut(item, "\n\n")
 		if !regexp.MustCompile("`(Test|Fuzz)").MatchString(item) && !strings.HasPrefix(item, "What it does get") && !strings.HasPrefix(item, "The key must") {
@@ -56,7 +56,7 @@ func TestSecurityClaims(t *testing.T) {
 	}
 }
 
-// What is on the disk: never a client secret or a password; tokens unless they are encrypted.
+// Client secrets and passwords are never on the disk. Tokens are, unless they are encrypted.
 func TestDisk(t *testing.T) {
 	t.Parallel()
 	for _, make := range []func(*testing.T) *product{beyondtrust, remedy, arJWT, webcommander} {
@@ -72,7 +72,7 @@ func TestDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := conns.Close(); err != nil { // the save may follow the token
+			if err := conns.Close(); err != nil { // the token may be returned before it is saved
 				t.Fatal(err)
 			}
 			var disk strings.Builder
@@ -107,7 +107,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// A token that would be more than a header value goes nowhere, and is shown nowhere.
+// A token with control characters is not sent and not shown.
 func TestHostileToken(t *testing.T) {
 	t.Parallel()
 	for _, token := range []string{"evil\r\nX-Admin: 1", "evil\nX", "evil\x00", "evil\r\n\r\nGET /admin HTTP/1.1\r\n\r\n"} {

@@ -12,8 +12,8 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// A refresh token obtained elsewhere starts the chain. Once the store holds a newer one, the store
-// wins; when that is refused, another one in the settings starts again.
+// A refresh token in the settings is used until the store has a newer one. If the stored one is refused, a
+// new one in the settings is used.
 func TestSeed(t *testing.T) {
 	t.Parallel()
 	sso := remedytest.NewServer(nil)
@@ -26,7 +26,7 @@ func TestSeed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// restart is a process with the same files.
+	// restart is a new process with the same files.
 	restart := func() (*config.Connector, func()) {
 		t.Helper()
 		conns, err := config.Parse("itsmauth.yaml", fmt.Appendf(nil, `version: 1
@@ -74,7 +74,7 @@ connectors:
 
 	c, end = restart()
 	sso.RevokeAll()
-	works(c) // with the stored one: the settings' was spent long ago
+	works(c) // with the stored one: that of the settings is spent
 	counts(3, 0)
 
 	sso.RevokeAll()

@@ -19,9 +19,9 @@ import (
 	"github.com/itsmauth/itsmauth/internal/testpki"
 )
 
-// Real servers between us and an emulator: nginx in front of it, tinyproxy on the way.
+// Tests with real servers between a connector and an emulator: nginx and tinyproxy.
 
-// program finds a server program. Where it is missing the test is skipped, with CI=true it fails.
+// program finds a server program. If it is not installed, the test is skipped, or fails with CI=true.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	for _, at := range []string{name, "/usr/sbin/" + name} {
@@ -36,10 +36,9 @@ func program(t *testing.T, name string) string {
 	return ""
 }
 
-// run starts a server that is to listen at an address of run's choice, and gives that once it does.
-// configure writes its configuration for an address and gives its arguments. The server writes
-// pidFile when it has its port, so that nobody else who listens there is taken for it; where it does
-// not get the port, it is started again with another.
+// run starts a server on a free address, and returns the address when the server listens. configure writes
+// the configuration for an address and returns the arguments. The server writes pidFile when it has its
+// port. If the port is in use, the server is started again with another one.
 func run(t *testing.T, path, pidFile string, configure func(addr string) (args []string)) (addr string) {
 	t.Helper()
 	var out lockedBuffer
@@ -67,7 +66,7 @@ func run(t *testing.T, path, pidFile string, configure func(addr string) (args [
 	return ""
 }
 
-// listens waits until a server has written pidFile and takes connections, or has ended.
+// listens waits until a server has written pidFile and accepts connections, or has ended.
 func listens(addr, pidFile string, ended <-chan struct{}) bool {
 	for range 3000 {
 		if pid, _ := os.ReadFile(pidFile); len(pid) > 0 {
@@ -79,17 +78,16 @@ func listens(addr, pidFile string, ended <-chan struct{}) bool {
 		select {
 		case <-ended:
 			return false
-		case <-time.After(10 * time.Millisecond): // another process starts
+		case <-time.After(10 * time.Millisecond): // the server is starting
 		}
 	}
 	return false
 }
 
-// nobody is where nobody listens, and where no other test of this machine begins to.
+// nobody is an address on which no test listens.
 const nobody = "127.0.0.1:1"
 
-// freePort gives an address that nobody listens at, with a port below those that systems hand out by
-// themselves, lest another connection get it meanwhile.
+// freePort returns a free address. The port is below those that systems give to outgoing connections.
 func freePort(t *testing.T) string {
 	t.Helper()
 	var err error
@@ -111,9 +109,9 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// nginx runs one server of nginx in front of p, whose token endpoint always works. lines go into
-// its server block; BACKEND in them stands for p. It gives the base URL and reads the log:
-// "protocol method status" for each API request.
+// nginx runs nginx in front of p, whose token endpoint always works. lines are for the server block;
+// BACKEND in them is replaced by p's address. It returns the base URL, and log, which returns "protocol
+// method status" for each API request.
 func nginx(t *testing.T, p *product, listen, lines string) (base string, log func() []string) {
 	t.Helper()
 	path := program(t, "nginx")
@@ -157,7 +155,7 @@ http {
 	}
 }
 
-// behind makes p's connector to another base URL, with settings of transport.
+// behind makes p's connector with another base URL and settings of transport.
 func behind(t *testing.T, p *product, base, transport string, opts ...config.Option) *config.Connector {
 	t.Helper()
 	q := *p
@@ -186,7 +184,7 @@ func TestNginxTLS(t *testing.T) {
 		"HTTP/2":                          {"ssl http2", serving, trust, 200, 2, nil},
 		"client certificate":              {"ssl", mutual, known, 200, 1, nil},
 		"client certificate and HTTP/2":   {"ssl http2", mutual, known, 200, 2, nil},
-		"client certificate is not given": {"ssl", mutual, trust, 400, 1, nil}, // nginx says so in HTTP
+		"client certificate is not given": {"ssl", mutual, trust, 400, 1, nil}, // nginx reports it in HTTP
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -203,7 +201,7 @@ func TestNginxTLS(t *testing.T) {
 				if !test.refused(err) {
 					t.Error(err)
 				}
-			case test.status == 400: // the exchange meets it first
+			case test.status == 400: // the exchange fails first
 				if err == nil || p.exchanges() != 0 {
 					t.Error(resp, err)
 				}
@@ -219,7 +217,7 @@ func TestNginxTLS(t *testing.T) {
 	}
 }
 
-// nginx drops headers with an underscore, WebCommander's among them, unless told not to.
+// By default nginx drops headers with an underscore, such as WebCommander's.
 func TestNginxUnderscores(t *testing.T) {
 	t.Parallel()
 	for lines, want := range map[string]int{"": 401, "underscores_in_headers on;": 200} {
@@ -246,7 +244,7 @@ func TestNginxThrottles(t *testing.T) {
 			c := behind(t, p, base, "retry: {max_attempts: 8, min_backoff: 400ms}")
 			start := time.Now()
 			calls, throttled := 0, 0
-			for calls < 30 && throttled == 0 { // a busy machine may itself leave half a second between any two
+			for calls < 30 && throttled == 0 { // a busy machine may need half a second between two calls
 				for range 3 {
 					calls++
 					if status, body, err := call(t.Context(), c, "GET", p.path, ""); err != nil || status != 200 {
@@ -267,7 +265,7 @@ func TestNginxThrottles(t *testing.T) {
 
 func TestNginxWithoutBackend(t *testing.T) {
 	t.Parallel()
-	hangs, err := net.Listen("tcp", "127.0.0.1:0") // and never answers
+	hangs, err := net.Listen("tcp", "127.0.0.1:0") // accepts and never responds
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +286,7 @@ func TestNginxWithoutBackend(t *testing.T) {
 				t.Errorf("%s: %d %q %v", test.method, got, body, err)
 			}
 			n := 0
-			for range 1000 { // nginx answers first and writes its log then
+			for range 1000 { // nginx writes its log after the response
 				if n = strings.Count(strings.Join(log(), "\n"), fmt.Sprintf("%s %d", test.method, status)); n >= test.want {
 					break
 				}
@@ -301,7 +299,7 @@ func TestNginxWithoutBackend(t *testing.T) {
 	}
 }
 
-// tinyproxy runs a forward proxy and reads its log.
+// tinyproxy runs a forward proxy. log returns its log.
 func tinyproxy(t *testing.T, lines string) (addr string, log func() string) {
 	t.Helper()
 	path := program(t, "tinyproxy")
@@ -334,7 +332,7 @@ func TestTinyproxy(t *testing.T) {
 	for name, test := range map[string]struct {
 		base, proxy, more string
 		status            int    // 0: an error
-		say               string // that names this
+		say               string // the error must contain this
 	}{
 		"CONNECT":                          {https, "http://" + open, trust, 200, ""},
 		"CONNECT with a password":          {https, "http://user:proxypassword@" + closed, trust, 200, ""},

@@ -13,7 +13,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
 )
 
-// These look at the bytes that came over the wire.
+// These tests check the bytes that a product received.
 
 func TestBeyondTrustOnTheWire(t *testing.T) {
 	t.Parallel()
@@ -107,7 +107,7 @@ func TestRemedyOnTheWire(t *testing.T) {
 	}
 }
 
-// Redirects carry neither token nor secret to another origin, another port of this host included.
+// Redirects to another origin, which may be another port of the same host, carry no token and no secret.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{301, 302, 303, 307, 308} {
@@ -156,7 +156,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// A direct request to another origin is refused before anything is sent.
+// A request to another origin fails before anything is sent.
 func TestOtherOrigin(t *testing.T) {
 	t.Parallel()
 	for _, p := range products(t) {

@@ -1,5 +1,5 @@
-// Package browser holds the tests that need a real browser, in a module of their own, so that its
-// driver is no dependency of ours.
+// Package browser has the tests that need a real browser. It is a module of its own, so that the
+// browser's driver is not a dependency of itsmauth.
 package browser
 
 import (
@@ -22,8 +22,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// freeRedirectURI is one on a port that nobody listens on, below those that systems hand out by
-// themselves, lest another connection get it meanwhile.
+// freeRedirectURI returns a redirect URI on a free port. The port is below those that systems give to
+// outgoing connections.
 func freeRedirectURI(t *testing.T) string {
 	t.Helper()
 	var err error
@@ -38,10 +38,10 @@ func freeRedirectURI(t *testing.T) string {
 	return ""
 }
 
-// taken is what a program says that did not get its port, for which it is given another.
+// taken matches the error of a program whose port is in use. It is started again with another port.
 const taken = "address already in use"
 
-// One Chromium shows all pages: to start another, or a profile, takes it as long as ten pages do.
+// All tests share one Chromium: starting another one, or a profile, takes as long as ten pages.
 func TestPages(t *testing.T) {
 	b := newBrowser(t)
 	for name, test := range map[string]func(*testing.T, browser){
@@ -54,10 +54,10 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// A browser is a Chromium, without a window.
+// A browser is a headless Chromium.
 type browser struct{ ctx context.Context }
 
-// newBrowser starts one. Where there is none the test is skipped, and with CI=true it fails.
+// newBrowser starts Chromium. If it is not installed, the test is skipped, or fails with CI=true.
 func newBrowser(t *testing.T) browser {
 	t.Helper()
 	path := ""
@@ -96,25 +96,25 @@ func newBrowser(t *testing.T) browser {
 	return browser{ctx}
 }
 
-// A tab fails its test if what it shows breaks the page's own policy.
+// A tab fails its test if its page violates the page's Content-Security-Policy.
 type tab struct {
 	t   *testing.T
 	ctx context.Context
 }
 
-// person opens a tab in a profile of its own: as if in another browser.
+// person opens a tab in a new profile, like another browser.
 func (b browser) person(t *testing.T) tab {
 	t.Helper()
 	return newTab(t, b.ctx, chromedp.WithNewBrowserContext())
 }
 
-// in is p in a subtest.
+// in returns p for a subtest.
 func (p tab) in(t *testing.T) tab {
 	p.t = t
 	return p
 }
 
-// another opens a tab beside this one.
+// another opens another tab in the same profile.
 func (p tab) another() tab {
 	p.t.Helper()
 	return newTab(p.t, p.ctx)
@@ -139,7 +139,7 @@ func newTab(t *testing.T, parent context.Context, opts ...chromedp.ContextOption
 			t.Error("the browser refused:", s)
 		}
 	})
-	if err := chromedp.Do(ctx); err != nil { // the tab lives as long as the context of the first call
+	if err := chromedp.Do(ctx); err != nil { // the tab is closed with the context of the first call
 		t.Fatal(err)
 	}
 	p := tab{t, ctx}
@@ -172,8 +172,8 @@ func (p tab) sees(heading string) {
 	p.do(chromedp.WaitVisible(`//h1[contains(., "` + heading + `")]`))
 }
 
-// looks checks what every page of ours has to be, in each form that it takes, and keeps a picture
-// of each in the directory that SHOTS names, if it does.
+// looks checks the rules for all pages, in light and dark and in all widths. If SHOTS names a directory,
+// it keeps screenshots there.
 func (p tab) looks(name string) {
 	p.t.Helper()
 	wrong := read(p, chromedp.Evaluate[[]string](`[

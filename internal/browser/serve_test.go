@@ -15,8 +15,8 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
-// cli is the itsmauth command, with a Remedy connector called tickets and its tokens in files. It runs
-// a subcommand that first prints an address.
+// A cli runs a subcommand of itsmauth that first prints an address. Its configuration has a Remedy
+// connector called tickets, and a file store.
 type cli struct {
 	t         *testing.T
 	sso       *remedytest.Server
@@ -28,7 +28,7 @@ type cli struct {
 	interrupt func()
 }
 
-// newCLI starts path, with another port where it does not get its own.
+// newCLI starts path. If its port is in use, it starts it again with another one.
 func newCLI(t *testing.T, path string, args ...string) *cli {
 	t.Helper()
 	var err error
@@ -69,7 +69,7 @@ connectors:
 	return c
 }
 
-// start runs the subcommand. If it prints no address, said is what it says instead.
+// start runs the subcommand. If it prints no address, said is its output.
 func (c *cli) start(args ...string) (said string, err error) {
 	c.t.Helper()
 	cmd := exec.Command(c.path, append([]string{"--config", c.config}, args...)...)
@@ -98,7 +98,7 @@ func (c *cli) token() (string, error) {
 	return string(out), err
 }
 
-// The command line, as an operator has it: serve and login.
+// The command line: serve and login.
 func testCommands(t *testing.T, b browser) {
 	path := filepath.Join(t.TempDir(), "itsmauth")
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./cmd/itsmauth")
@@ -124,13 +124,13 @@ func testCommands(t *testing.T, b browser) {
 		me.do(click("button[value=tickets]"), waitFor("#deny"), click("#deny"))
 		me.sees("tickets was not connected")
 		me.do(click("a.button"), click("button[value=tickets]"), waitFor("#allow"))
-		also := me.another() // a second tab begins a flow of its own
+		also := me.another() // a second tab starts a login of its own
 		also.do(chromedp.Navigate(strings.TrimSuffix(c.redirect, "callback")), click("button[value=tickets]"), waitFor("#allow"))
 		right, err := c.sso.Consent(read(me, chromedp.Location()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		other.do(chromedp.Navigate(right.String())) // somebody else's browser
+		other.do(chromedp.Navigate(right.String())) // another person's browser
 		if n := c.sso.Stats().TokenRequests; n != 0 {
 			t.Errorf("another browser completed the flow")
 		}

@@ -21,7 +21,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
-// reply is what a test looks at.
+// A reply is the part of a response that tests check.
 type reply struct {
 	status int
 	header http.Header
@@ -49,8 +49,8 @@ func do(t *testing.T, c *http.Client, method, url, body string, header ...string
 	return reply{resp.StatusCode, resp.Header, string(b)}
 }
 
-// start serves a product that counts what comes to /token, tells what it got below /api/, and has
-// nothing elsewhere.
+// start serves a product that counts requests to /token, echoes requests under /api/, and responds with
+// 404 to all others.
 func start(t *testing.T, l net.Listener) *Front {
 	t.Helper()
 	var mu sync.Mutex

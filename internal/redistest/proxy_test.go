@@ -41,7 +41,7 @@ func dial(t *testing.T, p *Proxy) net.Conn {
 	return c
 }
 
-// trip sends a line and returns how long its echo took.
+// trip sends a line and returns how long the echo took.
 func trip(t *testing.T, c net.Conn) time.Duration {
 	t.Helper()
 	begun := time.Now()
@@ -69,7 +69,7 @@ func TestDelay(t *testing.T) {
 	}
 }
 
-// silent reports whether nothing comes back within a moment.
+// silent reports whether no echo comes for a moment.
 func silent(t *testing.T, c net.Conn) bool {
 	t.Helper()
 	io.WriteString(c, "line\n")
@@ -112,7 +112,7 @@ func TestVanish(t *testing.T) {
 	}
 }
 
-// A peer that closes is seen to close, and a server that is away resets.
+// Closing is passed on, and without a server connections are reset.
 func TestEnds(t *testing.T) {
 	t.Parallel()
 	p := Delay(t, echo(t), 0)

@@ -38,7 +38,7 @@ func remedy(s *remedytest.Server, seedFile string, replica int) string {
 `, incidents, s.URL, s.SSOURL, remedytest.DefaultClientID, remedytest.DefaultClientSecret, remedytest.DefaultRedirectURI, seedFile, replica)
 }
 
-// newRemedy starts a Remedy, with a login that nobody has used.
+// newRemedy starts a Remedy with a new login.
 func newRemedy(t *testing.T, lifetime time.Duration) (s *remedytest.Server, seedFile string) {
 	s = remedytest.NewServer(&remedytest.Options{TokenLifetime: lifetime})
 	t.Cleanup(s.Close)
@@ -51,7 +51,7 @@ func newRemedy(t *testing.T, lifetime time.Duration) (s *remedytest.Server, seed
 type outage struct {
 	name    string
 	prepare func(t *testing.T) stage
-	// one is whether the processes still get one token for all.
+	// one is whether the processes still share one token.
 	one bool
 	// refuses is whether Redis answers with an error. Then a call that needs a refresh token fails at once.
 	refuses bool
@@ -63,7 +63,7 @@ type outage struct {
 type stage struct {
 	url         string
 	begin, back func() // the outage
-	later       func() // what happens when all is well again, or nil
+	later       func() // after the outage, or nil
 }
 
 var outages = []outage{

@@ -1,6 +1,6 @@
 // Package replicas_test starts many real processes that share one account and one token store, and
-// counts what the product sees of them. A few seconds of it run with all other tests. The rest, of
-// several minutes, has the build tag soak:
+// counts their requests to the product. Some of its tests, which take seconds, run with all other tests. The
+// rest, which take minutes, have the build tag soak:
 //
 //	go test -tags soak -count=1 -v -timeout 30m ./providers_test/replicas
 package replicas_test
@@ -186,7 +186,7 @@ func (r *running) run(ctx context.Context, started func()) {
 		callers.Go(func() {
 			conn, err := conns.Get(name)
 			if err != nil {
-				panic(err) // the test's own mistake
+				panic(err) // a mistake in the test
 			}
 			begun := time.Now()
 			_, err = conn.Authenticator().Token(context.Background())
@@ -217,7 +217,7 @@ func (r *running) run(ctx context.Context, started func()) {
 	callers.Wait()
 }
 
-// digests gives, by connector, a digest of the current token of each load. It is empty where there is no
+// digests returns, by connector, a digest of the current token of each load. It is empty if there is no
 // token within a second.
 func (r *running) digests() map[string][]string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -280,7 +280,7 @@ func (s stamp) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.next.RoundTrip(r)
 }
 
-// silence is how long a test waits for a line of a replica before it gives up.
+// silence is how long a test waits for a line of a replica.
 const silence = 2 * time.Minute
 
 // process is a replica that runs.
@@ -452,7 +452,7 @@ func secretFile(t *testing.T) string {
 }
 
 // newBeyondTrust starts an appliance that allows 30 tokens and any number of requests. Where a test needs rate
-// limits, only the processes know of them.
+// limits, only the processes have them.
 func newBeyondTrust(t *testing.T, lifetime time.Duration) *beyondtrusttest.Server {
 	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{PerSecond: -1, PerHour: -1, TokenLifetime: lifetime})
 	t.Cleanup(s.Close)

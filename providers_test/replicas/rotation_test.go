@@ -14,7 +14,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/redistest"
 )
 
-// spent are the refresh tokens that a product has seen, each with the replica that sent it first.
+// A spent has the refresh tokens that a product has received, and the replica that sent each first.
 type spent struct {
 	mu     sync.Mutex
 	by     map[string]int
@@ -22,8 +22,8 @@ type spent struct {
 	faults []string
 }
 
-// see notes a token request. To send a refresh token twice is a fault, unless the replica that sent it first was
-// killed: the new refresh token may have been lost with it.
+// see records a token request. It is an error to send a refresh token twice, unless the replica that sent it
+// first was killed: it may not have saved the new one.
 func (s *spent) see(r *http.Request) (replica int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

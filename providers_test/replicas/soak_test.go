@@ -22,8 +22,8 @@ import (
 
 var full = flag.Bool("full", false, "run all numbers of processes at all round trips")
 
-// summary logs a line of a table: what was tried, the exchanges it cost, the calls that failed, and
-// figures that depend on the machine.
+// summary logs a line of a table: the test, its exchanges, failed calls, and figures that depend on the
+// machine.
 func summary(t *testing.T, what string, exchanges, failed int, figures string, args ...any) {
 	t.Helper()
 	t.Logf("| %s | %d | %d | %s |", what, exchanges, failed, fmt.Sprintf(figures, args...))
@@ -69,7 +69,7 @@ func atLeast(t *testing.T, what string, want int, n func() int) {
 	}
 }
 
-// agree waits until the processes hold one token of the connector, and tells how long that took.
+// agree waits until all processes have the same token of the connector, and returns how long that took.
 func agree(t *testing.T, all []*process, connector string) time.Duration {
 	t.Helper()
 	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
@@ -100,8 +100,8 @@ func agree(t *testing.T, all []*process, connector string) time.Duration {
 	}
 }
 
-// newToken runs revoke, which makes the current token worthless, waits until the processes have agreed on
-// another one, and tells how many exchanges that cost.
+// newToken runs revoke, which invalidates the current token, waits until all processes have the same new
+// token, and returns how many exchanges that took.
 func newToken(t *testing.T, all []*process, connector string, exchanges func() int, revoke func()) (cost int, took time.Duration) {
 	t.Helper()
 	before, begun := exchanges(), time.Now()
@@ -138,7 +138,7 @@ func keepBusy(t *testing.T, n int) {
 	}
 }
 
-// throttle has processes share a tenth of a CPU. It skips the test where there is no cgroup for that.
+// throttle makes processes share a tenth of a CPU. Without cgroups it skips the test.
 func throttle(t *testing.T, all []*process) {
 	t.Helper()
 	dir, err := cgroup()

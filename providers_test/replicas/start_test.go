@@ -11,7 +11,7 @@ import (
 )
 
 // Many processes start at once on one account, with nothing in Redis. One of them makes an exchange, the
-// others adopt its token, and no call fails, however far away Redis is.
+// others adopt its token, and no call fails, however slow the network to Redis is.
 func TestSoakStart(t *testing.T) {
 	for _, processes := range []int{20, 40, 80} {
 		for _, roundTrip := range []time.Duration{0, 50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond} {
@@ -54,7 +54,7 @@ func TestSoakStartTenthOfCPU(t *testing.T) {
 	started(t, starting{processes: 40, loads: 1, throttled: true, most: 2})
 }
 
-// starting is how replicas start.
+// A starting is how replicas start.
 type starting struct {
 	processes, loads int
 	roundTrip        time.Duration // to Redis
@@ -82,7 +82,7 @@ func (s starting) String() string {
 
 func started(t *testing.T, how starting) {
 	s := newBeyondTrust(t, time.Hour)
-	s.Delay(300 * time.Millisecond) // real token endpoints need as long; meanwhile the others find the lock taken
+	s.Delay(300 * time.Millisecond) // like a real token endpoint, so that the other processes find the lock taken
 	server := redistest.Start(t)
 	url := server.URL()
 	if how.roundTrip > 0 {
@@ -187,7 +187,7 @@ func TestSoakSlowTokenEndpoint(t *testing.T) {
 		p.tell(t)
 	}
 	atLeast(t, "token requests", 1, func() int { return s.Stats().TokenRequests })
-	time.Sleep(3 * time.Second) // at first they look more often
+	time.Sleep(3 * time.Second) // at first they ask more often
 	before, from := scripts(t, server), time.Now()
 	time.Sleep(4 * time.Second)
 	looks, waited := scripts(t, server)-before, time.Since(from)
@@ -199,7 +199,7 @@ func TestSoakSlowTokenEndpoint(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d exchanges, want 1", n)
 	}
-	// One more each: a command at the very beginning, or the holder's to keep the lock.
+	// One more for each process: a command at the start, or the renewal of the lock.
 	if most := processes * (5*waited.Seconds() + 1); float64(looks) > most {
 		t.Errorf("%d processes sent %d commands in %v, want at most %.0f", processes, looks, waited, most)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
-// reply is what a test looks at.
+// A reply is the part of a response that tests check.
 type reply struct {
 	status int
 	header http.Header

@@ -47,7 +47,7 @@ func authURL(s *Server, q url.Values) string {
 	return s.SSOURL + "/oauth2/authorize?" + all.Encode()
 }
 
-// consented is the code of a consent.
+// consented returns the code of a login.
 func consented(t *testing.T, s *Server, q url.Values) string {
 	t.Helper()
 	u, err := s.Consent(authURL(s, q))
@@ -145,7 +145,7 @@ func TestConsent(t *testing.T) {
 	}
 }
 
-// A request whose client or redirect URI is wrong goes nowhere.
+// A request with a wrong client or redirect URI is not redirected.
 func TestNeverRedirects(t *testing.T) {
 	t.Parallel()
 	for _, auto := range []bool{false, true} {
@@ -303,7 +303,7 @@ func TestRedeem(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
 	for name, tt := range map[string]struct {
-		q      url.Values // of the authorization request, beside the usual
+		q      url.Values // added to the authorization request
 		change []string   // of the form
 		query  string
 		header []string
@@ -570,7 +570,7 @@ func TestRevocationEndpoint(t *testing.T) {
 	if got := api(t, s, access); got.status != 401 {
 		t.Errorf("a revoked access token: %d", got.status)
 	}
-	access, second := pair(t, refresh(t, s, first)) // an access token takes nothing with it
+	access, second := pair(t, refresh(t, s, first)) // revoking an access token revokes no other token
 	revoke(second)
 	if got := api(t, s, access); got.status != 401 {
 		t.Errorf("the family of a revoked refresh token: %d", got.status)
@@ -578,7 +578,7 @@ func TestRevocationEndpoint(t *testing.T) {
 	refusedWith(t, refresh(t, s, second), 400, "invalid_grant")
 }
 
-// Whatever is asked, the browser is only ever sent to a registered URI.
+// Whatever the request is, the browser is only sent to a registered URI.
 func FuzzAuthorize(f *testing.F) {
 	s := NewServer(&Options{AutoAllow: true})
 	f.Cleanup(s.Close)
@@ -597,7 +597,7 @@ func FuzzAuthorize(f *testing.F) {
 	})
 }
 
-// Without something to exchange there is no token.
+// Without a code or a refresh token, there is no token.
 func FuzzToken(f *testing.F) {
 	s := NewServer(nil)
 	f.Cleanup(s.Close)

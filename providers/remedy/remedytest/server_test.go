@@ -22,7 +22,7 @@ func start(t *testing.T, o *Options) *Server {
 	return s
 }
 
-// An answered request, whole.
+// A response with its body.
 type reply struct {
 	status int
 	header http.Header
@@ -37,7 +37,7 @@ func (r reply) json(t *testing.T) (v map[string]any) {
 	return v
 }
 
-// client keeps connections and follows no redirect.
+// client keeps connections and does not follow redirects.
 func client() *http.Client {
 	return &http.Client{
 		Transport:     &http.Transport{},
@@ -72,7 +72,7 @@ func post(t *testing.T, to string, f url.Values, header ...string) reply {
 		append([]string{"Content-Type", "application/x-www-form-urlencoded"}, header...)...)
 }
 
-// with is a copy of f where each pair of name and value replaces or, if the value is "", removes.
+// with returns a copy of f in which pairs of name and value are set or, if the value is "", removed.
 func with(f url.Values, pairs ...string) url.Values {
 	out := url.Values{}
 	for k, v := range f {
@@ -152,7 +152,7 @@ func TestThrottle(t *testing.T) {
 
 func TestTime(t *testing.T) {
 	t.Parallel()
-	key() // made outside, as it takes no time inside
+	key() // made outside the bubble, where it is slow
 	const ms = time.Millisecond
 	for _, tt := range []struct {
 		name             string

@@ -25,7 +25,7 @@ type reply struct {
 	body   string
 }
 
-// failure is the product's error.
+// A failure is an error response of the product.
 type failure struct {
 	Status  string       `json:"status"`
 	Code    int          `json:"code"`
@@ -34,7 +34,7 @@ type failure struct {
 	Errors  []fieldError `json:"errors"`
 }
 
-// do sends header names as they are spelled.
+// do sends a request with header names as spelled.
 func do(t *testing.T, c *http.Client, method, url, body string, header http.Header) reply {
 	t.Helper()
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
@@ -67,7 +67,7 @@ func newClient(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// refused fails t unless r is the product's error with that status, reason and fields.
+// refused checks that r is an error response with that status, reason and fields.
 func refused(t *testing.T, r reply, status int, reason string, fields ...string) {
 	t.Helper()
 	var f failure
@@ -89,7 +89,7 @@ func refused(t *testing.T, r reply, status int, reason string, fields ...string)
 	}
 }
 
-// grant is the body of a client_credentials exchange with some fields changed; nil deletes one.
+// grant returns the body of a client_credentials request with some fields changed; nil deletes a field.
 func grant(changes map[string]any) map[string]any {
 	body := map[string]any{
 		"grant_type":    "client_credentials",
@@ -101,7 +101,7 @@ func grant(changes map[string]any) map[string]any {
 	return change(body, changes)
 }
 
-// refresh is that of a refresh.
+// refresh returns the body of a refresh_token request.
 func refresh(token string, changes map[string]any) map[string]any {
 	return change(grant(map[string]any{"grant_type": "refresh_token", "refresh_token": token, "auth_string": nil}), changes)
 }
@@ -215,7 +215,7 @@ func TestExchangeRefused(t *testing.T) {
 			refused(t, requestToken(t, c, s, body), tt.status, tt.reason, tt.fields...)
 		})
 	}
-	exchange(t, c, s, refresh(tok.RefreshToken, nil)) // none of them has spent it
+	exchange(t, c, s, refresh(tok.RefreshToken, nil)) // the refresh token is still valid
 	want := Stats{Stats: emulator.Stats{Exchanges: 2, TokenRequests: len(tests) + 2}, Refreshes: 1, RefusedRefreshes: 1}
 	if d := cmp.Diff(want, s.Stats()); d != "" {
 		t.Errorf("stats (-want +got):\n%s", d)
