@@ -33,7 +33,7 @@ type file struct {
 	// Defaults are settings for all connectors.
 	Defaults defaults `yaml:"defaults"`
 	// Connectors are the connectors, each under its name.
-	Connectors yamldoc.Node `yaml:"connectors" required:"true"`
+	Connectors yamldoc.Node `yaml:"connectors" required:"true" names:"true"`
 }
 
 // Connectors are the products of one file, by name. It is safe for concurrent use.

@@ -4,13 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
 
-// A Problem is one fault of a file, with the position of the key or value at fault. It shows no
-// values, only keys and what may stand there.
+// A Problem is one fault of a file, with the position of the key or value at fault. It shows no values,
+// only keys and what is allowed.
 type Problem struct {
 	File string `json:"file"`
 	// Line and Col count from 1, Col in characters.
@@ -20,7 +21,8 @@ type Problem struct {
 	Path    string `json:"path,omitempty"`
 	Message string `json:"message"`
 
-	err error
+	advice string
+	err    error
 }
 
 // Error is FILE:LINE:COL: path: message.
@@ -31,14 +33,28 @@ func (p Problem) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s: %s", p.File, p.Line, p.Col, p.Path, p.Message)
 }
 
-// Unwrap is the cause if there is one, such as [auth.ErrInsecure].
+// Advice says what to do, such as "did you mean client_secret?", or is "". Message ends with it, after a
+// semicolon and a space.
+func (p Problem) Advice() string { return p.advice }
+
+// Excerpt gives the line of the problem, from the content of its file, and where in the line it is, in
+// characters from 0. opts are those of [Parse]. A value is shown if it is a reference or if, by the type of
+// its setting, it cannot be secret, such as a number or a URL; all others are shown as •••. ok is false if
+// there is no such line.
+func (p Problem) Excerpt(data []byte, opts ...Option) (line string, caret int, ok bool) {
+	o := newOptions(opts)
+	unions := map[string]yamldoc.Union{"connectors": o.connector, "token_store": o.tokenStore}
+	return yamldoc.NewMask(reflect.TypeFor[file](), unions).Excerpt(data, p.Line, p.Col, p.Path)
+}
+
+// Unwrap is the cause of the problem, such as [auth.ErrInsecure].
 func (p Problem) Unwrap() error { return p.err }
 
-// Problems are all that is wrong with a file, in the order of the file, or the first thousand that
-// were found. It is the error of [Load] and [Parse] for a file that was read and refused.
+// Problems are all the problems of a file, in its order, or the first thousand that were found. It is
+// the error of [Load] and [Parse] for a file that was read and refused.
 type Problems []Problem
 
-// Error is one line a problem.
+// Error has one line for each problem.
 func (p Problems) Error() string { return fmt.Sprint(errors.Join(p.Unwrap()...)) }
 
 // Unwrap gives each problem to [errors.Is] and [errors.As].
@@ -50,12 +66,12 @@ func (p Problems) Unwrap() []error {
 	return errs
 }
 
-// problems are the faults of a file in its order. A fault of the defaults is found once a connector,
-// and is one problem.
+// problems are the faults of a file, in its order. A fault of the defaults is found again for each
+// connector, but is one problem.
 func problems(file string, faults []yamldoc.Fault) Problems {
 	var p Problems
 	for _, f := range faults {
-		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Err})
+		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Advice, f.Err})
 	}
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col), cmp.Compare(a.Path, b.Path))

@@ -15,7 +15,6 @@ import (
 
 func TestExplain(t *testing.T) {
 	t.Parallel()
-	v := vocabulary()
 	const head = "version: 1\nconnectors:\n  remedy:\n    provider: remedy\n    base_url: https://ar.example.com\n"
 	for name, tc := range map[string]struct{ data, want string }{
 		"unknown key": {head + "    client_secrt: hunter2\n", `
@@ -73,7 +72,7 @@ func TestExplain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := explained(t, v, []byte(tc.data))
+			got := explained(t, []byte(tc.data))
 			if !strings.Contains(got, tc.want[1:]) && !strings.Contains(got, strings.TrimSuffix(tc.want[1:], "\n")) {
 				t.Error(cmp.Diff(tc.want[1:], got))
 			}
@@ -85,7 +84,7 @@ func TestExplain(t *testing.T) {
 }
 
 // explained is what a person sees of the problems of a file.
-func explained(t testing.TB, v words, data []byte) string {
+func explained(t testing.TB, data []byte) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "itsmauth.yaml")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
@@ -97,14 +96,13 @@ func explained(t testing.TB, v words, data []byte) string {
 		t.Fatal("no problems:", err)
 	}
 	var stderr bytes.Buffer
-	(&app{file: file, stderr: &stderr}).explain(problems, v)
+	(&app{file: file, stderr: &stderr}).printProblems(problems)
 	return stderr.String()
 }
 
 // TestExplainShowsNoSecret looks at each broken file of package config, whose secrets these are.
 func TestExplainShowsNoSecret(t *testing.T) {
 	t.Parallel()
-	v := vocabulary()
 	files, err := filepath.Glob("../../config/testdata/*.yaml")
 	if err != nil || len(files) < 60 {
 		t.Fatal(len(files), err)
@@ -117,7 +115,7 @@ func TestExplainShowsNoSecret(t *testing.T) {
 		if _, err := config.Parse(file, data); err == nil {
 			continue
 		}
-		got := explained(t, v, data)
+		got := explained(t, data)
 		for _, part := range []string{"hunter2", "s3cr"} {
 			if strings.Contains(got, part) {
 				t.Errorf("%s shows %s:\n%s", file, part, got)
@@ -142,12 +140,11 @@ func FuzzExplain(f *testing.F) {
 		f.Add(data, 1, 1)
 		f.Add(data, 8, 15)
 	}
-	v := vocabulary()
 	f.Fuzz(func(t *testing.T, data []byte, line, col int) {
 		if col < 1 {
 			return
 		}
-		got, caret, ok := v.excerpt(data, config.Problem{Line: line, Col: col, Path: "connectors.a.b"})
+		got, caret, ok := excerpt(data, config.Problem{Line: line, Col: col, Path: "connectors.a.b"})
 		if ok && (caret < 0 || caret > len([]rune(got)) || len([]rune(got)) > width) {
 			t.Errorf("%q %d", got, caret)
 		}

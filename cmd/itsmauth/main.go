@@ -166,7 +166,7 @@ func (a *app) report(err error) {
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		if prefix = ""; isTerminal(a.stderr) {
-			a.explain(problems, vocabulary())
+			a.printProblems(problems)
 			return
 		}
 	}

@@ -112,9 +112,8 @@ func newFault(line, col int, p Path, err error) *Fault {
 		}
 		return r
 	}, err.Error())
-	var a *Advised
-	_, advice, _ := strings.Cut(message, "; ") // as constructors and stores have it
-	if errors.As(err, &a) && strings.HasSuffix(message, "; "+a.Advice) {
+	advice := ""
+	if a := (*Advised)(nil); errors.As(err, &a) {
 		advice = a.Advice
 	}
 	return &Fault{line, col, p, message, advice, err}
@@ -163,6 +162,10 @@ func (d *Document) RefuseKeys(p Path, err error) {
 			d.RefuseKeys(key, k.Err)
 		}
 	default:
+		// A constructor or a store says what to do after a semicolon.
+		if fault, advice, ok := strings.Cut(err.Error(), "; "); ok && !errors.As(err, new(*Advised)) {
+			err = &Advised{fault, advice, err}
+		}
 		p = d.resolve(p)
 		d.add(d.nodeAt(p), p, err)
 	}
