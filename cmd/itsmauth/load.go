@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -80,7 +81,7 @@ func (a *app) logger() *slog.Logger {
 	if a.verbose {
 		return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	return slog.New(storeWarnings{slog.DiscardHandler, a.stderr})
+	return slog.New(storeWarnings{Handler: slog.DiscardHandler, w: a.stderr})
 }
 
 // storeWarnings prints store failures that do not fail the command. Otherwise a broken store goes
@@ -88,13 +89,20 @@ func (a *app) logger() *slog.Logger {
 // failures that are also logged with one.
 type storeWarnings struct {
 	slog.Handler
-	w io.Writer
+	w     io.Writer
+	attrs []slog.Attr
 }
 
 func (storeWarnings) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
 
+func (h storeWarnings) WithAttrs(attrs []slog.Attr) slog.Handler {
+	h.attrs = slices.Concat(h.attrs, attrs)
+	return h
+}
+
 func (h storeWarnings) Handle(_ context.Context, r slog.Record) error {
 	attrs := map[string]any{}
+	r.AddAttrs(h.attrs...)
 	r.Attrs(func(a slog.Attr) bool {
 		attrs[a.Key] = a.Value.Any()
 		return true
