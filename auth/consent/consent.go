@@ -115,10 +115,7 @@ type timeoutError struct {
 }
 
 func (e timeoutError) Error() string {
-	after := e.after.String()
-	if strings.HasSuffix(after, "m0s") {
-		after = strings.TrimSuffix(after, "0s")
-	}
+	after := strings.Replace(e.after.String(), "m0s", "m", 1)
 	return fmt.Sprintf("timed out after %s waiting for %s", after, e.waitingFor)
 }
 

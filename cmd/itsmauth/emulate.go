@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/itsmauth/itsmauth/internal/emulator"
-	"github.com/itsmauth/itsmauth/internal/loopback"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 	"github.com/itsmauth/itsmauth/providers/webcommander/webcommandertest"
@@ -36,7 +35,7 @@ them. With -v each request is logged to stderr.`,
 		ValidArgs: products,
 		Args:      cobra.OnlyValidArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := loopback.Check(address); err != nil {
+			if err := checkLoopback(address); err != nil {
 				return usage(fmt.Errorf("--listen %w", err))
 			}
 			host, portText, _ := net.SplitHostPort(address)

@@ -156,3 +156,16 @@ func TestServe(t *testing.T) {
 		t.Errorf("token: exit %d, %s", code, stderr)
 	}
 }
+
+func TestCheckLoopback(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"127.0.0.1:8400": "", "localhost:0": "", "[::1]:80": "",
+		"127.0.0.1": "is not HOST:PORT", "": "is not HOST:PORT",
+		":8080": "is not a loopback address", "0.0.0.0:8400": "is not a loopback address", "itsm.example.com:80": "is not a loopback address",
+	} {
+		if err := checkLoopback(address); (err == nil) != (want == "") || err != nil && !strings.HasSuffix(strings.TrimSuffix(err.Error(), ", such as 127.0.0.1:8400"), want) {
+			t.Errorf("%q: %v, want %q", address, err, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,7 +87,7 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 // countdown shows how long login still waits. On a terminal it counts down until stop is called.
 func (a *app) countdown(timeout time.Duration) (stop func()) {
 	if !canRedraw(a.stderr) {
-		fmt.Fprintf(a.stderr, "waiting up to %s for the browser sign-in\n", timeout)
+		fmt.Fprintf(a.stderr, "waiting up to %s for the browser sign-in\n", strings.Replace(timeout.String(), "m0s", "m", 1))
 		return func() {}
 	}
 	end := time.Now().Add(timeout)

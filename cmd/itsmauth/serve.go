@@ -15,6 +15,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/loopback"
 )
 
@@ -49,7 +50,7 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 	for _, conn := range all(conns) {
 		connectors = append(connectors, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)})
 		if flow := session(conn).CodeFlow(); flow != nil {
-			if u, err := url.Parse(flow.RedirectURI); err == nil && u.Scheme == "http" && u.Port() != "" && loopback.Check(u.Host) == nil {
+			if u, err := url.Parse(flow.RedirectURI); err == nil && u.Scheme == "http" && u.Port() != "" && checkLoopback(u.Host) == nil {
 				addresses = append(addresses, u.Host)
 			}
 		}
@@ -57,7 +58,7 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 	if len(addresses) == 0 {
 		addresses = []string{"127.0.0.1:0"}
 	}
-	if err := loopback.Check(addresses[0]); err != nil {
+	if err := checkLoopback(addresses[0]); err != nil {
 		return usage(fmt.Errorf("--listen %w; a service mounts the page with consent.NewHandler", err))
 	}
 	listeners, err := loopback.Listen(addresses...)
@@ -81,6 +82,18 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 	case err := <-failed:
 		return err
 	}
+}
+
+// checkLoopback returns an error unless address is HOST:PORT with a loopback host.
+func checkLoopback(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%s is not HOST:PORT", address)
+	}
+	if !endpoint.Loopback(host) {
+		return fmt.Errorf("%s is not a loopback address, such as 127.0.0.1:8400", address)
+	}
+	return nil
 }
 
 // A gate admits only the browser that brings the key, as Jupyter does: other users of this machine can

@@ -10,21 +10,7 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/itsmauth/itsmauth/internal/endpoint"
 )
-
-// Check returns an error unless address is HOST:PORT with a loopback host.
-func Check(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("%s is not HOST:PORT", address)
-	}
-	if !endpoint.Loopback(host) {
-		return fmt.Errorf("%s is not a loopback address, such as 127.0.0.1:8400", address)
-	}
-	return nil
-}
 
 // Listen listens on each of the addresses, HOST:PORT. If it fails, it leaves no listener open.
 //
@@ -32,11 +18,8 @@ func Check(address string) error {
 // and a program that listens on the other would receive their authorization codes.
 func Listen(addresses ...string) (listeners []net.Listener, err error) {
 	defer func() {
-		if err != nil {
-			for _, l := range listeners {
-				l.Close()
-			}
-			listeners = nil
+		for i := 0; err != nil && i < len(listeners); i++ {
+			listeners[i].Close()
 		}
 	}()
 	for _, address := range addresses {
