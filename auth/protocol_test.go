@@ -1,8 +1,12 @@
 package auth
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
+	"go/parser"
+	"go/token"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -799,4 +803,32 @@ func (c row) run(t *testing.T) {
 			t.Errorf("broken: %q, want %q", broken, c.broken)
 		}
 	})
+}
+
+// state.go and protocol.go decide on what they are given: they must not wait, lock, call or read a clock.
+func TestDecisionsArePure(t *testing.T) {
+	t.Parallel()
+	for file, imports := range map[string]string{
+		"state.go":    `"errors" "math" "time"`,
+		"protocol.go": `"errors" "fmt" "net" "time" "golang.org/x/oauth2"`,
+	} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, source, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range f.Imports {
+			if !strings.Contains(imports, i.Path.Value) {
+				t.Errorf("%s imports %s", file, i.Path.Value)
+			}
+		}
+		for _, clock := range []string{"time.Now", "time.Since", "time.Until", "time.After(", "time.Sleep"} {
+			if bytes.Contains(source, []byte(clock)) {
+				t.Errorf("%s uses %s", file, clock)
+			}
+		}
+	}
 }
