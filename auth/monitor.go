@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-// MonitorOptions shape [Monitor]. The zero value of each field is its default.
+// MonitorOptions are the options of [Monitor]. The zero value of each field is its default.
 type MonitorOptions struct {
-	// Timeout (5 s) is how long the store may give no answer to an operation. Time in which this
-	// process did not run does not count.
+	// Timeout (5 s) is how long an operation waits for an answer of the store. Time in which this process
+	// did not run does not count.
 	Timeout time.Duration
-	// Logger gets one line when the store fails and one when it works again. nil is silence.
+	// Logger gets one line when the store fails and one when it works again. nil logs nothing.
 	Logger *slog.Logger
 }
 
-// Monitor makes of s the store of all sessions of this process, so that one of them waits when s
-// does not answer and not each of them. An operation that gets no answer for Timeout fails, and
-// so do all that follow, at once, until a write in the background, tried once a second, shows that s
-// is back. Then the sessions offer it the tokens that they obtained without it.
+// Monitor wraps s for all sessions of this process, so that only one of them waits when s does not
+// answer. An operation without an answer for Timeout fails. Then all operations fail at once, until a
+// write in the background, tried once a second, shows that s is back. Then the sessions offer it the
+// tokens that they obtained without it.
 //
-// The result is an [io.Closer], which closes s if that is one, and a [Windower] if s is one. A
-// [Session] that is given another Store makes a Monitor of its own.
+// The result is an [io.Closer], which closes s if s is one, and a [Windower] if s is one. A [Session]
+// with a Store that is no Monitor makes one for itself.
 func Monitor(s Store, o *MonitorOptions) Store {
 	m := newMonitor(s, o)
 	if m.windower != nil {
@@ -40,20 +40,20 @@ func Monitor(s Store, o *MonitorOptions) Store {
 	return m
 }
 
-// defaultStoreTimeout is token_store.timeout.
+// defaultStoreTimeout is the default of token_store.timeout.
 const defaultStoreTimeout = 5 * time.Second
 
-// askEvery is how often a store that failed is asked in the background.
+// askEvery is how often a store that failed is tried in the background.
 const askEvery = time.Second
 
-// Silence is counted in ticks, each as no longer than tickMost: in what goes beyond, the process did
-// not run and could not have heard an answer.
+// Silence is counted in ticks. A tick that took longer than tickMost counts as tickMost: the process did
+// not run meanwhile and could not have received an answer.
 const (
 	tick     = 50 * time.Millisecond
 	tickMost = 2 * tick
 )
 
-// slowAfter is when a caller who leaves is told that it was the store that did not answer.
+// slowAfter is when the error of a caller who leaves names the store.
 const slowAfter = 10 * tick
 
 type monitor struct {
@@ -64,23 +64,23 @@ type monitor struct {
 	timeout  time.Duration
 	logger   *slog.Logger
 	windows  windowMemory
-	slow     atomic.Int32 // operations that have had no answer for slowAfter
+	slow     atomic.Int32 // operations without an answer for slowAfter
 
 	life    context.Context // ends with Close
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	mu       sync.Mutex
-	closed   bool
-	heard    time.Time     // when an operation was last answered
-	checked  time.Time     // when a write last succeeded after another operation failed
-	failure  error         // why the store cannot be used, or nil
-	silent   bool          // it does not answer, so no operation is begun
-	back     chan struct{} // closed when it can be used again
-	sessions map[*core]struct{}
+	mu         sync.Mutex
+	closed     bool
+	answeredAt time.Time     // when an operation was last answered
+	writtenAt  time.Time     // when a trial write last succeeded
+	failure    error         // why the store cannot be used, or nil
+	silent     bool          // it does not answer, so no operation is started
+	back       chan struct{} // closed when it can be used again
+	sessions   map[*core]struct{}
 }
 
-// monitorOf is s as a monitor, or nil if it is none.
+// monitorOf returns s as a monitor, or nil if it is none.
 func monitorOf(s Store) *monitor {
 	switch m := s.(type) {
 	case *monitor:
@@ -110,10 +110,10 @@ func newMonitor(s Store, o *MonitorOptions) *monitor {
 	return m
 }
 
-// Format shows what is monitored, for every verb.
+// Format shows the store, for every verb.
 func (m *monitor) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Monitor(%v)", m.bare) }
 
-// Close ends what asks in the background, and closes the store.
+// Close ends the work in the background and closes the store.
 func (m *monitor) Close() error {
 	return m.end(func() error {
 		if c, ok := m.Store.(io.Closer); ok {
@@ -123,8 +123,8 @@ func (m *monitor) Close() error {
 	})
 }
 
-// end ends what asks in the background, and calls closeStore, which may end operations that have no
-// answer. Those that go on are left after a second.
+// end ends the work in the background and calls closeStore, which may end operations that have no
+// answer. It waits for operations for a second at most.
 func (m *monitor) end(closeStore func() error) error {
 	m.mu.Lock()
 	m.closed = true
@@ -168,12 +168,12 @@ func (m *monitor) change(ctx context.Context, f func(context.Context) error) err
 	return err
 }
 
-// loadNow is Load also where the store was silent.
+// loadNow is Load even while the store is silent.
 func (m *monitor) loadNow(ctx context.Context, key string) (Record, error) {
 	return run(ctx, m, m.timeout, func(ctx context.Context) (Record, error) { return m.Store.Load(ctx, key) }, nil, nil)
 }
 
-// saveNow is Save also where the store was silent: the last try of a process that ends.
+// saveNow is Save even while the store is silent: the last try of a process that ends.
 func (m *monitor) saveNow(ctx context.Context, key string, r Record) error {
 	return m.runError(ctx, func(ctx context.Context) error { return m.Store.Save(ctx, key, r) })
 }
@@ -183,18 +183,18 @@ func (m *monitor) runError(ctx context.Context, f func(context.Context) error) e
 	return err
 }
 
-// trial is what TryLock returns.
-type trial struct {
+// lockTrial is what TryLock returns.
+type lockTrial struct {
 	Record
 	unlock func()
 }
 
-// tryLock is [TryLocker.TryLock] of the store.
+// tryLock is the store's [TryLocker.TryLock].
 func (m *monitor) tryLock(ctx context.Context, key string, known uint64) (Record, func(), error) {
-	t, err := ask(ctx, m, func(ctx context.Context) (t trial, err error) {
+	t, err := ask(ctx, m, func(ctx context.Context) (t lockTrial, err error) {
 		t.Record, t.unlock, err = m.locker.TryLock(ctx, key, known)
 		return t, err
-	}, func(t trial) {
+	}, func(t lockTrial) {
 		if t.unlock != nil {
 			t.unlock()
 		}
@@ -202,11 +202,11 @@ func (m *monitor) tryLock(ctx context.Context, key string, known uint64) (Record
 	return t.Record, t.unlock, err
 }
 
-// errSilent is in the error of an operation that got no answer.
+// errSilent is wrapped by the error of an operation that got no answer.
 var errSilent = errors.New("no answer")
 
-// ask runs one operation, unless the store is known to be silent, and notes what its failure says of
-// the store. late is given the result of an operation that is answered after its caller has left.
+// ask runs one operation, unless the store is known to be silent, and judges the store by its failure.
+// late gets the result of an operation that is answered after its caller has left.
 func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, error), late func(T)) (T, error) {
 	for again := true; ; again = false {
 		if err := m.gate(); err != nil {
@@ -219,8 +219,8 @@ func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, er
 			return v, err
 		}
 		err = storeError(err)
-		if again && errors.Is(err, errSilent) && ctx.Err() == nil && m.heardSince(began) {
-			continue // this one was lost in an outage that is over
+		if again && errors.Is(err, errSilent) && ctx.Err() == nil && m.answeredSince(began) {
+			continue // its answer was lost in an outage that is over
 		}
 		m.judge(ctx, err)
 		return v, err
@@ -231,14 +231,14 @@ func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, er
 func (m *monitor) answered() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.heard = time.Now()
+	m.answeredAt = time.Now()
 }
 
-// heardSince reports whether the store has answered any operation since t.
-func (m *monitor) heardSince(t time.Time) bool {
+// answeredSince reports whether the store has answered any operation since t.
+func (m *monitor) answeredSince(t time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.heard.After(t)
+	return m.answeredAt.After(t)
 }
 
 // failed reports whether the store cannot be used, so that storeBack will be called.
@@ -248,8 +248,8 @@ func (m *monitor) failed() bool {
 	return m.failure != nil
 }
 
-// run calls op and waits for its answer until ctx ends, or until there was none for limit in which
-// this process could run. slow, if not nil, counts it once there was none for slowAfter.
+// run calls op and waits for its answer until ctx ends or limit is over. Only time in which this process
+// could run counts. slow, if not nil, counts op while it has had no answer for slowAfter.
 func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(context.Context) (T, error), late func(T), slow *atomic.Int32) (T, error) {
 	type answer struct {
 		v   T
@@ -276,7 +276,7 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 		case a := <-answers:
 			return a.v, a.err
 		case <-ticker.C:
-			now := time.Now() // a tick may have waited for us
+			now := time.Now() // the tick may be old
 			silence += min(now.Sub(last), tickMost)
 			last = now
 			if slow != nil && silence >= slowAfter {
@@ -290,7 +290,7 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 	cancel()
 	why := ErrStore.Error()
 	select {
-	case a := <-answers: // it may know better what there was to wait for
+	case a := <-answers: // its error may tell more
 		if a.err == nil || ctx.Err() != nil || errors.Is(a.err, ErrConflict) {
 			return a.v, a.err
 		}
@@ -308,13 +308,13 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 	return *new(T), &silenceError{fmt.Sprintf("%s: %s; waited %s", ErrStore, why, limit)}
 }
 
-// silenceError says in the store's own words what was waited for.
+// silenceError says in the store's words what was waited for.
 type silenceError struct{ text string }
 
 func (e *silenceError) Error() string   { return e.text }
 func (e *silenceError) Unwrap() []error { return []error{ErrStore, errSilent} }
 
-// gate is the error of each operation while the store is silent.
+// gate returns the error of each operation while the store is silent.
 func (m *monitor) gate() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -324,7 +324,7 @@ func (m *monitor) gate() error {
 	return nil
 }
 
-// unusable is why the store cannot be used, or nil.
+// unusable returns why the store cannot be used, or nil.
 func (m *monitor) unusable() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -334,7 +334,7 @@ func (m *monitor) unusable() error {
 	return m.failure
 }
 
-// silence gives what is closed when a silent store can be used again, or nil if it is not silent.
+// silence returns a channel that is closed when a silent store is back, or nil if it is not silent.
 func (m *monitor) silence() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -344,8 +344,8 @@ func (m *monitor) silence() <-chan struct{} {
 	return nil
 }
 
-// judge finds out what a failed operation says of the store. A failure that comes with an answer may
-// be of that record alone, which a write elsewhere shows.
+// judge decides whether a failed operation means that the store cannot be used. An error reply may
+// concern that record alone. A write to another record shows that.
 func (m *monitor) judge(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -365,10 +365,10 @@ func unanswered(err error) bool {
 	return errors.Is(err, errSilent) || errors.As(err, &dial) && dial.Op == "dial"
 }
 
-// works reports whether the store can be written. It does not ask more often than each askEvery.
+// works reports whether the store can be written. It tries once in askEvery at most.
 func (m *monitor) works(ctx context.Context) bool {
 	m.mu.Lock()
-	lately := !m.checked.IsZero() && time.Since(m.checked) < askEvery
+	lately := !m.writtenAt.IsZero() && time.Since(m.writtenAt) < askEvery
 	m.mu.Unlock()
 	if lately {
 		return true
@@ -378,11 +378,11 @@ func (m *monitor) works(ctx context.Context) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.checked = time.Now()
+	m.writtenAt = time.Now()
 	return true
 }
 
-// fail notes that the store cannot be used, and reports whether that is news.
+// fail notes that the store cannot be used, and reports whether that is new.
 func (m *monitor) fail(err error, silent bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -398,8 +398,8 @@ func (m *monitor) fail(err error, silent bool) bool {
 	return news
 }
 
-// await asks until the store can be written, and tells the sessions.
-// A question that gets no answer does not keep it from asking again.
+// await tries until the store can be written, and tells the sessions. It tries again even while an
+// earlier try has no answer.
 func (m *monitor) await() {
 	works := make(chan struct{}, 1)
 	ask := func() {
@@ -421,7 +421,7 @@ func (m *monitor) await() {
 		}
 	}
 	m.mu.Lock()
-	m.failure, m.silent, m.heard = nil, false, time.Now()
+	m.failure, m.silent, m.answeredAt = nil, false, time.Now()
 	close(m.back)
 	sessions := slices.Collect(maps.Keys(m.sessions))
 	m.mu.Unlock()
@@ -431,12 +431,12 @@ func (m *monitor) await() {
 	}
 }
 
-// trialKey names the record that check writes, and trialData is what is in it.
+// trialKey names the record that check writes, and trialData is its content.
 const trialKey = "trial"
 
 var trialData = []byte("itsmauth: a trial write")
 
-// check writes a record and removes it. That another process does so at the same time is no failure.
+// check writes a record and removes it. It is no failure if another process does so at the same time.
 func (m *monitor) check(ctx context.Context) error {
 	r, err := run(ctx, m, m.timeout, func(ctx context.Context) (Record, error) { return m.bare.Load(ctx, trialKey) }, nil, nil)
 	if err != nil || r.Version != 0 && !bytes.Equal(r.Data, trialData) {

@@ -8,29 +8,28 @@ import (
 	"time"
 )
 
-// Take is on the way of every call, so once the store was heard it is not waited for longer than a
-// few round trips.
+// Each call waits for Take. So once the store has answered, Take waits for a few round trips at most.
 const (
 	takeLeast = 250 * time.Millisecond
 	takeMost  = 2 * time.Second
 )
 
-// windowMonitor is a [monitor] of a [Windower].
+// windowMonitor is the [monitor] of a [Windower].
 type windowMonitor struct{ *monitor }
 
 func (m windowMonitor) Window(key string, limits []Limit, hold time.Duration) Window {
 	return &monitoredWindow{m: m.monitor, Window: m.windower.Window(key, limits, hold)}
 }
 
-// windowMemory is what a monitor knows of its windows. Their silence says nothing of the records.
+// windowMemory is what a monitor knows about its windows. Their silence says nothing about the records.
 type windowMemory struct {
 	mu      sync.Mutex
-	usual   time.Duration // a round trip; 0 until the first answer
+	usual   time.Duration // the usual round trip; 0 until the first answer
 	failure error         // why there was no answer, or nil
 }
 
-// patience is how long Take waits: for the first answer as long as an exchange does, since a process
-// that never heard of the others takes the whole limit for its share.
+// patience is how long Take waits. For its first answer it waits as long as an exchange does, because a
+// process that does not know of the others takes the whole limit.
 func (w *windowMemory) patience(first time.Duration) (time.Duration, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -40,19 +39,19 @@ func (w *windowMemory) patience(first time.Duration) (time.Duration, error) {
 	return min(max(3*w.usual, takeLeast), takeMost), w.failure
 }
 
-// heard notes an answer.
-func (w *windowMemory) heard(took time.Duration) {
+// answered notes an answer.
+func (w *windowMemory) answered(took time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.failure = nil
 	change := (took - w.usual) / 8
-	if took > w.usual { // a store that got slower is waited for soon
+	if took > w.usual { // follow a store that gets slower quickly
 		change = (took - w.usual + 1) / 2
 	}
 	w.usual = max(1, w.usual+change)
 }
 
-// fail notes a failure, and reports whether that is news.
+// fail notes a failure, and reports whether that is new.
 func (w *windowMemory) fail(err error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -64,7 +63,7 @@ func (w *windowMemory) fail(err error) bool {
 type monitoredWindow struct {
 	m *monitor
 	Window
-	unasked sync.Map // ids that were refused without asking, so there is nothing to release
+	unasked sync.Map // ids of Takes that failed without asking the store: there is nothing to release
 }
 
 // Release implements [Window].
@@ -89,7 +88,7 @@ func (w *monitoredWindow) Take(ctx context.Context, id string) (time.Duration, i
 	began := time.Now()
 	t, err := w.take(ctx, patience, id)
 	if err == nil {
-		w.m.windows.heard(time.Since(began))
+		w.m.windows.answered(time.Since(began))
 	} else if ctx.Err() == nil && unanswered(err) && w.m.windows.fail(err) {
 		w.m.spawn(w.await)
 	}
@@ -104,8 +103,8 @@ func (w *monitoredWindow) take(ctx context.Context, patience time.Duration, id s
 	return t, storeError(err)
 }
 
-// await asks until there is an answer. It asks once more then: the time that the first took is not
-// that of a round trip.
+// await tries until there is an answer, and then once more: the time of the first is not that of a
+// usual round trip.
 func (w *monitoredWindow) await() {
 	for {
 		select {
@@ -118,13 +117,13 @@ func (w *monitoredWindow) await() {
 		}
 		began := time.Now()
 		if w.ask() == nil {
-			w.m.windows.heard(time.Since(began))
+			w.m.windows.answered(time.Since(began))
 			return
 		}
 	}
 }
 
-// ask takes a slot and gives it back.
+// ask takes a slot and releases it.
 func (w *monitoredWindow) ask() error {
 	id := rand.Text()
 	defer w.Release(id, false)
