@@ -5,8 +5,6 @@ import "sync"
 // An acquisition is a lock or a slot that an operation takes. It makes sure that none stays taken
 // without its caller knowing: an attempt may take it after the caller has given up, or once more after
 // the caller has released it. It is then released when the last attempt has ended.
-//
-// A nil *acquisition is for operations that take nothing.
 type acquisition struct {
 	mu          sync.Mutex
 	running     int    // attempts
@@ -15,9 +13,6 @@ type acquisition struct {
 }
 
 func (a *acquisition) attemptStarted() {
-	if a == nil {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running++
@@ -26,9 +21,6 @@ func (a *acquisition) attemptStarted() {
 // attemptEnded counts an attempt that ended with err. Only with an error reply, or without a connection,
 // has it taken nothing for sure.
 func (a *acquisition) attemptEnded(err error) {
-	if a == nil {
-		return
-	}
 	a.mu.Lock()
 	a.running--
 	if err == nil || !isReply(err) && !isConnectError(err) {
@@ -46,9 +38,6 @@ func (a *acquisition) attemptEnded(err error) {
 
 // resultReturned notes that the caller gets the result of an ended attempt.
 func (a *acquisition) resultReturned() {
-	if a == nil {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unreported--

@@ -46,24 +46,21 @@ func (d *dialer) noReplyError() error {
 }
 
 // A connectError is why there is no connection.
-type connectError struct{ err error }
+type connectError struct{ error }
 
-func (e *connectError) Error() string { return e.err.Error() }
-func (e *connectError) Unwrap() error { return e.err }
+func (e *connectError) Unwrap() error { return e.error }
 
 func isConnectError(err error) bool { return errors.As(err, new(*connectError)) }
 
 // A sentinelError is a Sentinel's error reply, or why there is no reply.
-type sentinelError struct{ err error }
+type sentinelError struct{ error }
 
-func (e *sentinelError) Error() string { return e.err.Error() }
-func (e *sentinelError) Unwrap() error { return e.err }
+func (e *sentinelError) Unwrap() error { return e.error }
 
 // A handshakeError is why there is no TLS connection.
-type handshakeError struct{ err error }
+type handshakeError struct{ error }
 
-func (e *handshakeError) Error() string { return e.err.Error() }
-func (e *handshakeError) Unwrap() error { return e.err }
+func (e *handshakeError) Unwrap() error { return e.error }
 
 // A dialFunc is the Dialer of go-redis.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)

@@ -41,10 +41,9 @@ func (e *credentialsError) Error() string { return "cannot read token_store.url:
 func (e *credentialsError) Unwrap() error { return e.err }
 
 // A brokenError is a connection that broke, or a reply that did not come. An earlier error says more.
-type brokenError struct{ err error }
+type brokenError struct{ error }
 
-func (e *brokenError) Error() string { return e.err.Error() }
-func (e *brokenError) Unwrap() error { return e.err }
+func (e *brokenError) Unwrap() error { return e.error }
 
 // A meaning explains an error reply.
 type meaning struct {
@@ -122,7 +121,7 @@ func (c *client) classify(err error, key string) (meaning error, temporary bool)
 	case errors.As(err, &refused):
 		return c.classifyReply(refused.reply, key, atSentinel)
 	case errors.As(err, &handshake):
-		return classifyHandshake(handshake.err)
+		return classifyHandshake(handshake.error)
 	case isAlert(err): // with TLS 1.3 it comes after the handshake
 		return classifyHandshake(err)
 	case isConnectError(err) && atSentinel:

@@ -1,6 +1,7 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +12,9 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// How long Redis has been silent is counted in ticks that this process saw. A process that was
-// suspended, or got no CPU, therefore does not conclude that Redis is down.
 const (
+	// tick is the unit in which silence is counted: a process that was suspended, or got no CPU, sees few
+	// ticks, and does not conclude that Redis is down.
 	tick = 50 * time.Millisecond
 	// silentTicks is how long an attempt may be without a reply before another one is started.
 	silentTicks = int(2 * time.Second / tick)
@@ -21,9 +22,7 @@ const (
 	askTicks = int(askInterval / tick)
 	// refusedTicks is how long a single server must refuse connections before an operation fails.
 	refusedTicks = int(time.Second / tick)
-)
 
-const (
 	// defaultTimeout is for operations whose context never ends.
 	defaultTimeout = 5 * time.Second
 	// maxAttempts is how many attempts of one operation may run at once. A failover allows one more.
@@ -62,7 +61,7 @@ type attempt[T any] struct {
 }
 
 // do calls call, and retries it with jitter after temporary errors, until ctx ends. Attempts that are
-// running then go on, so that their connections are made. a, which may be nil, is told of each attempt.
+// running then go on, so that their connections are made. a is nil for operations that take nothing.
 func do[T any](ctx context.Context, c *client, key string, a *acquisition, call func(context.Context, *pool) (T, error)) (v T, err error) {
 	if ctx.Done() == nil {
 		var cancel context.CancelFunc
@@ -73,7 +72,7 @@ func do[T any](ctx context.Context, c *client, key string, a *acquisition, call 
 		return v, &canceledError{errNoReply, ctx.Err()}
 	}
 	o := operation[T]{
-		client: c, key: key, acquisition: a, call: call,
+		client: c, key: key, acquisition: cmp.Or(a, new(acquisition)), call: call,
 		ended: make(chan attempt[T], maxAttempts+1), retryWait: minRetryWait, refusedSince: -1,
 	}
 	o.startAttempt()

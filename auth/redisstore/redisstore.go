@@ -128,7 +128,9 @@ func (s *store) runInBackground(c *client, limit time.Duration, key string, scri
 		ctx, cancel := context.WithTimeout(s.dialer.ctx, limit)
 		defer cancel()
 		for {
-			_, err := run(ctx, c, s.key(key, ""), nil, script, keys, args...)
+			_, err := do(ctx, c, s.key(key, ""), nil, func(ctx context.Context, p *pool) (any, error) {
+				return script.Eval(ctx, p.redis, keys, args...).Result()
+			})
 			if err == nil || ctx.Err() != nil {
 				return
 			}
@@ -140,13 +142,6 @@ func (s *store) runInBackground(c *client, limit time.Duration, key string, scri
 				return
 			}
 		}
-	})
-}
-
-// run runs a script that returns a number.
-func run(ctx context.Context, c *client, key string, a *acquisition, script *redis.Script, keys []string, args ...any) (int64, error) {
-	return do(ctx, c, key, a, func(ctx context.Context, p *pool) (int64, error) {
-		return script.Eval(ctx, p.redis, keys, args...).Int64()
 	})
 }
 

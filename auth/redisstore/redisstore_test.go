@@ -196,7 +196,7 @@ func TestScriptsTwice(t *testing.T) {
 	if taken, err := another.take(t.Context()); taken || err != nil {
 		t.Errorf("another's lock: %v, %v", taken, err)
 	}
-	if n, err := run(t.Context(), s.records, "k", nil, unlock, []string{another.lockKey()}, another.owner); n != 0 || err != nil {
+	if n, err := unlock.Eval(t.Context(), server.Admin(t), []string{another.lockKey()}, another.owner).Int64(); n != 0 || err != nil {
 		t.Errorf("another has unlocked: %v, %v", n, err)
 	}
 	if taken, err := another.take(t.Context()); taken || err != nil {

@@ -19,14 +19,6 @@ import (
 // [auth.Consenter], an [auth.Revoker] and an [auth.Refresher].
 type Provider struct{ c Config }
 
-var _ interface {
-	auth.Provider
-	auth.Identifier
-	auth.Consenter
-	auth.Revoker
-	auth.Refresher
-} = (*Provider)(nil)
-
 // New makes a provider. Its error joins an [auth.KeyError] for each wrong setting.
 func New(c Config, _ auth.Env) (auth.Provider, error) {
 	p, err := NewProvider(c)

@@ -20,6 +20,14 @@ import (
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
+var _ interface {
+	auth.Provider
+	auth.Identifier
+	auth.Consenter
+	auth.Revoker
+	auth.Refresher
+} = (*Provider)(nil)
+
 const (
 	clientID = "cl:i/e+n=t"
 	secret   = "s+e/c=r&e%t√"

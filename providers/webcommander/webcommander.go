@@ -77,13 +77,10 @@ func (c Config) authString(errs *settings.Errors) (user string, authString auth.
 	}
 	errs.When(c.Username != "" || !c.Password.IsZero(), "auth_string", "give username and password, or auth_string, not both")
 	text, err := c.AuthString.Value()
-	if err != nil {
-		errs.When(true, "auth_string", "cannot be read")
-		return "", c.AuthString
-	}
-	decoded, err := base64.StdEncoding.DecodeString(text)
+	errs.When(err != nil, "auth_string", "cannot be read")
+	decoded, notBase64 := base64.StdEncoding.DecodeString(text)
 	user, _, found := strings.Cut(string(decoded), ":")
-	errs.When(err != nil || !found, "auth_string", "must be base64 of username:password")
+	errs.When(err == nil && (notBase64 != nil || !found), "auth_string", "must be base64 of username:password")
 	return user, c.AuthString
 }
 
