@@ -73,8 +73,8 @@ var canceled = func() context.Context {
 	return ctx
 }()
 
-// admit waits for a slot of the rate limit and for the token to send. It reads the token again after
-// the wait, and gives the slot back if that takes an exchange: the exchange may need the slot.
+// admit waits for the token to send and for a slot of the rate limit. After the wait it reads the token
+// again. If that takes an exchange, it gives back the slot, which the exchange may need.
 func (a *attempt) admit() error {
 	c := a.call
 	if a.Err() != nil {

@@ -130,8 +130,8 @@ func (q *Queue) onTake(processes int, err error) (unpaused bool) {
 	return now >= q.pauseEnd
 }
 
-// sharedWritten releases the shared slot when the request has been received at the latest.
-func (s *Slot) sharedWritten() {
+// sharedWrittenLocked releases the shared slot oneWay later, if the response has not done so by then.
+func (s *Slot) sharedWrittenLocked() {
 	if s.sharedID == "" {
 		return
 	}
@@ -139,8 +139,8 @@ func (s *Slot) sharedWritten() {
 	s.lapse = time.AfterFunc(oneWay, func() { release(id, true) })
 }
 
-// releaseShared releases the shared slot, unless lapse has.
-func (s *Slot) releaseShared(sent bool) {
+// releaseSharedLocked releases the shared slot, unless lapse has done so.
+func (s *Slot) releaseSharedLocked(sent bool) {
 	if s.sharedID != "" && (s.lapse == nil || s.lapse.Stop()) {
 		s.q.shared.Release(s.sharedID, sent)
 	}

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// state is how far a slot's request has come. It only grows, but for Resend.
+// state is how far a slot's request has come. It only increases, except in Resend.
 type state uint8
 
 const (
-	queued   state = iota // waits
-	granted               // counts in the windows, but is not written
-	written               // is on its way until arrival, at the latest
-	received              // counts from a time that is final
-	released              // and is no longer in flight
+	queued   state = iota // waits in the Queue
+	granted               // counts in the windows; not written yet
+	written               // on its way; received at arrival, at the latest
+	received              // its time in the windows is final
+	released              // no longer in flight; nothing changes any more
 )
 
 // Slot is one request's share of the limits. The methods of a nil Slot, which has none, do nothing.
@@ -72,7 +72,7 @@ func (s *Slot) writtenLocked(now time.Duration) {
 	if s.q.Limited() {
 		s.q.arrivals.move(never, s.arrival)
 		s.snapshotUseLocked(now)
-		s.sharedWritten()
+		s.sharedWrittenLocked()
 	}
 }
 
@@ -126,7 +126,7 @@ func (s *Slot) receivedLocked(now time.Duration) {
 		s.q.arrivals.move(s.arrival, now)
 	}
 	s.state = received
-	s.releaseShared(true)
+	s.releaseSharedLocked(true)
 }
 
 // Observe reads from X-RateLimit-Limit and X-RateLimit-Remaining how much of the limit others use. They
@@ -167,8 +167,8 @@ func headerCount(s string) (int, bool) {
 	return int(n), err == nil
 }
 
-// Done notes that the response body has ended, so that the call is no longer in flight. It includes
-// Received.
+// Done notes that the response body has ended, so that the call is no longer in flight. If headers never
+// came, Done is Received too.
 func (s *Slot) Done() {
 	s.update(func(now time.Duration) {
 		if s.state != released {
@@ -178,8 +178,8 @@ func (s *Slot) Done() {
 	})
 }
 
-// Cancel gives the slot back: the request was not sent, or the wait for the slot ended. A request that
-// was written nevertheless has failed.
+// Cancel gives the slot back if its request was not written, also while it waits. Otherwise it is Failed,
+// then Done.
 func (s *Slot) Cancel() { s.update(s.cancelLocked) }
 
 func (s *Slot) cancelLocked(now time.Duration) {
@@ -190,7 +190,7 @@ func (s *Slot) cancelLocked(now time.Duration) {
 		s.q.waiting = slices.DeleteFunc(s.q.waiting, func(waiting *Slot) bool { return waiting == s })
 	case granted:
 		s.q.arrivals.drop()
-		s.releaseShared(false)
+		s.releaseSharedLocked(false)
 	}
 	s.releaseLocked(now)
 }
