@@ -17,7 +17,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers"
 )
 
-// secret stands for every secret in these tests, and must be in no message.
+// secret is every secret in these tests. No message may contain it.
 const secret = "s3cr+t/=&%"
 
 func TestMain(m *testing.M) {
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// acme is a product with a setting of each type.
+// acme are the settings of a provider, with one of each type.
 type acme struct {
 	SSOURL      *url.URL          `yaml:"sso_url"`
 	ClientID    string            `yaml:"client_id" required:"true"`
@@ -75,7 +75,7 @@ func newAcme(c acme, env auth.Env) (auth.Provider, error) {
 		}
 	}
 	if c.Extra == "refused" {
-		errs = append(errs, errors.New("acme takes\nno extra"))
+		errs = append(errs, errors.New("acme takes\nno extra; leave\nit out"))
 	}
 	_ = env.BaseURL.String() + "/token"
 	return acmeProvider{c}, errors.Join(errs...)
@@ -103,7 +103,7 @@ func (p acmeProvider) Traffic() auth.Traffic {
 	return auth.Traffic{Limits: []auth.Limit{{Requests: 20, Per: time.Second}}, Close: true}
 }
 
-// diskConfig is a store from outside.
+// diskConfig are the settings of a store that WithStore adds.
 type diskConfig struct {
 	Path string `yaml:"path" required:"true"`
 }
@@ -119,7 +119,7 @@ func testOptions() []Option {
 	return []Option{WithProvider(providers.Define("acme", newAcme)), WithStore("disk", openDisk)}
 }
 
-// parse1 parses a configuration of one connector, whose lines follow its common ones.
+// parse1 parses a file with the connector a, to which lines are added.
 func parse1(t *testing.T, lines string, opts ...Option) (*Connectors, error) {
 	t.Helper()
 	return Parse("t.yaml", []byte("version: 1\nconnectors:\n  a:\n    provider: acme\n    base_url: https://acme.example/api/\n"+

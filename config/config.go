@@ -98,7 +98,7 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	if store.open != nil {
 		opened, err := store.open()
 		if err == nil && opened == nil {
-			err = errors.New("opening it gave no store")
+			err = errors.New("the store was opened as nil")
 		}
 		if err != nil {
 			l.doc.RefuseKeys(yamldoc.Path{"token_store"}, err)
@@ -136,7 +136,7 @@ func (l *loader) root(data []byte) (f file, ok bool) {
 	entries = slices.DeleteFunc(entries, func(e yamldoc.Node) bool { return strings.HasPrefix(e.Name, "x-") })
 	l.doc.Decode(&f, root, entries)
 	if f.Version != 1 {
-		l.doc.Refuse(yamldoc.Path{"version"}, errors.New("must be 1, the one version there is"))
+		l.doc.Refuse(yamldoc.Path{"version"}, errors.New("must be 1, the only version"))
 	}
 	return f, true
 }

@@ -52,7 +52,7 @@ func TestGet(t *testing.T) {
 	}
 }
 
-// api is a product that answers what it was asked with, and with what token.
+// api is a product whose responses repeat the request and its token.
 func api(t *testing.T) *httptest.Server {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s %s %s close=%v", r.Method, r.RequestURI, r.Header.Get("Authorization"), r.UserAgent(), r.Close)
@@ -123,7 +123,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// closingStore counts its closings.
+// closingStore counts calls of Close.
 type closingStore struct {
 	auth.Memory
 	closed int
@@ -175,7 +175,7 @@ func TestStores(t *testing.T) {
 
 	redis := WithStore("redis", func(struct{}) (auth.Store, error) { return new(auth.Memory), nil })
 	_, err = Parse("t.yaml", []byte("token_store: {type: redis}\n"+rest), append(testOptions(), redis)...)
-	if want := "t.yaml:1:1: token_store.encryption_keys: missing; itsmauth keygen makes a key, or say encryption: none"; err == nil || err.Error() != want {
+	if want := "t.yaml:1:1: token_store.encryption_keys: missing; itsmauth keygen makes a key, or set encryption: none"; err == nil || err.Error() != want {
 		t.Error(err)
 	}
 	_, err = Parse("t.yaml", []byte("token_store: {type: redis, unknown: x}\n"+rest), append(testOptions(), redis)...)
@@ -189,7 +189,7 @@ func TestStores(t *testing.T) {
 	conns.Close()
 }
 
-// A store is not opened with settings that are refused, and one that opens as nothing is refused.
+// A store is not opened if its settings are refused. If opening it returns nil, that is a problem.
 func TestStoresNotOpened(t *testing.T) {
 	t.Parallel()
 	const rest = "version: 1\nconnectors: {a: {provider: acme, base_url: 'https://h', client_id: a, client_secret: b}}\n"
@@ -203,7 +203,7 @@ func TestStoresNotOpened(t *testing.T) {
 	}
 	nothing := WithStore("nothing", func(struct{}) (auth.Store, error) { return nil, nil })
 	_, err = Parse("t.yaml", []byte("token_store: {type: nothing}\n"+rest), append(testOptions(), nothing)...)
-	if err == nil || err.Error() != "t.yaml:1:14: token_store: opening it gave no store" {
+	if err == nil || err.Error() != "t.yaml:1:14: token_store: the store was opened as nil" {
 		t.Error(err)
 	}
 }
@@ -254,7 +254,7 @@ func (p countingProvider) Exchange(ctx context.Context, prev *oauth2.Token) (*oa
 	return p.acmeProvider.Exchange(ctx, prev)
 }
 
-// What is stored with encryption_keys is not what the session gave.
+// With encryption_keys the stored record does not contain the token.
 func TestEncryptedStore(t *testing.T) {
 	t.Parallel()
 	store := new(auth.Memory)
@@ -275,7 +275,7 @@ connectors: {a: {provider: acme, base_url: 'https://h', client_id: a, client_sec
 	if _, err := a.Authenticator().Token(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	conns.Close() // the save may follow the token
+	conns.Close() // the save may come after the token
 	r, err := store.Load(t.Context(), a.session.Key())
 	if err != nil || r.Version == 0 || bytes.Contains(r.Data, []byte("token of")) {
 		t.Errorf("%v %v", r, err)

@@ -81,7 +81,7 @@ func TestNewRequest(t *testing.T) {
 
 func TestDoShowsNoQuery(t *testing.T) {
 	t.Parallel()
-	const addr = "127.0.0.1:1" // where nobody listens
+	const addr = "127.0.0.1:1" // nothing listens there
 	c := &Connector{client: &http.Client{}, BaseURL: &url.URL{}}
 	req, err := http.NewRequest("GET", "http://user:hunter2@"+addr+"/path?token=hunter2#hunter2", nil)
 	if err != nil {
@@ -94,7 +94,7 @@ func TestDoShowsNoQuery(t *testing.T) {
 	}
 }
 
-// proxy_url is a secret: it is read again once a second, and one that is none leaves the last in force.
+// proxy_url is a secret and is read again once a second. If it is not a URL, the last one stays in force.
 func TestProxyURLChanges(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "proxy")
@@ -134,7 +134,7 @@ func TestProxyURLChanges(t *testing.T) {
 	})
 }
 
-// The proxy in force when a request leaves is the one that it takes.
+// A request uses the proxy that is in force when it is sent.
 func TestRequestTakesTheProxy(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "to "+r.Host) }))

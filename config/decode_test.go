@@ -15,7 +15,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers"
 )
 
-// decodeAcme decodes the settings of one connector and gives them.
+// decodeAcme decodes the settings of one connector.
 func decodeAcme(t *testing.T, lines string) acme {
 	t.Helper()
 	var got acme
@@ -62,7 +62,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// A secret is read at each use, through a symlink that moves as a Kubernetes volume's does.
+// A secret is read at each use, through a symlink that moves, as in a Kubernetes volume.
 func TestSecretRotates(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -121,7 +121,7 @@ func TestRelativeSecret(t *testing.T) {
 	}
 }
 
-// Not parallel: it changes the directory. What is read again is where it was at first.
+// Not parallel: it changes the working directory. Files are still read from where they were at first.
 func TestChangedDirectory(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := testpki.Files(t, testpki.New(t).Issue(t, "client", time.Now().Add(time.Hour)))

@@ -81,7 +81,7 @@ connectors:
 	fmt.Println(err)
 	// Output:
 	// itsmauth.yaml:4:3: connectors.door.key: missing
-	// itsmauth.yaml:4:39: connectors.door.base_url: plain http sends credentials in the clear; use https, or say transport.allow_http: true
+	// itsmauth.yaml:4:39: connectors.door.base_url: plain http sends credentials in the clear; use https, or set transport.allow_http: true
 	// itsmauth.yaml:4:62: connectors.door.kee: unknown key; did you mean key?
 	// itsmauth.yaml:4:97: connectors.door.transport.timeout: must be a duration with its unit, such as 500ms, 30s or 5m
 }

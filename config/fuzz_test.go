@@ -8,8 +8,8 @@ import (
 	"unicode"
 )
 
-// FuzzParse looks for panics, hangs and secrets in errors: whatever surrounds it, a problem shows
-// no part of a secret's value, of a file's, or of a variable's.
+// FuzzParse looks for panics, hangs and secrets in errors. No problem may show a part of the value of a
+// secret, a file or a variable.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.yaml")
 	if err != nil {
@@ -23,8 +23,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// What the input reads must be known: only our own file and variables, whose value the
-		// input itself must not spell.
+		// The input may read only our own file and variables, and must not contain their value itself.
 		if strings.Contains(string(data), "${file:") && !strings.Contains(string(data), "${file:secret.txt}") ||
 			strings.Contains(string(data), "_file:") || strings.Contains(strings.ToLower(string(data)), "s3cr") {
 			return

@@ -62,13 +62,13 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// portable leaves out where this directory is.
+// portable removes the path of this directory.
 func portable(s string) string {
 	here, _ := filepath.Abs(".")
 	return filepath.ToSlash(strings.ReplaceAll(s, here+string(filepath.Separator), ""))
 }
 
-// Not parallel: it counts what is allocated.
+// Not parallel: it counts allocated bytes.
 func TestLargeInput(t *testing.T) {
 	huge := filepath.Join(t.TempDir(), "huge")
 	if err := os.WriteFile(huge, make([]byte, 1<<20+1), 0o600); err != nil {

@@ -19,7 +19,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// What comments leave out, by the key's place or by its name.
+// What the comments do not say, by type and field or by key.
 var (
 	docs = map[string]string{
 		"auth.Limit.Requests":     "How many requests each window allows.",
@@ -117,7 +117,7 @@ var (
 	}
 )
 
-// TestKeys looks that keys.json is what the sources say.
+// TestKeys checks that keys.json has what the comments of the sources say.
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	found := map[string]annotations{}
@@ -173,14 +173,14 @@ var (
 	theDefault = regexp.MustCompile(`The default is ([^.,]+)[.,]`)
 )
 
-// annotations are what is known of a key beside its type.
+// annotations are what is known about a key besides its type.
 type annotations struct {
 	Description string   `json:"description,omitempty"`
 	Default     string   `json:"default,omitempty"`  // as it would be written, or in words
 	Examples    []string `json:"examples,omitempty"` // as it is written in YAML
 }
 
-// comments collects those of a struct's keys. A comment that names the next field is its too.
+// comments collects the comments of a struct's keys. A comment that names the next field is also for that one.
 func comments(into map[string]annotations, dir, typ string, st *ast.StructType) {
 	key := map[string]string{}
 	for _, f := range st.Fields.List {

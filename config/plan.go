@@ -99,7 +99,7 @@ func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
 		return nil
 	}, auth.Env{Name: p.name, BaseURL: p.BaseURL, Logger: l.opts.logger})
 	if err == nil && p.provider == nil {
-		err = errors.New("the constructor of " + p.Provider + " gave no provider")
+		err = errors.New("the constructor of " + p.Provider + " returned no provider")
 	}
 	if err != nil {
 		l.doc.RefuseKeys(at.Path, err)
@@ -152,7 +152,7 @@ func (l *loader) checkSharedSettings(p *plan) {
 			continue // the intended value is unknown
 		}
 		if !equalSetting(ours[key].Value, theirs[key].Value) {
-			l.doc.RefuseHere(at, yamldoc.Advise("differs from connector "+p.leader.name+", whose token this one shares", "give both the same, or one another account"))
+			l.doc.RefuseHere(at, yamldoc.Advise("conflicts with connector "+p.leader.name+" (same credentials, shared token)", "use equal values, or set a different account"))
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers"
 )
 
-// plansOf decodes and gives what the clients would be made of.
+// plansOf gives the plans of the connectors in data, by name.
 func plansOf(t *testing.T, data string) map[string]*plan {
 	t.Helper()
 	l := newLoader(".", testOptions())
@@ -99,7 +99,7 @@ connectors:
 	}
 }
 
-// A constructor finds what is required, whatever the file holds, and what it says is kept.
+// A constructor finds each required setting set, whatever the file holds, and its errors are reported too.
 func TestConstructor(t *testing.T) {
 	t.Parallel()
 	type host struct {
@@ -120,7 +120,7 @@ func TestConstructor(t *testing.T) {
 	}))
 	none := WithProvider(providers.Define("none", func(struct{}, auth.Env) (auth.Provider, error) { return nil, nil }))
 	for settings, want := range map[string][]string{
-		"provider: none, base_url: 'https://h'": {"connectors.a: the constructor of none gave no provider"},
+		"provider: none, base_url: 'https://h'": {"connectors.a: the constructor of none returned no provider"},
 		"provider: mine": {"connectors.a.base_url: missing", "connectors.a.hosts: missing", "connectors.a.main: missing",
 			"connectors.a.word: missing", "connectors.a: not today"},
 		"provider: mine, base_url: h, word: '', hosts: [], main: , more: x": {"connectors.a.base_url: must be an absolute http or https URL",
@@ -205,5 +205,32 @@ connectors:
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("connector %q\n-want +got\n%s", name, diff)
 		}
+	}
+}
+
+// Refused values are found by the key of the constructor's error, and those of both layers in their own.
+func TestProblemPaths(t *testing.T) {
+	t.Parallel()
+	type settings struct {
+		Params map[string]string `yaml:"params"`
+	}
+	mine := WithProvider(providers.Define("mine", func(settings, auth.Env) (auth.Provider, error) {
+		return nil, errors.Join(&auth.KeyError{Key: "params.b.c", Err: errors.New("is odd")}, &auth.KeyError{Key: "params.d", Err: errors.New("is odd")})
+	}))
+	_, err := Parse("t.yaml", []byte(`
+version: 1
+defaults: {transport: {user_agent: ok}}
+connectors:
+  a:
+    provider: mine
+    base_url: https://h
+    params: {b.c: x}
+    transport: {user_agent: "a\rb"}
+`), mine)
+	want := `t.yaml:8:5: connectors.a.params.d: is odd
+t.yaml:8:19: connectors.a.params."b.c": is odd
+t.yaml:9:29: connectors.a.transport.user_agent: must not hold a line break`
+	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }

@@ -18,10 +18,10 @@ import (
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
 
-// What config refuses and no schema can, by the words of the problem, and for some by what YAML takes
-// the value for.
+// beyond lists what config refuses and a schema cannot: by the words of the problem, and for some by the
+// value's YAML tag.
 var beyond = []struct{ words, tag, why string }{
-	{"differs from connector", "", "two connectors are compared"},
+	{"conflicts with connector", "", "two connectors are compared"},
 	{"plain http sends", "", "depends on allow_http, and on what is loopback"},
 	{"required", "", "a constructor's rule, between keys"},
 	{"must be a status", "", "a constructor's rule"},
@@ -38,7 +38,7 @@ var beyond = []struct{ words, tag, why string }{
 	{"unknown tag", "", "JSON has no tags"},
 	{"must not hold a line break", "", "a rule of headers"},
 	{"the disk is full", "", "the store"},
-	{"there are keys, but", "", "a rule between keys"},
+	{"encryption_keys is set, but", "", "a rule between keys"},
 	{"needs encryption_keys", "", "a rule between keys"},
 	{"needs key_file", "", "a rule between keys"},
 	{"needs cert_file", "", "a rule between keys"},
@@ -68,7 +68,7 @@ func compiled(t testing.TB, opts ...Option) *jsonschema.Schema {
 	return s
 }
 
-// plainValue is what an editor makes of YAML 1.2: aliases and merges written out.
+// plainValue is the value as an editor of YAML 1.2 sees it: aliases and merges are written out.
 func plainValue(n *yaml.Node) any {
 	n = deref(n)
 	switch n.Kind {
@@ -136,7 +136,7 @@ func deref(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-// agree compares the two on one file, and reports whether both take it.
+// agree compares schema and config on one file. It reports whether both accept it.
 func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, data []byte) (both bool) {
 	t.Helper()
 	root := parsed(data)
@@ -176,7 +176,7 @@ func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, d
 	return false
 }
 
-// scalarAt gives the scalar at a problem, or the zero node.
+// scalarAt finds the scalar at a problem, or returns the zero node.
 func scalarAt(n *yaml.Node, p Problem) (found yaml.Node) {
 	if n.Kind == yaml.ScalarNode && n.Line == p.Line && n.Column == p.Col {
 		return *n
@@ -194,8 +194,8 @@ func TestSchemaAgrees(t *testing.T) {
 	schemaAgrees(t, 41, 401)
 }
 
-// schemaAgrees holds the schema and config to the same answer on each file of testdata, and on some of
-// its mutants: one in fromGood of those of a file that both accept, one in fromBad of the others'.
+// schemaAgrees checks that schema and config agree on each file of testdata and on some of its mutants: on
+// one in fromGood of the mutants of an accepted file, and on one in fromBad of the others.
 func schemaAgrees(t *testing.T, fromGood, fromBad int) {
 	files, err := filepath.Glob("testdata/*.yaml")
 	if err != nil || len(files) < 60 {
@@ -232,8 +232,8 @@ var replacements = []string{"null", "true", "yes", "0", "7", "-1", "1.5", `""`, 
 	"https://h/?a=b", "https://u@h", "http://[::1]:80/x", "x", `"x"`, `"7"`, `"true"`, "[]", "{}", "[x]", "{x: y}", "2020-01-01", "$", "a$b", "$${x", "${env:CFG_SEVEN}", "${env:CFG_ID:-x}",
 	"a${file:secret.txt}b", "${env}", "${env:}", "${file:}", "${x:y}", `"${"`, `"a ${env:A"`, `"${env:A${env:B}}"`, "beyondtrust", "keepalive", "disk"}
 
-// mutate gives the file with one value replaced, or one key left out or renamed: every so many of
-// these.
+// mutate calls f with mutants of the file: one value replaced, or one key removed or renamed. It skips all
+// but each every-th.
 func mutate(data []byte, every int, f func(what string, mutant []byte)) {
 	root := parsed(data)
 	if root == nil {

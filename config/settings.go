@@ -53,7 +53,7 @@ type transportConfig struct {
 	// RateLimits are the limits of the account. All of them hold, and token requests count too.
 	RateLimits []auth.Limit `yaml:"rate_limits"`
 	// MaxConcurrency is how many calls run at once. 0 means no limit.
-	MaxConcurrency int `yaml:"max_concurrency" min:"0, which is any number"`
+	MaxConcurrency int `yaml:"max_concurrency" min:"0, which means no limit"`
 	// Connection is keepalive, or close for one request per connection.
 	Connection string `yaml:"connection" enum:"keepalive,close"`
 	// The TLS settings of connections to the product.
@@ -147,7 +147,7 @@ func (l *loader) plainHTTP(p *plan) {
 		u, _ := s.Value.(*url.URL)
 		if u != nil && u.Scheme == "http" && !p.Transport.AllowHTTP && !endpoint.Loopback(u.Hostname()) {
 			l.doc.RefuseKeys(p.path.Below(s.Path...), &yamldoc.Advised{Fault: "plain http sends credentials in the clear",
-				Advice: "use https, or say transport.allow_http: true", Cause: auth.ErrInsecure})
+				Advice: "use https, or set transport.allow_http: true", Cause: auth.ErrInsecure})
 		}
 	}
 }

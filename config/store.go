@@ -51,7 +51,7 @@ func (l *loader) store(at yamldoc.Node) (p storePlan) {
 		names := slices.AppendSeq([]string{"redis"}, maps.Keys(l.opts.openStore))
 		err := yamldoc.Advise("unknown token store", yamldoc.Suggest(c.Type, slices.Values(names)))
 		if c.Type == "redis" {
-			err = yamldoc.Advise("this store was not handed in", `add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`)
+			err = yamldoc.Advise("this program has no redis store", `add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`)
 		}
 		l.doc.Refuse(at.Path.Below("type"), err)
 	}
@@ -71,12 +71,12 @@ func (l *loader) encryptionKeys(at yamldoc.Path, c *storeConfig) (keys []auth.Ke
 	}
 	switch none := c.Encryption == "none"; {
 	case keys != nil && none:
-		l.doc.RefuseHere(path, errors.New("there are keys, but encryption is none"))
+		l.doc.RefuseHere(path, errors.New("encryption_keys is set, but encryption is none"))
 	case keys != nil || none:
 	case c.Encryption != "":
 		l.doc.Refuse(at.Below("encryption"), yamldoc.Advise("needs encryption_keys", "itsmauth keygen makes one"))
 	case c.Type == "redis":
-		l.doc.RefuseHere(path, yamldoc.Advise("missing", "itsmauth keygen makes a key, or say encryption: none"))
+		l.doc.RefuseHere(path, yamldoc.Advise("missing", "itsmauth keygen makes a key, or set encryption: none"))
 	}
 	return keys
 }

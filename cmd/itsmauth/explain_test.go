@@ -83,7 +83,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// explained is what a person sees of the problems of a file.
+// explained is what a terminal shows of the problems of a file.
 func explained(t testing.TB, data []byte) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "itsmauth.yaml")
@@ -100,7 +100,7 @@ func explained(t testing.TB, data []byte) string {
 	return stderr.String()
 }
 
-// TestExplainShowsNoSecret looks at each broken file of package config, whose secrets these are.
+// TestExplainShowsNoSecret explains each broken file of package config, whose secrets contain these words.
 func TestExplainShowsNoSecret(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../../config/testdata/*.yaml")
@@ -129,7 +129,7 @@ func TestExplainShowsNoSecret(t *testing.T) {
 	}
 }
 
-// FuzzExplain looks for panics, and for a secret that stands in a value.
+// FuzzExplain looks for panics and for secrets in what is shown.
 func FuzzExplain(f *testing.F) {
 	files, _ := filepath.Glob("../../config/testdata/*.yaml")
 	for _, file := range files {

@@ -37,7 +37,7 @@ func (d *Document) Entries(at Node) (list []Node, ok bool) {
 		return nil, true
 	}
 	if n.Kind != yaml.MappingNode {
-		d.refuse(at.value, at.Path, "must be a mapping of keys to values")
+		d.add(at.value, at.Path, errors.New("must be a mapping of keys to values"))
 		return nil, false
 	}
 	var merged []*yaml.Node
@@ -45,12 +45,12 @@ func (d *Document) Entries(at Node) (list []Node, ok bool) {
 	for pair := range slices.Chunk(n.Content, 2) {
 		key, value := deref(pair[0]), pair[1]
 		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" {
-			d.refuse(pair[0], at.Path, "a key must be a name")
+			d.add(pair[0], at.Path, errors.New("a key must be a name"))
 			continue
 		}
 		name, first := key.Value, lines[key.Value]
 		if first != 0 {
-			d.refuse(pair[0], at.Path.unknownKey(name), fmt.Sprintf("duplicate key, first on line %d", first))
+			d.add(pair[0], at.Path.unknownKey(name), fmt.Errorf("duplicate key, first on line %d", first))
 		}
 		switch { // a second << is merged too, or its keys would also be reported as missing
 		case key.Tag == "!!merge" && deref(value).Kind == yaml.SequenceNode:
@@ -64,7 +64,7 @@ func (d *Document) Entries(at Node) (list []Node, ok bool) {
 	}
 	for _, m := range merged {
 		if deref(m).Kind != yaml.MappingNode {
-			d.refuse(m, at.Path, "<< takes a mapping or a list of mappings")
+			d.add(m, at.Path, errors.New("<< takes a mapping or a list of mappings"))
 			continue
 		}
 		more, _ := d.Entries(Node{at.Path, at.Name, at.key, m})
@@ -109,29 +109,28 @@ func (d *Document) Decode(into any, at Node, entries []Node) {
 
 // Fill is Decode, but skips entries that the struct has no field for.
 func (d *Document) Fill(into any, at Node, entries []Node) {
-	d.fill(reflect.ValueOf(into).Elem(), at, entries)
-}
-
-func (d *Document) fill(v reflect.Value, at Node, entries []Node) {
-	for _, f := range fields(v.Type()) {
-		v, path := v.FieldByIndex(f.Index), at.Path.Below(f.key)
+	for _, f := range fields(reflect.TypeOf(into).Elem()) {
+		v, path := reflect.ValueOf(into).Elem().FieldByIndex(f.Index), at.Path.Below(f.key)
 		i := slices.IndexFunc(entries, func(e Node) bool { return e.Name == f.key })
 		switch {
 		case i >= 0 && !isNull(entries[i].value):
 			d.value(entries[i], v, f)
 			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.faulty[path.String()] {
-				d.refuse(entries[i].value, path, "must not be empty")
-				d.setPlaceholder(v, path)
+				d.replace(v, entries[i].value, path, errors.New("must not be empty"))
 			}
 		case !f.required:
 		case i >= 0:
-			d.refuse(entries[i].key, path, "needs a value")
-			d.setPlaceholder(v, path)
+			d.replace(v, entries[i].key, path, errors.New("needs a value"))
 		default:
-			d.refuse(at.key, path, "missing")
-			d.setPlaceholder(v, path)
+			d.replace(v, at.key, path, errors.New("missing"))
 		}
 	}
+}
+
+// replace refuses n, the node of the value v or the key above it, and sets v to a placeholder.
+func (d *Document) replace(v reflect.Value, n *yaml.Node, p Path, err error) {
+	d.add(n, p, err)
+	d.setPlaceholder(v, p)
 }
 
 // setPlaceholder sets a missing or refused value to a unique dummy, so that constructors can still
@@ -182,10 +181,10 @@ func (d *Document) strict(at Node, entries []Node, structs ...reflect.Type) {
 // it, and returns the struct and the settings in it.
 func (d *Document) Rest(at Node, entries []Node, u Union, kind string) (reflect.Value, map[string]Setting) {
 	d.scalars = map[string]Setting{}
-	v := reflect.New(u.Kinds[kind]).Elem()
-	d.fill(v, at, entries)
-	d.strict(at, entries, u.Common, v.Type())
-	return v, d.scalars
+	v := reflect.New(u.Kinds[kind])
+	d.Fill(v.Interface(), at, entries)
+	d.strict(at, entries, u.Common, u.Kinds[kind])
+	return v.Elem(), d.scalars
 }
 
 var (
@@ -203,25 +202,28 @@ func (d *Document) value(at Node, v reflect.Value, f field) {
 	case t == nodeType:
 		v.Set(reflect.ValueOf(at))
 	case isNull(n):
-		d.refuse(at.key, at.Path, "needs a value")
-		d.setPlaceholder(v, at.Path)
+		d.replace(v, at.key, at.Path, errors.New("needs a value"))
 	case t == urlType || t == secretType:
 		d.scalar(at, v, f)
 	case t.Kind() == reflect.Pointer:
 		fresh := reflect.New(t.Elem()) // the layer below keeps its own
 		d.value(at, fresh.Elem(), f)
 		v.Set(fresh)
-	case t.Kind() == reflect.Struct:
-		entries, ok := d.Entries(at)
-		if !ok {
+	case t.Kind() == reflect.Struct || t.Kind() == reflect.Map:
+		if entries, ok := d.Entries(at); !ok {
 			d.setPlaceholder(v, at.Path)
-			return
+		} else if t.Kind() == reflect.Struct {
+			d.Decode(v.Addr().Interface(), at, entries)
+		} else {
+			v.Set(reflect.MakeMap(t))
+			for _, e := range entries {
+				elem := reflect.New(t.Elem()).Elem()
+				d.value(e, elem, f)
+				v.SetMapIndex(reflect.ValueOf(e.Name).Convert(t.Key()), elem)
+			}
 		}
-		d.fill(v, at, entries)
-		d.strict(at, entries, t)
 	case t.Kind() == reflect.Slice && n.Kind != yaml.SequenceNode:
-		d.refuse(at.value, at.Path, "must be a list, such as [a, b]")
-		d.setPlaceholder(v, at.Path)
+		d.replace(v, at.value, at.Path, errors.New("must be a list, such as [a, b]"))
 	case t.Kind() == reflect.Slice:
 		list := reflect.MakeSlice(t, len(n.Content), len(n.Content))
 		for i, c := range n.Content {
@@ -231,19 +233,6 @@ func (d *Document) value(at Node, v reflect.Value, f field) {
 		if list.Len() == 0 && f.Tag.Get("default") != "" {
 			d.scalars[at.Path.String()] = Setting{at.Path, list.Interface()}
 		}
-	case t.Kind() == reflect.Map:
-		entries, ok := d.Entries(at)
-		if !ok {
-			d.setPlaceholder(v, at.Path)
-			return
-		}
-		m := reflect.MakeMap(t)
-		for _, e := range entries {
-			elem := reflect.New(t.Elem()).Elem()
-			d.value(e, elem, f)
-			m.SetMapIndex(reflect.ValueOf(e.Name).Convert(t.Key()), elem)
-		}
-		v.Set(m)
 	default:
 		d.scalar(at, v, f)
 	}

@@ -107,7 +107,7 @@ var phrases = []struct{ said, fault, advice, at string }{
 	{"did not find expected alphabetic", "& and * need a name", "put a value that begins with one in quotes", "&*"},
 	{"unexpected end of stream", "a quote is not closed", "", "\"'"},
 	{"unexpected document indicator", "a quote is not closed", "", "\"'"},
-	{"escape", "an unknown escape", "within single quotes a backslash is just that", "\\"},
+	{"escape", "an unknown escape", "use single quotes, within which a backslash is an ordinary character", "\\"},
 	{"control characters", "a control character", "", ""},
 	{"max depth", "nested too deeply", "", ""},
 	{"tag", "an unknown tag", "put a value that begins with ! in quotes", "!"},

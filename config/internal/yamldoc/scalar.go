@@ -32,12 +32,11 @@ var (
 		"no": "false", "off": "false", "n": "false", "false": "false"}
 )
 
-// scalar decodes a string, a number, a secret, a URL and the like.
+// scalar decodes everything but structs, lists and maps.
 func (d *Document) scalar(at Node, v reflect.Value, f field) {
 	n := deref(at.value)
 	if n.Kind != yaml.ScalarNode {
-		d.refuse(at.value, at.Path, "must be a single value, not a list or a mapping")
-		d.setPlaceholder(v, at.Path)
+		d.replace(v, at.value, at.Path, errors.New("must be a single value, not a list or a mapping"))
 		return
 	}
 	text, expanded, err := expand(n.Value, d.dir)
@@ -80,8 +79,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f field) {
 		err = errors.New("must be at least " + f.Tag.Get("min"))
 	}
 	if err != nil {
-		d.add(at.value, at.Path, err)
-		d.setPlaceholder(v, at.Path)
+		d.replace(v, at.value, at.Path, err)
 		return
 	}
 	if !isDefault(v, f) {

@@ -1,5 +1,5 @@
-// Package yamldoc decodes a YAML document into Go values and reports every fault at its place. The order
-// and the meaning of the keys are its caller's.
+// Package yamldoc decodes a YAML document into Go values and reports every fault at its place. What the
+// keys mean, and in which order they are decoded, is up to its caller.
 package yamldoc
 
 import (
@@ -102,24 +102,25 @@ func (d *Document) add(n *yaml.Node, p Path, err error) {
 	}
 }
 
-func (d *Document) refuse(n *yaml.Node, p Path, fault string) { d.add(n, p, errors.New(fault)) }
-
 func newFault(line, col int, p Path, err error) *Fault {
-	// A path or a constructor's words may hold line breaks.
-	message := strings.Map(func(r rune) rune {
+	f := &Fault{line, col, p, oneLine(err.Error()), "", err}
+	if a := (*Advised)(nil); errors.As(err, &a) {
+		f.Advice = oneLine(a.Advice)
+	}
+	return f
+}
+
+// oneLine replaces line breaks, which the name of a file or the error of a constructor may hold.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
-	}, err.Error())
-	advice := ""
-	if a := (*Advised)(nil); errors.As(err, &a) {
-		advice = a.Advice
-	}
-	return &Fault{line, col, p, message, advice, err}
+	}, s)
 }
 
-// An Advised is an error that says apart what to do.
+// An Advised is an error that keeps apart what is wrong and what to do.
 type Advised struct {
 	Fault, Advice string
 	Cause         error // or nil

@@ -12,8 +12,8 @@ type more struct {
 	Extra string `yaml:"extra"`
 }
 
-// Layers decode into one value: structs merge, the rest is replaced, and a copy of the value below
-// stays as it was.
+// Layers decode into one value: structs merge, everything else is replaced. A copy of the value below does
+// not change.
 func TestDecodeInPlace(t *testing.T) {
 	t.Parallel()
 	type inner struct {
@@ -47,6 +47,25 @@ func TestDecodeInPlace(t *testing.T) {
 	want = outer{inner{1, 1}, &inner{1, 1}, map[string]inner{"x": {1, 1}, "y": {1, 0}}, []inner{{1, 0}, {2, 0}}, 1, more{"e"}}
 	if diff := cmp.Diff(want, base, cmp.AllowUnexported(outer{})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestPath(t *testing.T) {
+	t.Parallel()
+	for want, p := range map[string]Path{
+		"":                   nil,
+		"a.b[0].c":           Path{"a"}.key("b").Index(0).Below("c"),
+		`a."b.c"."[0]"[1]`:   Path{"a"}.key("b.c").key("[0]").Index(1),
+		`""."a.[b"."\"".d/e`: Path{}.key("").key("a.[b").key(`"`).key("d/e"),
+		"a.b-c":              Path{"a"}.unknownKey("b-c"),
+		"a":                  Path{"a"}.unknownKey("two words"),
+		"b":                  Path{"b"}.unknownKey("with/slash"),
+		"c":                  Path{"c"}.unknownKey(strings.Repeat("x", 41)),
+		"d":                  Path{"d"}.unknownKey("a.b"),
+	} {
+		if got := p.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 
