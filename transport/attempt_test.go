@@ -2,9 +2,13 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"testing"
@@ -12,6 +16,9 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/testpki"
 )
 
 // A Read of the body of a failed attempt, begun before the attempt was abandoned, must not count as an
@@ -54,6 +61,47 @@ func TestLateReadLeavesTheNextAttemptAlone(t *testing.T) {
 					t.Error(got, err)
 				}
 			})
+		})
+	}
+}
+
+// A resend that gets no second slot is prevented: over HTTP/1 by closing its connection, over HTTP/2,
+// where other requests use the connection, by the attempt's context alone.
+func TestResendWithoutSlot(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			rt, err := newRoundTripper(constant{}, &Options{BaseURL: &url.URL{Scheme: "https", Host: "api.example.com"},
+				Limiter: NewLimiter([]auth.Limit{{Requests: 1, Per: time.Hour}}, 0)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			req, _ := http.NewRequest("GET", "https://api.example.com/", nil)
+			c := &call{t: rt, req: req, origin: &rt.origins[0], began: time.Now()}
+			c.deadline.Store(c.headerDeadline(c.began))
+			a := c.begin()
+			defer c.end()
+			if err := a.admit(); err != nil {
+				t.Fatal(err)
+			}
+			a.slot.Wrote()
+			ours, peer := net.Pipe()
+			server := tls.Server(peer, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "api.example.com", time.Now().Add(time.Hour))}, NextProtos: []string{protocol}})
+			go io.Copy(io.Discard, server)
+			conn := tls.Client(ours, &tls.Config{RootCAs: ca.Pool(), ServerName: "api.example.com", NextProtos: []string{protocol}})
+			if err := conn.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			httptrace.ContextClientTrace(a.withSlotTrace()).GotConn(httptrace.GotConnInfo{Conn: conn})
+			if !errors.Is(context.Cause(a), auth.ErrRateLimited) {
+				t.Errorf("the attempt goes on: %v", context.Cause(a))
+			}
+			if _, err := conn.Write([]byte("x")); (err == nil) != (protocol == "h2") {
+				t.Errorf("writing to the connection: %v", err)
+			}
 		})
 	}
 }
