@@ -69,6 +69,12 @@ func (c *core) obtain(f *flight) outcome {
 
 // drive performs the protocol's steps until it is finished.
 func (c *core) drive(f *flight) (o outcome) {
+	defer func() {
+		if f.unlock != nil {
+			f.unlock()
+			f.unlock = nil
+		}
+	}()
 	c.mu.Lock()
 	p := newProtocol(c.rules, *f.task)
 	c.mu.Unlock()
@@ -82,12 +88,8 @@ func (c *core) drive(f *flight) (o outcome) {
 		e := c.perform(f, p, &o)
 		p.advance(time.Now(), e)
 	}
-	if f.unlock != nil {
-		f.unlock()
-	}
-	f.unlock = nil
 	o.err, o.suppressed, o.record = p.err, p.nothing, p.record.recordVersion()
-	if errors.Is(o.err, ErrConsentRequired) {
+	if errors.Is(o.err, ErrConsentRequired) && !o.suppressed {
 		o.secrets = cmp.Or(o.secrets, c.secrets())
 	}
 	return o
@@ -239,7 +241,10 @@ func (c *core) load(ctx context.Context, load func(context.Context, string) (Rec
 	if err == nil {
 		t, err = decodeRecord(rec)
 	}
-	return t, rec.Version, storeError(err)
+	if err != nil {
+		return tokenRecord{}, 0, storeError(err) // without its version, over which it could be saved
+	}
+	return t, rec.Version, nil
 }
 
 // save saves what p is writing: the last time also while the store is silent.

@@ -828,3 +828,38 @@ func (b both) Save(ctx context.Context, key string, r auth.Record) error {
 	}
 	return b.Store.Save(ctx, key, r)
 }
+
+// A record that cannot be read may be of a newer version, or encrypted. It is not overwritten.
+func TestUnreadableRecordStays(t *testing.T) {
+	t.Parallel()
+	for name, data := range map[string]string{
+		"damaged":   "{",
+		"newer":     `{"format":9,"refresh_token":"R"}`,
+		"encrypted": "\x00itsmauth sealed 1\x00 and so on",
+	} {
+		for _, consent := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", consent), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					store := &tryLocker{}
+					var p auth.Provider = &product{lifetime: time.Hour}
+					if consent {
+						p = consenting{&product{lifetime: time.Hour}}
+					}
+					s := newSession(t, p, &auth.Options{Store: store})
+					if err := store.Save(t.Context(), s.Key(), auth.Record{Data: []byte(data)}); err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					if _, err := s.Token(ctx); consent && !errors.Is(err, auth.ErrStore) || !consent && err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Minute)
+					if r, _ := store.Load(t.Context(), s.Key()); string(r.Data) != data {
+						t.Errorf("the record is now %q", r.Data)
+					}
+				})
+			})
+		}
+	}
+}

@@ -254,11 +254,11 @@ func (p *protocol) looked(now time.Time, e event) {
 // triedLock follows a try to take the lock.
 func (p *protocol) triedLock(now time.Time, e event) {
 	switch reason := p.task.reason; {
-	case e.closing:
-		p.fail("token", ErrClosed)
-		return
 	case e.err != nil && reason == offer:
 		p.endWithNothing()
+		return
+	case e.closing:
+		p.fail("token", ErrClosed)
 		return
 	case e.err != nil && (reason != needed || p.atStake(p.task.replaces)): // by the token's expiry the store may be back
 		p.fail("store", e.err)
@@ -273,7 +273,7 @@ func (p *protocol) triedLock(now time.Time, e event) {
 		p.settle(now)
 	case !e.taken:
 		p.adopt(p.record)
-	case p.restores(p.record):
+	case p.task.reason != offer && p.restores(p.record):
 		p.save(restoring, p.task.replaces.record)
 	default:
 		p.underLock(now, e)

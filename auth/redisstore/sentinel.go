@@ -20,7 +20,7 @@ const (
 	lateAfter = time.Second
 	// confirmTimeout is how long to wait for the Sentinels, and confirmRest for the rest of them after a
 	// majority has replied.
-	confirmTimeout = 2500 * time.Millisecond
+	confirmTimeout = 1800 * time.Millisecond
 	confirmRest    = 500 * time.Millisecond
 	// askInterval is the least time between two requests to the Sentinels in the background.
 	askInterval = time.Second
