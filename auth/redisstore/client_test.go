@@ -109,6 +109,12 @@ func settled(t *testing.T, s *store) {
 	waitBackground(s) // that the last attempts started
 }
 
+func attempting(c *client) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current != nil && c.current.attempts > 0
+}
+
 // misses counts how often an operation of s finds no idle connection.
 func misses(s *store) func() uint32 {
 	var pools []redis.UniversalClient
@@ -479,11 +485,14 @@ func TestTakenLate(t *testing.T) {
 		},
 	} {
 		p.Hang()
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		if err := take(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- take(ctx) }()
+		redistest.Eventually(t, "an attempt", func() bool { return attempting(s.records) || attempting(s.windows) })
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
-		cancel()
 		p.Resume()
 		settled(t, s)
 		for _, key := range []string{"itsmauth:{lock}:lock", "itsmauth:{trylock}:lock", "itsmauth:{k}:window"} {
