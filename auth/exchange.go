@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -19,7 +20,7 @@ func (c *core) run(f *flight) {
 
 	var w warning
 	c.mu.Lock()
-	c.flight, c.state.running = nil, nil
+	c.flight = nil
 	switch {
 	case f.snap == nil:
 		f.err = o.err
@@ -36,7 +37,7 @@ func (c *core) run(f *flight) {
 	}
 	c.mu.Unlock()
 	if w.message != "" { // after unlocking: the handler may call Token
-		c.opts.Logger.Warn(w.message, append([]any{"connector", c.opts.Connector}, w.attrs...)...)
+		c.log(slog.LevelWarn, w.message, w.attrs...)
 	}
 }
 
@@ -152,10 +153,6 @@ func (c *core) perform(f *flight, p *protocol, o *outcome) (e event) {
 
 // tell tells the session a result.
 func (c *core) tell(f *flight, r result) {
-	log := c.opts.Logger.With("connector", c.opts.Connector)
-	if r.err != nil {
-		log = log.With("error", r.err)
-	}
 	switch r.is {
 	case tokenObtained, tokenAdopted:
 		c.publish(f, r)
@@ -163,22 +160,22 @@ func (c *core) tell(f *flight, r result) {
 		if !c.noteUnsaved(true) {
 			return // it was said before
 		}
+		message := "token not saved; other processes obtain their own until it is"
 		if r.is == storeBypassed {
-			log.Warn("token store failed; exchanging without it")
-		} else {
-			log.Warn("token not saved; other processes obtain their own until it is")
+			message = "token store failed; exchanging without it"
 		}
+		c.log(slog.LevelWarn, message, "error", r.err)
 	case tokenSaved:
 		c.noteUnsaved(false)
 	case recordRestored:
-		log.Warn("the token store had lost the newest record; it is written back")
+		c.log(slog.LevelWarn, "the token store had lost the newest record; it is written back")
 	case rotationUnsaved:
-		log.Error("rotated refresh token not saved yet; trying on")
+		c.log(slog.LevelError, "rotated refresh token not saved yet; trying on", "error", r.err)
 	case rotationStuck: // callers who want another token leave
 		f.saving = &Error{Op: "store", Err: fmt.Errorf("%w; the rotated refresh token is not saved yet", r.err)}
 		close(f.stuck)
 	case refusalUnsaved:
-		log.Warn("could not save that consent is required")
+		c.log(slog.LevelWarn, "could not save that consent is required", "error", r.err)
 	default:
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -192,13 +189,19 @@ func (c *core) tell(f *flight, r result) {
 		case consentEnded:
 			c.state.ended(c.snapshot(r.record))
 		case recordForgotten:
-			c.state.failure = failure{}
-			if c.state.ended(nil); r.record.Generation != 0 {
-				c.state.ended(c.snapshot(r.record))
+			var left *snapshot
+			if r.record.Generation != 0 {
+				left = c.snapshot(r.record)
 			}
+			c.state.failure = failure{}
+			c.state.ended(left)
 		}
 		c.showLocked()
 	}
+}
+
+func (c *core) log(level slog.Level, message string, attrs ...any) {
+	c.opts.Logger.Log(context.Background(), level, message, append([]any{"connector", c.opts.Connector}, attrs...)...)
 }
 
 // publish makes the record's token the current one, and lets the callers go who wait for f, unless the

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -59,5 +60,9 @@ func (c *core) startLocked(why reason) {
 // showLocked makes visible to Token what the state says.
 func (c *core) showLocked() {
 	c.current.Store(c.state.current())
-	c.next.Store(c.state.nextTry())
+	next := c.state.nextTry()
+	if c.flight != nil {
+		next = math.MaxInt64
+	}
+	c.next.Store(next)
 }

@@ -809,7 +809,7 @@ func (c row) run(t *testing.T) {
 func TestDecisionsArePure(t *testing.T) {
 	t.Parallel()
 	for file, imports := range map[string]string{
-		"state.go":    `"errors" "math" "time"`,
+		"state.go":    `"errors" "time"`,
 		"protocol.go": `"errors" "fmt" "net" "time" "golang.org/x/oauth2"`,
 	} {
 		source, err := os.ReadFile(file)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -43,8 +44,7 @@ func (c *core) refused(tok *oauth2.Token, byProduct bool) bool {
 	c.showLocked()
 	c.mu.Unlock()
 	if verdict == tooOften {
-		c.opts.Logger.Warn("the account's tokens are being killed elsewhere; a token store shared by all its processes ends that",
-			"connector", c.opts.Connector)
+		c.log(slog.LevelWarn, "the account's tokens are being killed elsewhere; a token store shared by all its processes ends that")
 	}
 	return verdict == replaced
 }

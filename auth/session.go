@@ -82,7 +82,7 @@ type core struct {
 	epoch    time.Time // of the monotonic clock
 
 	current atomic.Pointer[snapshot] // state.current
-	next    atomic.Int64             // state.nextTry
+	next    atomic.Int64             // state.nextTry, or later while an exchange runs
 
 	closing context.Context // ends when Close begins
 	shut    context.CancelFunc
@@ -92,7 +92,7 @@ type core struct {
 
 	mu      sync.Mutex
 	state   state
-	flight  *flight // of state.running, or nil
+	flight  *flight // the one exchange, or nil
 	work    int     // running flights, logins and logouts
 	watcher *time.Timer
 	offerer *time.Timer

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"errors"
-	"math"
 	"time"
 )
 
@@ -13,7 +12,6 @@ type state struct {
 	dropped  bool      // token is not to be used: it was refused, invalidated or revoked
 	unproven bool      // token replaced a refused one, and no response has accepted it yet
 	unsaved  bool      // token was obtained without the store, or could not be saved
-	running  *task     // the one exchange, or nil
 	failure  failure
 	forcing  forcing
 
@@ -81,22 +79,16 @@ func (s *state) current() *snapshot {
 	return s.token
 }
 
-// nextTry is the time in ns before which a stale token begins nothing, so that Token need not lock.
+// nextTry is the time in ns before which a stale token starts no exchange, so that Token need not lock.
 func (s *state) nextTry() int64 {
-	switch {
-	case s.running != nil:
-		return math.MaxInt64
-	case s.backgroundAfter.IsZero():
+	if s.backgroundAfter.IsZero() {
 		return 0
 	}
 	return s.backgroundAfter.UnixNano()
 }
 
-// want begins a task, or returns nil if one is running.
+// want makes a task.
 func (s *state) want(now time.Time, why reason) *task {
-	if s.running != nil {
-		return nil
-	}
 	t := &task{reason: why, replaces: s.token, forced: s.dropped && s.token.record.AccessToken != ""}
 	m := &s.failure
 	switch {
@@ -106,7 +98,6 @@ func (s *state) want(now time.Time, why reason) *task {
 	case why == look, why == offer, why == watch && now.Before(m.backgroundAfter):
 		t.suppress = errNotDue
 	}
-	s.running = t
 	return t
 }
 

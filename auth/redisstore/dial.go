@@ -93,9 +93,6 @@ func (d *dialer) dialMaster(ctx context.Context, network, addr string, p *pool) 
 }
 
 func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(d.ctx, cancel)()
 	netDialer := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Count: 3}}
 	conn, err := netDialer.DialContext(ctx, network, addr)
 	if err != nil || d.tls == nil {

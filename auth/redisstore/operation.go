@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,8 +70,11 @@ func do[T any](ctx context.Context, c *client, key string, a *acquisition, call 
 	if ctx.Err() != nil {
 		return v, &canceledError{errNoReply, ctx.Err()}
 	}
+	if a == nil {
+		a = new(acquisition)
+	}
 	o := operation[T]{
-		client: c, key: key, acquisition: cmp.Or(a, new(acquisition)), call: call,
+		client: c, key: key, acquisition: a, call: call,
 		ended: make(chan attempt[T], maxAttempts+1), retryWait: minRetryWait, refusedSince: -1,
 	}
 	o.startAttempt()

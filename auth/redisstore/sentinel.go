@@ -148,10 +148,12 @@ func (d *dialer) sentinelReplies(ctx context.Context) iter.Seq[sentinelReply] {
 // askSentinel asks one Sentinel for the master, in one round trip after connecting.
 func (d *dialer) askSentinel(ctx context.Context, sentinel string) (r sentinelReply) {
 	c := redis.NewClient(&redis.Options{
-		Addr:             sentinel,
-		Username:         d.sentinelUsername,
-		Password:         d.sentinelPassword,
-		Dialer:           d.connect,
+		Addr:     sentinel,
+		Username: d.sentinelUsername,
+		Password: d.sentinelPassword,
+		Dialer: func(_ context.Context, network, addr string) (net.Conn, error) {
+			return d.connect(ctx, network, addr) // go-redis's ctx does not end with ctx
+		},
 		Protocol:         2,
 		DisableIdentity:  true,
 		DialTimeout:      attemptTimeout,
