@@ -284,36 +284,6 @@ func TestWaiterAdopts(t *testing.T) {
 	}
 }
 
-// Several processes without their store each obtain a token. With the store back they agree on one,
-// and make no exchange for it.
-func TestLoneTokensSettle(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store := new(stalling)
-		p := &product{lifetime: time.Hour}
-		var all []*auth.Session
-		store.stall()
-		for range 10 {
-			s := newSession(t, p, &auth.Options{Store: monitor(t, store, nil)})
-			all = append(all, s)
-			get(t, s)
-		}
-		refused := all[3]
-		store.resume()
-		refused.Invalidate(must(refused.Token(t.Context()))) // its own is not offered
-		time.Sleep(4 * time.Second)
-		want := store.stored(t, all[0].Key())
-		for i, s := range all {
-			if got := get(t, s); got != want {
-				t.Errorf("process %d has %s, the store %s", i, got, want)
-			}
-		}
-		if n := p.calls.Load(); n != 10 {
-			t.Errorf("%d exchanges", n)
-		}
-	})
-}
-
 // An exchange that spends a refresh token waits for the store, and its callers as long as their ctx
 // lasts. Their error says that it was the store.
 func TestRefreshTokenWaitsForStore(t *testing.T) {
@@ -499,102 +469,6 @@ func (hangingLogin) CodeFlow() *auth.CodeFlow {
 	}}
 }
 
-// windows is a Windower whose slots can stop coming.
-type windows struct {
-	stalling
-	takes, releases atomic.Int64
-	slots           stalling
-}
-
-func (w *windows) Window(string, []auth.Limit, time.Duration) auth.Window { return w }
-
-func (w *windows) Take(ctx context.Context, id string) (time.Duration, int, error) {
-	w.takes.Add(1)
-	return 0, 1, w.slots.answer(ctx, "", true)
-}
-
-func (w *windows) Release(string, bool) { w.releases.Add(1) }
-
-// A window is waited for as an exchange does until it was heard, then for a few round trips; its
-// silence is known to all calls, and says nothing of the records.
-func TestWindowSilence(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store := new(windows)
-		m := monitor(t, store, nil)
-		w := m.(auth.Windower).Window("it", nil, time.Second)
-		take := func(what string, want time.Duration, fails bool) {
-			t.Helper()
-			start := time.Now()
-			_, _, err := w.Take(t.Context(), what)
-			if took := time.Since(start); took < want || took > want+100*time.Millisecond || errors.Is(err, auth.ErrStore) != fails {
-				t.Errorf("%s: %v after %v, want %v and failure %t", what, err, took, want, fails)
-			}
-		}
-		store.slots.stall()
-		take("never heard", 5*time.Second, true)
-		take("known to be silent", 0, true)
-		if _, err := m.Load(t.Context(), "it"); err != nil {
-			t.Errorf("records: %v", err)
-		}
-		time.Sleep(time.Minute)
-		store.slots.resume()
-		time.Sleep(2 * time.Second)
-		take("heard again", 0, false)
-		store.slots.stall()
-		take("silent once it was heard", 250*time.Millisecond, true)
-		store.slots.resume()
-		time.Sleep(2 * time.Second)
-		take("heard again", 0, false)
-
-		store.stall() // the records alone
-		if _, err := m.Load(t.Context(), "it"); !errors.Is(err, auth.ErrStore) {
-			t.Errorf("records: %v", err)
-		}
-		take("no records", 0, true)
-		store.resume()
-		time.Sleep(2 * time.Second)
-		take("records are back", 0, false)
-		asked, released := store.takes.Load(), store.releases.Load()
-		store.slots.stall()
-		for _, id := range []string{"asked for", "not asked for", "not either"} {
-			w.Take(t.Context(), id)
-			w.Release(id, false)
-		}
-		if n := store.takes.Load() - asked; n != 1 {
-			t.Errorf("%d slots were asked for, want 1", n)
-		}
-		if n := store.releases.Load() - released; n != 1 {
-			t.Errorf("%d slots were given back, want the one that was asked for", n)
-		}
-		store.slots.resume()
-	})
-}
-
-// A store that answers slowly takes long to be heard of again. Processes agree all the same.
-func TestLoneTokensSettleOverASlowStore(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store := new(stalling)
-		p := &product{lifetime: time.Hour}
-		var all []*auth.Session
-		store.stall()
-		for range 5 {
-			s := newSession(t, p, &auth.Options{Store: monitor(t, slowStore{store, 1200 * time.Millisecond}, nil)})
-			all = append(all, s)
-			get(t, s)
-			time.Sleep(333 * time.Millisecond)
-		}
-		store.resume()
-		time.Sleep(30 * time.Second)
-		for i, s := range all {
-			if got, want := get(t, s), store.stored(t, s.Key()); got != want {
-				t.Errorf("process %d has %s, the store %s", i, got, want)
-			}
-		}
-	})
-}
-
 // A login without a refresh token that cannot be saved is lost as well, and says so.
 func TestLoginWithoutRefreshTokenIsLost(t *testing.T) {
 	t.Parallel()
@@ -670,61 +544,12 @@ func TestSaveOfRefreshTokenIsWaitedFor(t *testing.T) {
 	})
 }
 
-// A window that another program's key spoils says nothing of the others.
-func TestSpoiledWindow(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store := new(windows)
-		w := monitor(t, store, nil).(auth.Windower).Window("it", nil, time.Second)
-		store.slots.set(func() { store.slots.refuse = errors.New("WRONGTYPE") })
-		if _, _, err := w.Take(t.Context(), "spoiled"); !errors.Is(err, auth.ErrStore) {
-			t.Error(err)
-		}
-		store.slots.resume()
-		if _, _, err := w.Take(t.Context(), "good"); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// A failover may lose what was offered. Then it is offered again.
-func TestLostOfferIsRepeated(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store := new(stalling)
-		s := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Store: monitor(t, store, nil)})
-		first := must(s.Token(t.Context()))
-		synctest.Wait() // it is saved
-		older, err := store.Memory.Load(t.Context(), s.Key())
-		if err != nil {
-			t.Fatal(err)
-		}
-		store.stall()
-		s.Invalidate(first)
-		want := get(t, s)
-		store.resume()
-		time.Sleep(3 * time.Second)
-		if got := store.stored(t, s.Key()); got != want {
-			t.Fatalf("the store has %s, want %s", got, want)
-		}
-		now, _ := store.Memory.Load(t.Context(), s.Key())
-		older.Version = now.Version
-		if err := store.Memory.Save(t.Context(), s.Key(), older); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(3 * time.Second)
-		if got := store.stored(t, s.Key()); got != want {
-			t.Errorf("the store has %s, want %s", got, want)
-		}
-	})
-}
-
 // losing is a Store that never answers some loads.
 type losing struct {
 	auth.Memory
 	lost    sync.Map // keys whose next load has no answer
 	trials  atomic.Int32
-	damaged atomic.Bool // all records, but not the one that is written on trial
+	damaged atomic.Bool // loads fail, except of the trial record
 }
 
 func (s *losing) Load(ctx context.Context, key string) (auth.Record, error) {
@@ -745,7 +570,7 @@ func (s *losing) Save(ctx context.Context, key string, r auth.Record) error {
 	return s.Memory.Save(ctx, key, r)
 }
 
-// An operation whose answer is lost is repeated once where the store has answered others meanwhile.
+// If an answer is lost while the store answers other operations, the operation is tried once more.
 func TestLostOperationIsRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -780,53 +605,6 @@ func TestTrialWritesAreFew(t *testing.T) {
 			t.Errorf("%d trial writes", n)
 		}
 	})
-}
-
-// After an outage a session goes on looking at what others offer, also while another operation waits.
-func TestSlowOperationHidesNoToken(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, p := new(losing), &product{lifetime: time.Hour}
-		outage := new(stalling)
-		m := monitor(t, both{store, outage}, nil)
-		other := newSession(t, &product{lifetime: time.Hour}, &auth.Options{Connector: "other", Store: m})
-		s := newSession(t, p, &auth.Options{Store: m})
-		outage.stall()
-		get(t, s)
-		outage.resume()
-		time.Sleep(2500 * time.Millisecond) // it has been offered
-		store.lost.Store(other.Key(), nil)
-		go other.Token(t.Context())
-		time.Sleep(2500 * time.Millisecond)
-		replaced := newSession(t, p, &auth.Options{Store: store})
-		first := must(replaced.Token(t.Context()))
-		replaced.Rejected(response(401, "token"), first)
-		want := get(t, replaced)
-		time.Sleep(8 * time.Second)
-		if got := get(t, s); got != want || got == first.AccessToken {
-			t.Errorf("it has %s, the store %s", got, want)
-		}
-	})
-}
-
-// both answers as the Store does, once the other does.
-type both struct {
-	auth.Store
-	first *stalling
-}
-
-func (b both) Load(ctx context.Context, key string) (auth.Record, error) {
-	if err := b.first.answer(ctx, key, false); err != nil {
-		return auth.Record{}, err
-	}
-	return b.Store.Load(ctx, key)
-}
-
-func (b both) Save(ctx context.Context, key string, r auth.Record) error {
-	if err := b.first.answer(ctx, key, true); err != nil {
-		return err
-	}
-	return b.Store.Save(ctx, key, r)
 }
 
 // A record that cannot be read may be of a newer version, or encrypted. It is not overwritten.

@@ -385,17 +385,24 @@ func TestSentinelsRefuse(t *testing.T) {
 	}
 }
 
-func TestFailover(t *testing.T) {
-	t.Parallel()
-	url, redises, watchers := redistest.Sentinels(t)
+// replicated opens a store over Sentinels, connected to the master, with a record that all replicas have.
+func replicated(t *testing.T) (s *store, url string, redises, watchers []*redistest.Server) {
+	t.Helper()
+	url, redises, watchers = redistest.Sentinels(t)
 	save1(t, url)
-	s := opened(t, url)
+	s = opened(t, url)
 	redistest.Eventually(t, "the record on the replicas", func() bool {
 		return redises[1].Do(t, "EXISTS itsmauth:{k}").(int64)+redises[2].Do(t, "EXISTS itsmauth:{k}").(int64) == 2
 	})
 	if _, err := s.Load(t.Context(), "k"); err != nil {
 		t.Fatal(err)
 	}
+	return s, url, redises, watchers
+}
+
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	s, url, redises, watchers := replicated(t)
 	watchers[1].Signal(t, syscall.SIGSTOP) // the other two are a majority
 	redises[0].Signal(t, syscall.SIGSTOP)  // no connection is closed
 	begun := time.Now()
@@ -415,15 +422,7 @@ func TestMasterWakes(t *testing.T) {
 	for name, savesEarly := range map[string]bool{"lock afterwards": false, "save that waits": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			url, redises, watchers := redistest.Sentinels(t)
-			save1(t, url)
-			s := opened(t, url)
-			redistest.Eventually(t, "the record on the replicas", func() bool {
-				return redises[1].Do(t, "EXISTS itsmauth:{k}").(int64)+redises[2].Do(t, "EXISTS itsmauth:{k}").(int64) == 2
-			})
-			if _, err := s.Load(t.Context(), "k"); err != nil {
-				t.Fatal(err)
-			}
+			s, _, redises, watchers := replicated(t)
 			redises[0].Signal(t, syscall.SIGSTOP)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()

@@ -223,12 +223,17 @@ func withStore(t *testing.T, dir string) (file string) {
 
 func withStoreAt(t *testing.T, dir, path string) (file string) {
 	t.Helper()
+	return withStoreBlock(t, dir, fmt.Sprintf("{type: file, path: %q}", path))
+}
+
+func withStoreBlock(t *testing.T, dir, block string) (file string) {
+	t.Helper()
 	file = filepath.Join(dir, "itsmauth.yaml")
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = fmt.Appendf(data, "token_store: {type: file, path: %q}\n", path)
+	data = fmt.Appendf(data, "token_store: %s\n", block)
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}

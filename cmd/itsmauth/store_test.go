@@ -93,15 +93,7 @@ func TestInterruptedWhileStoreIsSilent(t *testing.T) {
 			interrupt()
 		}
 	}()
-	file := filepath.Join(dir, "itsmauth.yaml")
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data = fmt.Appendf(data, "token_store: {type: redis, url: 'redis://%s', encryption: none}\n", redis.Addr())
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := withStoreBlock(t, dir, fmt.Sprintf("{type: redis, url: 'redis://%s', encryption: none}", redis.Addr()))
 	code, stdout, stderr := itsmauth(ctx, "--config", file, "token", "support")
 	if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "context canceled") {
 		t.Errorf("exit %d, %s%s", code, stdout, stderr)
