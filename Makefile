@@ -1,4 +1,4 @@
-# make test     checks formatting, runs vet and all tests with -race; 2 minutes on two cores, 5 the first time
+# make test     checks formatting, runs vet and all tests with -race; 2 minutes on two cores, 6 the first time
 # make soak     runs the tests that need many processes: replicas, kills, outages, limits; about 15 minutes
 # make lint     runs staticcheck
 # make servers  installs the programs that some tests need, if it has the permission

@@ -149,8 +149,8 @@ func (e *encrypted) open(data, additional []byte) ([]byte, error) {
 	return nil, errors.New("is encrypted with a key that is not among encryption_keys; add that key, or remove the record to start anew")
 }
 
-// additional is what a record is bound to. The version has a fixed length, so it is different for any
-// two records.
+// additional returns the data to which a record is bound. The version has a fixed length, so no two
+// records have the same data.
 func additional(key string, version uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(key), version)
 }

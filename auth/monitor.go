@@ -46,8 +46,8 @@ const defaultStoreTimeout = 5 * time.Second
 // askEvery is how often a store that failed is tried in the background.
 const askEvery = time.Second
 
-// Silence is counted in ticks. A tick that took longer than tickMost counts as tickMost: the process did
-// not run meanwhile and could not have received an answer.
+// Silence is counted in ticks. A longer tick than tickMost counts as tickMost: the process was not running
+// and could not receive an answer.
 const (
 	tick     = 50 * time.Millisecond
 	tickMost = 2 * tick

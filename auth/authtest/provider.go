@@ -30,8 +30,7 @@ type Product struct {
 }
 
 // TestProvider tests a provider against its product. open makes a new provider with the same settings
-// each time. If they need a person's consent, nobody must have logged in before. TestProvider checks
-// that
+// each time. If they need a person's consent, there must be no login yet. TestProvider checks that
 //   - Exchange makes one request with the client in its context, does not change prev, and returns a
 //     valid token (RFC 6749 sections 5.1 and 6), or without consent [auth.ErrConsentRequired];
 //   - Header carries the token, and depends only on the token and the settings;

@@ -69,8 +69,8 @@ func (c Connector) newFlow() (*flow, error) {
 	return f, nil
 }
 
-// checkStore returns an error if a login could not be saved now. It also reads the record: one that
-// cannot be read cannot be replaced.
+// checkStore returns an error if a login could not be saved. It reads the record too, because a record
+// that cannot be read is not replaced.
 func (c Connector) checkStore(ctx context.Context) error {
 	if _, err := c.Session.Status(ctx); err != nil {
 		return err

@@ -237,7 +237,7 @@ func name(key string) string {
 	return "sha256=" + hex.EncodeToString(sum[:])
 }
 
-// replace replaces the file at path by one that contains b. After an error the file is unchanged.
+// replace writes b to the file at path, all or nothing: after an error the old content is there.
 func replace(path string, b []byte) error {
 	dir, file := filepath.Split(path)
 	f, err := os.CreateTemp(dir, strings.TrimSuffix(file, ".json")+".*.tmp")
