@@ -17,10 +17,8 @@ const maxSeconds = 253402300799
 // token is not a JWT, lacks a claim, or has a lifetime that is not positive.
 func Lifetime(token string) (lifetime time.Duration, ok bool) {
 	c := read(token)
-	exp, ok1 := date(c.Exp)
-	iat, ok2 := date(c.Iat)
-	ns := (exp - iat) * float64(time.Second)
-	if !ok1 || !ok2 || ns < 1 || ns >= math.MaxInt64 {
+	ns := (c.Exp - c.Iat) * float64(time.Second)
+	if c.Exp == 0 || c.Iat == 0 || ns < 1 || ns >= math.MaxInt64 {
 		return 0, false
 	}
 	return time.Duration(ns), true
@@ -28,12 +26,9 @@ func Lifetime(token string) (lifetime time.Duration, ok bool) {
 
 // Expiry returns the exp claim. ok is false if the token is not a JWT or has no exp.
 func Expiry(token string) (expiry time.Time, ok bool) {
-	exp, ok := date(read(token).Exp)
-	if !ok {
-		return time.Time{}, false
-	}
+	exp := read(token).Exp
 	sec, frac := math.Modf(exp)
-	return time.Unix(int64(sec), int64(frac*float64(time.Second))), true
+	return time.Unix(int64(sec), int64(frac*float64(time.Second))), exp > 0
 }
 
 // Valid reports whether the token has the form of a signed JWT, a JWS in compact serialization
@@ -54,24 +49,20 @@ func Valid(token string) bool {
 }
 
 type claims struct {
-	Exp any `json:"exp"`
-	Iat any `json:"iat"`
+	Exp float64 `json:"exp"`
+	Iat float64 `json:"iat"`
 }
 
+// read returns the token's claims. One that is absent or is no NumericDate (RFC 7519 section 2) is 0.
 func read(token string) (c claims) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return claims{}
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		b, _ := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+		json.Unmarshal(b, &c) // sets the claims that are numbers, even if it returns an error
 	}
-	b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil || json.Unmarshal(b, &c) != nil {
-		return claims{}
+	for _, date := range []*float64{&c.Exp, &c.Iat} {
+		if *date < 0 || *date > maxSeconds {
+			*date = 0
+		}
 	}
 	return c
-}
-
-// date reads a NumericDate (RFC 7519 section 2): seconds, maybe with a fraction.
-func date(claim any) (float64, bool) {
-	f, ok := claim.(float64)
-	return f, ok && f > 0 && f <= maxSeconds
 }

@@ -50,7 +50,7 @@ func TestTimes(t *testing.T) {
 				t.Errorf("Lifetime = %v, %v; want %v", lifetime, ok, tc.lifetime)
 			}
 			expiry, ok := Expiry(tc.token)
-			if !expiry.Equal(tc.expiry) || ok == tc.expiry.IsZero() {
+			if ok && !expiry.Equal(tc.expiry) || ok == tc.expiry.IsZero() {
 				t.Errorf("Expiry = %v, %v; want %v", expiry, ok, tc.expiry)
 			}
 		})

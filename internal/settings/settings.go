@@ -3,8 +3,8 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -30,16 +30,39 @@ func (e *Errors) When(wrong bool, key, text string) {
 	}
 }
 
-// Check adds an error for each field of the struct c that is zero despite `required:"true"`, or has a
-// value that its tag `enum:"a,b"` does not list.
-func (e *Errors) Check(c any) {
-	walk(reflect.ValueOf(c), "", func(key string, v reflect.Value, tag reflect.StructTag) {
-		e.When(v.IsZero() && tag.Get("required") == "true", key, "required")
-		if enum := tag.Get("enum"); enum != "" && !v.IsZero() {
+// Check sets each zero field of the struct *c that is a string or a time.Duration to what its tag
+// `default:"a"` says; other defaults are structured YAML, which the constructors give in Go. Then it
+// adds an error for each field that is zero despite `required:"true"`, has a value that its tag
+// `enum:"a,b"` does not list, or is a negative time.Duration.
+func (e *Errors) Check(c any) { e.check(reflect.ValueOf(c).Elem(), "") }
+
+func (e *Errors) check(v reflect.Value, prefix string) {
+	for _, field := range reflect.VisibleFields(v.Type()) {
+		key, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		if key == "" || key == "-" {
+			continue
+		}
+		key = prefix + key
+		v := v.FieldByIndex(field.Index)
+		required := field.Tag.Get("required") == "true"
+		e.When(required && v.IsZero(), key, "required")
+		text := field.Tag.Get("default")
+		switch field := v.Addr().Interface().(type) {
+		case *string:
+			*field = cmp.Or(*field, text)
+		case *time.Duration:
+			usual, _ := time.ParseDuration(text)
+			*field = cmp.Or(*field, usual)
+			e.When(*field < 0, key, "must not be negative")
+		}
+		if enum := field.Tag.Get("enum"); enum != "" && !v.IsZero() {
 			words := strings.Split(enum, ",")
 			e.When(!slices.Contains(words, v.String()), key, "must be one of "+strings.Join(words, ", "))
 		}
-	})
+		if v.Kind() == reflect.Struct {
+			e.check(v, key+".")
+		}
+	}
 }
 
 // Has reports whether there is an error for the setting key.
@@ -49,39 +72,3 @@ func (e Errors) Has(key string) bool {
 
 // Err joins the errors. It is nil if there are none.
 func (e Errors) Err() error { return errors.Join(e...) }
-
-// FillDefaults sets each zero field of the struct *c that is a string or a time.Duration to what its tag
-// `default:"a"` says. Other defaults are structured YAML, which the constructors give in Go.
-func FillDefaults[C any](c *C) {
-	walk(reflect.ValueOf(c).Elem(), "", func(key string, v reflect.Value, tag reflect.StructTag) {
-		text := tag.Get("default")
-		if text == "" || !v.IsZero() {
-			return
-		}
-		switch field := v.Addr().Interface().(type) {
-		case *string:
-			*field = text
-		case *time.Duration:
-			d, err := time.ParseDuration(text)
-			if err != nil {
-				panic(fmt.Sprintf("default of %s: %v", key, err))
-			}
-			*field = d
-		}
-	})
-}
-
-// walk calls f for each field of the struct v that has a YAML key, and for those of structs in it.
-func walk(v reflect.Value, prefix string, f func(key string, v reflect.Value, tag reflect.StructTag)) {
-	for _, field := range reflect.VisibleFields(v.Type()) {
-		key, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
-		if key == "" || key == "-" {
-			continue
-		}
-		v := v.FieldByIndex(field.Index)
-		f(prefix+key, v, field.Tag)
-		if v.Kind() == reflect.Struct {
-			walk(v, prefix+key+".", f)
-		}
-	}
-}

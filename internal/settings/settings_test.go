@@ -24,11 +24,12 @@ type config struct {
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	for want, c := range map[string]config{
-		"name: required\nsecret: required\ninner.path: required":                            {},
-		"name: required\nsecret: required\nword: must be one of a, b\ninner.path: required": {Word: "c"},
+		"name: required\nsecret: required\ninner.path: required":                                 {},
+		"name: required\nsecret: required\nword: must be one of a, b\ninner.path: required":      {Word: "c"},
+		"name: required\nsecret: required\nlifetime: must not be negative\ninner.path: required": {Lifetime: -1},
 	} {
 		var errs settings.Errors
-		errs.Check(c)
+		errs.Check(&c)
 		if got := errs.Err().Error(); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}
@@ -36,21 +37,21 @@ func TestCheck(t *testing.T) {
 	var errs settings.Errors
 	c := config{Name: "n", Secret: auth.SecretString("s"), Word: "b"}
 	c.Inner.Path = "/"
-	errs.Check(c)
+	errs.Check(&c)
 	if errs.Err() != nil {
 		t.Error(errs)
 	}
 }
 
-func TestFillDefaults(t *testing.T) {
+func TestDefaults(t *testing.T) {
 	t.Parallel()
 	var c config
-	settings.FillDefaults(&c)
+	new(settings.Errors).Check(&c)
 	if c.Name != "" || c.Word != "a" || c.Lifetime != time.Hour || c.Inner.Kind != "inner" || c.Inner.Codes != nil {
 		t.Errorf("%+v", c)
 	}
 	given := config{Word: "b", Lifetime: time.Minute}
-	settings.FillDefaults(&given)
+	new(settings.Errors).Check(&given)
 	if given.Word != "b" || given.Lifetime != time.Minute {
 		t.Errorf("%+v", given)
 	}

@@ -25,9 +25,8 @@ var versions = map[string]uint16{"TLS12": tls.VersionTLS12, "TLS13": tls.Version
 // Client makes the configuration. The certificate is read again at each handshake, so that renewing it
 // needs no restart. The error joins an [auth.KeyError] for each wrong setting.
 func (c Config) Client() (*tls.Config, error) {
-	settings.FillDefaults(&c)
 	var errs settings.Errors
-	errs.Check(c)
+	errs.Check(&c)
 	t := &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
 	read := func(key, path string) []byte {
 		pem, err := os.ReadFile(path)

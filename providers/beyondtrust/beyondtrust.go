@@ -24,7 +24,7 @@ type Config struct {
 func New(c Config, env auth.Env) (auth.Provider, error) {
 	var errs settings.Errors
 	errs.When(env.BaseURL == nil, "base_url", "required")
-	errs.Check(c)
+	errs.Check(&c)
 	if errs != nil {
 		return nil, errs.Err()
 	}

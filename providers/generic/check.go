@@ -14,15 +14,13 @@ import (
 
 func (c *Config) check() error {
 	var errs settings.Errors
-	errs.Check(*c)
+	errs.Check(c)
 	otherEncoding := map[string]string{"form": "json", "json": "form"}
 	errs.When(c.CredentialsIn == otherEncoding[c.Encoding], "credentials_in", "must not be "+c.CredentialsIn+" with encoding "+c.Encoding)
 	errs.Add("token_url", CheckURL(c.TokenURL))
 	errs.Add("auth_url", CheckURL(c.AuthURL))
 	errs.Add("revoke_url", CheckURL(c.RevokeURL))
 	errs.Add("redirect_uri", CheckRedirectURI(c.RedirectURI))
-	errs.When(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
-	errs.When(c.DefaultLifetime < 0, "default_lifetime", "must not be negative")
 	c.checkGrant(&errs)
 	for k := range c.Params {
 		errs.When(c.sends(k), "params."+k, "has a setting of its own")

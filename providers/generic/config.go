@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 // Config describes a token endpoint, its client, and the API that takes the token. The zero value of
@@ -135,7 +134,6 @@ func (c *Config) fillDefaults() {
 		c.CredentialsIn = cmp.Or(c.CredentialsIn, "json")
 	}
 	c.CredentialsIn = cmp.Or(c.CredentialsIn, "basic")
-	settings.FillDefaults(c)
 	if c.TokenHeaders == nil {
 		c.TokenHeaders = []Header{{Name: "Authorization", Template: "Bearer {access_token}"}}
 	}

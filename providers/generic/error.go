@@ -61,54 +61,48 @@ func networkError(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: the connection broke, or the response was not HTTP", auth.ErrUnavailable)
 }
 
-// responseError returns the error for a status and an error code (RFC 6749 section 5.2).
+// hints say what to do about an error code (RFC 6749 section 5.2) or a status that is about the request.
+var (
+	codeHints = map[string]string{
+		"invalid_request":        "the endpoint did not understand the request; check encoding, credentials_in and params",
+		"invalid_scope":          "the client may not have these scopes",
+		"unsupported_grant_type": "the product does not know this grant",
+	}
+	statusHints = map[int]string{
+		http.StatusNotFound:             "this path does not exist",
+		http.StatusMethodNotAllowed:     "the method is not allowed for this path; check the path, including its trailing slash",
+		http.StatusNotAcceptable:        "check encoding and response.format",
+		http.StatusUnsupportedMediaType: "check encoding and response.format",
+		http.StatusProxyAuthRequired:    "the proxy requires credentials; set user and password in transport.proxy_url",
+	}
+)
+
+// responseError returns the error for a status and an error code.
 func (r *request) responseError() error {
 	say := func(sentinel error, hint string) error { return fmt.Errorf("%w: %s", sentinel, hint) }
+	refused := r.ok() || slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, r.status)
+	refusedGrant := r.code == "invalid_grant" || r.refresh && r.code == "invalid_token" // RFC 6750; no other token was sent
 	switch status := r.status; {
 	case status/100 == 3:
 		return fmt.Errorf("%w: %w the credentials to the address it redirects to; set the URL to its final address", auth.ErrProtocol, auth.ErrInsecure)
 	case status == http.StatusTooManyRequests:
 		return auth.ErrRateLimited
-	case status >= 500, status == http.StatusRequestTimeout:
+	case status >= 500, status == http.StatusRequestTimeout, r.code == "temporarily_unavailable", r.code == "server_error":
 		return auth.ErrUnavailable
+	case codeHints[r.code] != "":
+		return say(auth.ErrProtocol, codeHints[r.code])
+	case refusedGrant && r.refresh:
+		return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
+	case refusedGrant && r.op == "login":
+		return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
+	case statusHints[status] != "":
+		return say(auth.ErrProtocol, statusHints[status])
+	case !refused:
+		return auth.ErrProtocol
+	case r.limitUsedUp && r.code == "" && !r.ok():
+		return auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
 	}
-	switch r.code {
-	case "temporarily_unavailable", "server_error":
-		return auth.ErrUnavailable
-	case "invalid_request":
-		return say(auth.ErrProtocol, "the endpoint did not understand the request; check encoding, credentials_in and params")
-	case "invalid_scope":
-		return say(auth.ErrProtocol, "the client may not have these scopes")
-	case "unsupported_grant_type":
-		return say(auth.ErrProtocol, "the product does not know this grant")
-	case "invalid_grant", "invalid_token": // invalid_token is from RFC 6750; the only token sent was the refresh token
-		if r.refresh {
-			return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
-		}
-		if r.op == "login" && r.code == "invalid_grant" {
-			return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
-		}
-	}
-	switch r.status {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		// BeyondTrust does not document its response to requests over the limit.
-		if r.limitUsedUp && r.code == "" {
-			return auth.ErrRateLimited
-		}
-		return auth.ErrCredentials
-	case http.StatusNotFound:
-		return say(auth.ErrProtocol, "this path does not exist")
-	case http.StatusMethodNotAllowed:
-		return say(auth.ErrProtocol, "the method is not allowed for this path; check the path, including its trailing slash")
-	case http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
-		return say(auth.ErrProtocol, "check encoding and response.format")
-	case http.StatusProxyAuthRequired:
-		return say(auth.ErrProtocol, "the proxy requires credentials; set user and password in transport.proxy_url")
-	}
-	if r.ok() {
-		return auth.ErrCredentials
-	}
-	return auth.ErrProtocol
+	return auth.ErrCredentials
 }
 
 // publicCodes are the error codes that this package knows. They are shown even if a secret contains them.

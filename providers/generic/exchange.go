@@ -72,12 +72,12 @@ func (p *Provider) canFallBack(r *request, err error) bool {
 func (p *Provider) addFields(r *request, sent func(field string) bool) {
 	for k, v := range p.c.Params {
 		if sent(k) {
-			r.fields[k] = v
+			r.fields.Set(k, v)
 		}
 	}
 	for k, s := range p.c.SecretParams {
 		if sent(k) {
-			r.fields[k] = r.readSecret("secret_params."+k, s)
+			r.fields.Set(k, r.readSecret("secret_params."+k, s))
 		}
 	}
 	if sent("redirect_uri") {

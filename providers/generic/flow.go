@@ -64,10 +64,8 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 		r.set("token_type_hint", t.hint)
 		p.authenticate(r)
 		err := p.send(ctx, r)
-		switch r.code {
-		case "invalid_token":
-		case "unsupported_token_type": // revoked together with the other token (RFC 7009 section 2.2.1)
-		default:
+		// A token of an unsupported type is revoked together with the other one (RFC 7009 section 2.2.1).
+		if r.code != "invalid_token" && r.code != "unsupported_token_type" {
 			errs = append(errs, err)
 		}
 	}

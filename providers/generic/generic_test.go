@@ -55,6 +55,7 @@ func serve(t *testing.T, answers ...http.HandlerFunc) (base *url.URL, got func()
 		answers[min(i, len(answers)-1)](w, r) // requests are sequential
 		i++
 	}))
+	s.Config.SetKeepAlivesEnabled(false) // the end of another test's server closes all idle connections
 	t.Cleanup(s.Close)
 	base, _ = url.Parse(s.URL)
 	return base, func() (all []seen) {

@@ -25,7 +25,7 @@ const maxResponse = 1 << 20
 type request struct {
 	provider, op string
 	url          *url.URL
-	fields       map[string]string
+	fields       url.Values
 	header       http.Header
 	refresh      bool     // its grant is a refresh token
 	secrets      []string // sent, and must not appear in an error
@@ -41,7 +41,7 @@ type request struct {
 }
 
 func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
-	r := &request{provider: p.c.Provider, op: op, url: u, fields: map[string]string{}, header: http.Header{}, secrets: secrets}
+	r := &request{provider: p.c.Provider, op: op, url: u, fields: url.Values{}, header: http.Header{}, secrets: secrets}
 	for name, s := range p.c.StaticHeaders {
 		r.header[name] = []string{r.readSecret("static_headers."+name, s)}
 	}
@@ -77,7 +77,7 @@ func (r *request) readSecret(key string, s auth.Secret) string {
 // set adds a field, unless its value is empty.
 func (r *request) set(field, value string) {
 	if value != "" {
-		r.fields[field] = value
+		r.fields.Set(field, value)
 	}
 }
 
@@ -113,13 +113,13 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	switch {
 	case len(r.fields) == 0:
 	case method == http.MethodGet:
-		u.RawQuery = strings.TrimPrefix(u.RawQuery+"&"+form(r.fields), "&")
+		u.RawQuery = strings.TrimPrefix(u.RawQuery+"&"+r.fields.Encode(), "&")
 	case p.c.Encoding == "json":
 		r.setDefaultHeader("Content-Type", "application/json")
 		body = jsonBody(r.fields)
 	default:
 		r.setDefaultHeader("Content-Type", "application/x-www-form-urlencoded")
-		body = []byte(form(r.fields))
+		body = []byte(r.fields.Encode())
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -160,19 +160,15 @@ func client(ctx context.Context) *http.Client {
 	return c
 }
 
-func form(fields map[string]string) string {
-	v := make(url.Values, len(fields))
-	for k, f := range fields {
-		v.Set(k, f)
-	}
-	return v.Encode()
-}
-
 // jsonBody does not escape & < >, because not every server decodes \u0026.
-func jsonBody(fields map[string]string) []byte {
+func jsonBody(fields url.Values) []byte {
+	object := make(map[string]string, len(fields))
+	for k := range fields {
+		object[k] = fields.Get(k)
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	e.Encode(fields) // strings cannot fail
+	e.Encode(object) // strings cannot fail
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -57,10 +57,9 @@ var rejectedWhen = []generic.Condition{{Status: 401, Pointer: "/*/messageNumber"
 // New makes the provider for the AR System server at env.BaseURL. Its error joins an [auth.KeyError]
 // for each wrong setting.
 func New(c Config, env auth.Env) (auth.Provider, error) {
-	settings.FillDefaults(&c)
 	var errs settings.Errors
 	errs.When(env.BaseURL == nil, "base_url", "required")
-	errs.Check(c)
+	errs.Check(&c)
 	required := "required for grant " + c.Grant
 	switch c.Grant {
 	case "authorization_code":
@@ -68,7 +67,6 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 		errs.When(c.ClientID == "", "client_id", required)
 		errs.When(c.ClientSecret.IsZero(), "client_secret", required)
 		errs.When(c.RedirectURI == "", "redirect_uri", required)
-		errs.When(c.RefreshLifetime < 0, "refresh_lifetime", "must not be negative")
 		errs.Add("sso_url", generic.CheckURL(c.SSOURL))
 		errs.Add("redirect_uri", generic.CheckRedirectURI(c.RedirectURI))
 	case "ar_jwt":

@@ -290,9 +290,9 @@ redirect_uri: required for grant authorization_code`},
 		"ar_jwt": {remedy.Config{Grant: "ar_jwt"}, "username: required for grant ar_jwt\npassword: required for grant ar_jwt"},
 		"grant":  {remedy.Config{Grant: "client_credentials"}, "grant: must be one of authorization_code, ar_jwt"},
 		"words": {remedy.Config{SSOURL: bad, ClientID: "id", ClientSecret: secret, RedirectURI: "x", OAuthVersion: "v2", CredentialsIn: "json", RefreshLifetime: -1},
-			`oauth_version: must be one of v1, v1.1
+			`refresh_lifetime: must not be negative
+oauth_version: must be one of v1, v1.1
 credentials_in: must be one of form, basic
-refresh_lifetime: must not be negative
 sso_url: must be an absolute http or https URL
 redirect_uri: must be an absolute URI without a fragment`},
 		"colon": {remedy.Config{SSOURL: sso, ClientID: "a:b", ClientSecret: secret, RedirectURI: "http://x", CredentialsIn: "basic"},

@@ -32,10 +32,9 @@ type Config struct {
 // New makes the provider for the store at env.BaseURL. Its error joins an [auth.KeyError] for each
 // wrong setting.
 func New(c Config, env auth.Env) (auth.Provider, error) {
-	settings.FillDefaults(&c)
 	var errs settings.Errors
 	errs.When(env.BaseURL == nil, "base_url", "required")
-	errs.Check(c)
+	errs.Check(&c)
 	errs.Add("redirect_uri", generic.CheckRedirectURI(c.RedirectURI))
 	user, authString := c.authString(&errs)
 	if errs != nil {
