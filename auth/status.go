@@ -89,9 +89,13 @@ func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 		!ends.IsZero() && now.After(ends)
 }
 
-// CheckStore writes a trial record to the store and removes it. Its error, an [*Error] that wraps
-// [ErrStore], says why a login could not be saved.
+// CheckStore reads the session's record, because one that cannot be read is not replaced. It then writes
+// a trial record to the store and removes it. Its error, an [*Error] that wraps [ErrStore], says why a
+// login could not be saved.
 func (s *Session) CheckStore(ctx context.Context) error {
+	if _, err := s.Status(ctx); err != nil {
+		return err
+	}
 	if err := s.store.check(ctx); err != nil {
 		return s.named(&Error{Op: "store", Err: err})
 	}

@@ -69,15 +69,6 @@ func (c Connector) newFlow() (*flow, error) {
 	return f, nil
 }
 
-// checkStore returns an error if a login could not be saved. It reads the record too, because a record
-// that cannot be read is not replaced.
-func (c Connector) checkStore(ctx context.Context) error {
-	if _, err := c.Session.Status(ctx); err != nil {
-		return err
-	}
-	return c.Session.CheckStore(ctx)
-}
-
 // hasState reports whether q has the flow's state.
 func (f *flow) hasState(q url.Values) bool {
 	return len(q["state"]) == 1 && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(f.state)) == 1

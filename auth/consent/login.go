@@ -96,7 +96,7 @@ func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOption
 	l := &loginHandler{flow: f, ctx: ctx, done: make(chan error, 1)}
 	failed, stop := loopback.Serve(listeners, l)
 	defer stop()
-	err := f.connector.checkStore(ctx)
+	err := f.connector.Session.CheckStore(ctx)
 	if err != nil {
 		return err
 	}

@@ -26,10 +26,7 @@ func (c *onlineCheck) checkStore(ctx context.Context) {
 	c.progress("writing to the token store")
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := session(c.Connector).Status(ctx)
-	if err == nil {
-		err = session(c.Connector).CheckStore(ctx)
-	}
+	err := session(c.Connector).CheckStore(ctx)
 	if err == nil {
 		c.ok("store", c.storeType+" can be read and written")
 		return

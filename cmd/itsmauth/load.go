@@ -117,26 +117,22 @@ func (h storeWarnings) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// defaultPath returns the directory for tokens if the configuration names none, or "" if there is no
-// home directory.
+// defaultPath returns the directory for tokens if the configuration names none (XDG Base Directory
+// Specification), or "" if there is no home directory.
 func defaultPath() string {
-	dir, err := stateDir()
+	dir, err := os.Getenv("XDG_STATE_HOME"), error(nil)
+	switch {
+	case filepath.IsAbs(dir):
+	case runtime.GOOS == "windows" || runtime.GOOS == "darwin":
+		dir, err = os.UserConfigDir()
+	default:
+		dir, err = os.UserHomeDir()
+		dir = filepath.Join(dir, ".local", "state")
+	}
 	if err != nil {
 		return ""
 	}
 	return filepath.Join(dir, "itsmauth")
-}
-
-// stateDir returns the user's directory for the state of programs (XDG Base Directory Specification).
-func stateDir() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return dir, nil
-	}
-	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
-		return os.UserConfigDir()
-	}
-	home, err := os.UserHomeDir()
-	return filepath.Join(home, ".local", "state"), err
 }
 
 // withConnectors loads the configuration, runs f and closes the connectors, which saves their tokens.
