@@ -66,12 +66,8 @@ func (c *call) begin() *attempt {
 	return a
 }
 
-// canceled is a canceled context. Token with it returns a token only if it has one now.
-var canceled = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
+// ended is a context that has ended. Token with it returns a token only if it has one now.
+var ended, _ = context.WithTimeout(context.Background(), 0)
 
 // admit waits for the token to send and for a slot of the rate limit. After the wait it reads the token
 // again. If that takes an exchange, it gives back the slot, which the exchange may need.
@@ -95,7 +91,7 @@ func (a *attempt) admit() error {
 		if a.slot, waited, err = c.t.limits.Acquire(a, exchange, c.due()); err != nil || !waited || exchange {
 			return err
 		}
-		if a.token, err = c.t.auth.Token(canceled); err == nil {
+		if a.token, err = c.t.auth.Token(ended); err == nil {
 			return nil
 		}
 		a.slot.Cancel()
@@ -116,27 +112,26 @@ func (a *attempt) send() (*http.Response, error) {
 	if err = redactServerText(err); err != nil && a.Err() != nil {
 		err = context.Cause(a)
 	}
-	switch {
-	case err == nil:
-		a.slot.Received()
-	case neverConnected(err), invalidRequest(err):
-		a.slot.Cancel()
-	default:
-		a.slot.Failed()
-	}
 	if err != nil {
+		if neverConnected(err) || invalidRequest(err) {
+			a.slot.Cancel()
+		}
+		a.slot.Failed()
+		a.slot.Done()
 		c.body.abandon()
 		a.creditUpload()
-		a.slot.Done()
-	} else if c.origin != nil && c.t.auth != nil {
-		a.slot.Observe(resp.Header)
-		a.pauseIdentity(resp)
+	} else {
+		a.slot.Received()
+		if c.origin != nil && c.t.auth != nil {
+			a.slot.Observe(resp.Header)
+			a.pauseIdentity(resp)
+		}
+		a.answered.Store(true)
+		if resp.StatusCode >= 400 && resp.Body != http.NoBody { // Rejected reads part of it
+			resp.Body = &timedBody{a, resp.Body}
+		}
 	}
-	a.answered.Store(err == nil)
 	a.waitingSince.Store(0)
-	if err == nil && resp.StatusCode >= 400 && resp.Body != http.NoBody { // Rejected reads part of it
-		resp.Body = &timedBody{a, resp.Body}
-	}
 	if c.t.o.Logger.Enabled(a, slog.LevelDebug) {
 		c.log(resp, err, time.Duration(c.clock()-start))
 	}
@@ -196,31 +191,28 @@ func (a *attempt) roundTrip(out *http.Request) (*http.Response, error) {
 	trailer := out.Trailer         // the caller fills it while the body is read
 	out = out.Clone(out.Context()) // inner may still read it after we have returned
 	out.Trailer = trailer
-	type outcome struct {
-		resp *http.Response
-		err  error
-	}
-	done := make(chan outcome, 1)
+	var resp *http.Response
+	var err error
+	done := make(chan struct{})
 	go func() {
-		resp, err := withBody(inner.RoundTrip(out))
-		done <- outcome{resp, err}
+		resp, err = withBody(inner.RoundTrip(out))
+		close(done)
 	}()
 	select {
-	case o := <-done:
-		return o.resp, o.err
+	case <-done:
 	case <-a.Done():
-		if a.wasSilent() { // no Read of the body is under way
-			o := <-done
-			return o.resp, o.err
+		if !a.wasSilent() {
+			body.interrupt()
+			go func() {
+				if <-done; err == nil {
+					resp.Body.Close()
+				}
+			}()
+			return nil, context.Cause(a)
 		}
-		body.interrupt()
-		go func() {
-			if o := <-done; o.err == nil {
-				o.resp.Body.Close()
-			}
-		}()
-		return nil, context.Cause(a)
+		<-done // no Read of the body is under way
 	}
+	return resp, err
 }
 
 // withBody adds the body that a response from a Wrap may lack.
@@ -233,8 +225,8 @@ func withBody(resp *http.Response, err error) (*http.Response, error) {
 
 // wasSilent reports whether silence ended the attempt, which need not end the call.
 func (a *attempt) wasSilent() bool {
-	var t timeoutError
-	return a.Err() != nil && errors.As(context.Cause(a), &t) && t.attempt
+	t, ok := errors.AsType[timeoutError](context.Cause(a))
+	return ok && t.attempt
 }
 
 // uploading notes that the request body moves.

@@ -25,7 +25,8 @@ type callBody struct {
 	last      *attemptBody
 	open      int  // attemptBodies not closed yet
 	final     bool // no further attempt: body is closed with the last attemptBody
-	closed    bool
+
+	closed atomic.Bool
 }
 
 func newCallBody(req *http.Request, max int64) *callBody {
@@ -81,11 +82,14 @@ func (p *callBody) abandon() bool {
 
 // interrupt closes the caller's body at once, to end a Read that waits for input.
 func (p *callBody) interrupt() {
-	if p == nil || !p.closeDue(func() { p.final, p.open = true, 0 }) {
+	if p == nil || p.closed.Load() {
 		return
 	}
 	closed := make(chan struct{})
-	go func() { p.body.Close(); close(closed) }()
+	go func() {
+		p.update(func() { p.final, p.open = true, 0 })
+		close(closed)
+	}()
 	select { // the body of a server's request waits in Close for its Read
 	case <-closed:
 	case <-time.After(10 * time.Millisecond):
@@ -94,21 +98,20 @@ func (p *callBody) interrupt() {
 
 // finish is called when there is no further attempt.
 func (p *callBody) finish() {
-	if p != nil && p.closeDue(func() { p.final = true }) {
-		p.body.Close()
+	if p != nil {
+		p.update(func() { p.final = true })
 	}
 }
 
-// closeDue makes a change with p locked. It reports, once, that the caller must then close p.body.
-func (p *callBody) closeDue(change func()) bool {
+// update makes a change with p locked, and closes the caller's body if that is due then.
+func (p *callBody) update(change func()) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	change()
-	if p.closed || !p.final || p.open > 0 {
-		return false
+	due := p.final && p.open <= 0
+	p.mu.Unlock()
+	if due && !p.closed.Swap(true) {
+		p.body.Close()
 	}
-	p.closed = true
-	return true
 }
 
 // attemptBody is the request body of one attempt.
@@ -181,9 +184,7 @@ func (u *attemptBody) Close() error {
 	if u.closed.Swap(true) {
 		return nil
 	}
-	if u.p.closeDue(func() { u.p.open-- }) {
-		u.p.body.Close()
-	}
+	u.p.update(func() { u.p.open-- })
 	if u.copied != nil {
 		return u.copied.Close()
 	}

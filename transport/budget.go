@@ -1,9 +1,6 @@
 package transport
 
-import (
-	"sync"
-	"sync/atomic"
-)
+import "sync"
 
 const (
 	budgetSeconds = 10
@@ -15,31 +12,26 @@ const (
 // a tenth of the calls, plus 10.
 type budget struct {
 	mu      sync.Mutex
-	seconds [16]struct {
-		at      atomic.Int64 // the second counted here
-		calls   atomic.Int64
-		retries atomic.Int64
-	}
+	seconds [budgetSeconds]count
 }
 
-// startLocked makes room for the counts of a second of Unix time, if there are none yet.
-func (b *budget) startLocked(second int64) {
-	if s := &b.seconds[second%int64(len(b.seconds))]; s.at.Load() < second {
-		s.calls.Store(0)
-		s.retries.Store(0)
-		s.at.Store(second)
+// count is the count of one second of Unix time.
+type count struct{ second, calls, retries int64 }
+
+// atLocked returns the count of a second.
+func (b *budget) atLocked(second int64) *count {
+	c := &b.seconds[second%budgetSeconds]
+	if c.second < second {
+		*c = count{second: second}
 	}
+	return c
 }
 
-// addCall counts a call in the given second.
+// addCall counts a call in the given second of Unix time.
 func (b *budget) addCall(second int64) {
-	s := &b.seconds[second%int64(len(b.seconds))]
-	if s.at.Load() != second {
-		b.mu.Lock()
-		b.startLocked(second)
-		b.mu.Unlock()
-	}
-	s.calls.Add(1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.atLocked(second).calls++
 }
 
 // takeRetry counts a retry; false if none is left.
@@ -47,16 +39,15 @@ func (b *budget) takeRetry(second int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var calls, retries int64
-	for i := range b.seconds {
-		if s := &b.seconds[i]; s.at.Load() > second-budgetSeconds {
-			calls += s.calls.Load()
-			retries += s.retries.Load()
+	for _, c := range b.seconds {
+		if c.second > second-budgetSeconds {
+			calls += c.calls
+			retries += c.retries
 		}
 	}
 	if retries >= calls/budgetShare+budgetFloor {
 		return false
 	}
-	b.startLocked(second)
-	b.seconds[second%int64(len(b.seconds))].retries.Add(1)
+	b.atLocked(second).retries++
 	return true
 }

@@ -23,7 +23,7 @@ type call struct {
 	body     *callBody
 	attempts int  // sent, and counted against Retry.MaxAttempts
 	replayed bool // after a rejected token
-	adopted  bool // that token came from the store, so another replay is left
+	adopted  bool // a rejected token that came from the store has been replayed
 
 	began    time.Time
 	deadline atomic.Int64 // when headers are due, in Unix ns
@@ -94,9 +94,8 @@ func (c *call) makeAttempt() (*http.Response, error) {
 	}
 	// While processes are without their store, their tokens may end each other's, so an adopted token
 	// may be rejected although our own would not be.
-	if c.replayed = c.adopted || !adopted.Is(tok); !c.replayed {
-		c.adopted = true
-	}
+	c.replayed = c.adopted || !adopted.Is(tok)
+	c.adopted = true
 	a.creditUpload()
 	ctx, cancel := context.WithDeadline(a, c.due())
 	fresh, err := c.t.auth.Token(ctx)
@@ -144,21 +143,18 @@ func (c *call) end() {
 // callError returns why the call ended (our time limit, the caller's context) instead of the network
 // error that resulted.
 func (c *call) callError(err error) error {
-	var t timeoutError
-	if errors.As(context.Cause(c.current), &t) && !errors.Is(err, auth.ErrStore) {
+	if t, ok := errors.AsType[timeoutError](context.Cause(c.current)); ok && !errors.Is(err, auth.ErrStore) {
 		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: t}
 	}
 	if ctx := c.req.Context(); ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 		return context.Cause(ctx)
 	}
-	var e *auth.Error
-	if errors.As(err, &e) && e.Connector == "" {
+	if e, ok := errors.AsType[*auth.Error](err); ok && e.Connector == "" {
 		named := *e
 		named.Connector = c.t.o.Connector
 		return &named
 	}
-	var n net.Error
-	if errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded) { // of a TLS handshake
+	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() && !errors.Is(err, context.DeadlineExceeded) { // of a TLS handshake
 		return &auth.Error{Connector: c.t.o.Connector, Op: "request", Err: timeoutError{what: err.Error()}}
 	}
 	return err

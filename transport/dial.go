@@ -57,7 +57,7 @@ func recordDial(dial dialFunc) dialFunc {
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
 			latest.CompareAndSwap(dialing, nil)
-			return nil, &dialError{err}
+			return nil, err
 		}
 		made := &dialed{Conn: conn, made: time.Now()}
 		latest.CompareAndSwap(dialing, made)
@@ -94,20 +94,8 @@ func (d *dialed) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// dialError means that the connection was never made, so no server has seen the request.
-type dialError struct{ error }
-
-func (e *dialError) Unwrap() error { return e.error }
-
-// Timeout and Temporary make it a [net.Error], as the wrapped error is.
-func (e *dialError) Timeout() bool {
-	var n net.Error
-	return errors.As(e.error, &n) && n.Timeout()
-}
-
-func (e *dialError) Temporary() bool { return e.Timeout() }
-
+// neverConnected reports whether the connection was never made, so that no server has seen the request.
 func neverConnected(err error) bool {
-	var d *dialError
-	return errors.As(err, &d)
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && (op.Op == "dial" || neverConnected(op.Err)) // of a proxy, in an error of its own
 }

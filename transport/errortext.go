@@ -32,12 +32,10 @@ func redactServerText(err error) error {
 	if err == nil {
 		return nil
 	}
-	var bad textproto.ProtocolError
-	var known net.Error
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &known):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(net.Error)):
 		return err
-	case errors.As(err, &bad), strings.Contains(err.Error(), textQuoting),
+	case errors.As(err, new(textproto.ProtocolError)), strings.Contains(err.Error(), textQuoting),
 		strings.Contains(err.Error(), textBroken) && !strings.HasPrefix(err.Error(), textLength):
 		return errNotHTTP
 	}

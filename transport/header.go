@@ -21,7 +21,8 @@ func (c *call) header(tok *oauth2.Token) http.Header {
 	h := make(http.Header, len(c.req.Header)+len(token)+1)
 	anonymous := c.origin == nil
 	for k, v := range c.req.Header {
-		if !hasField(token, k) && !(anonymous && c.isCredential(k)) {
+		replaced := slices.ContainsFunc(token, func(f field) bool { return strings.EqualFold(f.name, k) })
+		if !replaced && !(anonymous && c.isCredential(k)) {
 			h[k] = v
 		}
 	}
@@ -59,16 +60,6 @@ func (t *roundTripper) tokenFields(tok *oauth2.Token) []field {
 	}
 	t.tokenHeader.Store(c)
 	return c.fields
-}
-
-// hasField reports whether one of fields has that name, in any spelling.
-func hasField(fields []field, name string) bool {
-	for i := range fields {
-		if len(fields[i].name) == len(name) && strings.EqualFold(fields[i].name, name) {
-			return true
-		}
-	}
-	return false
 }
 
 // isCredential reports whether a header must not be sent to other origins.

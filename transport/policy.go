@@ -62,31 +62,24 @@ func (c *call) backoff() time.Duration {
 func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
-		var ours *auth.Error
-		return !errors.As(err, &ours) && !permanentSendError(err) && (neverConnected(err) || !exchange && c.idempotent())
+		_, ours := errors.AsType[*auth.Error](err)
+		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && c.idempotent())
 	}
-	transient, _ := retryablehttp.DefaultRetryPolicy(c.req.Context(), resp, nil) // 429, and 5xx but 501
-	switch status := resp.StatusCode; {
-	case exchange:
-		return false
-	case status == http.StatusTooManyRequests:
-		return transient
-	case status == http.StatusRequestTimeout, transient && status >= 500 && status <= http.StatusGatewayTimeout:
-		return c.idempotent()
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests:
+		return !exchange
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return !exchange && c.idempotent()
 	}
 	return false
 }
 
 // permanentSendError reports whether another attempt would fail in the same way.
 func permanentSendError(err error) bool {
-	var (
-		dns    *net.DNSError
-		cert   *tls.CertificateVerificationError
-		alert  *net.OpError
-		record tls.RecordHeaderError
-	)
-	return errors.As(err, &dns) && dns.IsNotFound ||
-		errors.As(err, &cert) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
+	dns, ok := errors.AsType[*net.DNSError](err)
+	alert, ok2 := errors.AsType[*net.OpError](err)
+	return ok && dns.IsNotFound || ok2 && alert.Op == "remote error" ||
+		errors.As(err, new(*tls.CertificateVerificationError)) || errors.As(err, new(tls.RecordHeaderError)) ||
 		errors.Is(err, errProxyAuth) || invalidRequest(err)
 }
 

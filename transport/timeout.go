@@ -43,10 +43,6 @@ func (c *call) headerDeadline(now time.Time) int64 {
 // due returns the deadline for the response headers.
 func (c *call) due() time.Time { return time.Unix(0, c.deadline.Load()) }
 
-func (c *call) timeoutError() error {
-	return timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)}
-}
-
 // expire is called by the timer.
 func (c *call) expire() {
 	c.mu.Lock()
@@ -72,7 +68,7 @@ func (c *call) checkLimitsLocked() {
 		return
 	case moving:
 	case due <= 0:
-		a.cancel(c.timeoutError())
+		a.cancel(timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
 		return
 	case left <= 0:
 		a.cancel(timeoutError{fmt.Sprintf("no sign of the server for %s (attempt_timeout)", limit), true})

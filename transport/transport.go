@@ -100,15 +100,12 @@ func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	if wrap == nil {
 		wrap = func(next http.RoundTripper) http.RoundTripper { return next }
 	}
-	pool := newPool(&t.o)
-	t.inner, t.pools = wrap(pool), []*http.Transport{pool}
-	if a != nil {
-		anonymous := newPool(&t.o)
-		if c := anonymous.TLSClientConfig; c != nil {
-			c.Certificates, c.GetClientCertificate, c.ServerName = nil, nil, ""
-		}
-		t.anonymous, t.pools = wrap(anonymous), append(t.pools, anonymous)
+	own, foreign := newPool(&t.o), newPool(&t.o)
+	if c := foreign.TLSClientConfig; c != nil {
+		c.Certificates, c.GetClientCertificate, c.ServerName = nil, nil, ""
 	}
+	t.pools = []*http.Transport{own, foreign}
+	t.inner, t.anonymous = wrap(own), wrap(foreign)
 	return t
 }
 
@@ -141,13 +138,8 @@ type origin struct {
 
 func (t *roundTripper) origin(u *url.URL) *origin {
 	for i := range t.origins {
-		if o := &t.origins[i]; u.Scheme == o.scheme && u.Host == o.host {
-			return o
-		}
-	}
-	at := endpoint.Origin(u)
-	for i := range t.origins {
-		if o := &t.origins[i]; at == o.canonical {
+		o := &t.origins[i]
+		if u.Scheme == o.scheme && u.Host == o.host || endpoint.Origin(u) == o.canonical {
 			return o
 		}
 	}

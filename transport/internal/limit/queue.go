@@ -40,13 +40,13 @@ type Queue struct {
 	nextRefusal time.Duration // earliest deadline of a waiter; 0: check now; never: no waiter
 	observed    *window       // that the server's headers describe
 	timer       *time.Timer   // wakes the first waiter
-	timerAt     time.Duration // never: not set
 }
 
 // New returns a Queue for limits, which hold together, and for maxConcurrency calls in flight; 0 is any
 // number. A limit without requests or length is ignored.
 func New(limits []auth.Limit, maxConcurrency int) *Queue {
-	q := &Queue{max: maxConcurrency, base: time.Now(), nextRefusal: never, timerAt: never}
+	q := &Queue{max: maxConcurrency, base: time.Now(), nextRefusal: never}
+	q.timer = time.AfterFunc(never, q.tick)
 	for _, l := range limits {
 		if l.Requests > 0 && l.Per > 0 {
 			q.windows = append(q.windows, window{requests: l.Requests, share: l.Requests, per: min(l.Per, never/4)})
@@ -178,7 +178,9 @@ func (q *Queue) advanceLocked() (now time.Duration) {
 	now = time.Since(q.base)
 	for i := range q.windows {
 		q.windows[i].slide(&q.arrivals, now)
-		q.arrivals.head = q.windows[i].first
+	}
+	if q.Limited() {
+		q.arrivals.forget(q.windows[len(q.windows)-1].first)
 	}
 	if q.pauseEnd != 0 && q.pauseEnd <= now && len(q.waiting) == 0 {
 		q.pauseEnd = 0
@@ -188,7 +190,7 @@ func (q *Queue) advanceLocked() (now time.Duration) {
 }
 
 // sentLocked returns how many of our requests count in w.
-func (q *Queue) sentLocked(w *window) int { return q.arrivals.tail - w.first }
+func (q *Queue) sentLocked(w *window) int { return q.arrivals.tail() - w.first }
 
 // mayStartLocked reports whether s keeps to maxConcurrency.
 func (q *Queue) mayStartLocked(s *Slot) bool { return !s.limitsConcurrency() || q.inFlight < q.max }
@@ -245,7 +247,11 @@ func (q *Queue) dispatchLocked(now time.Duration) {
 	if len(q.waiting) == 0 {
 		wake, q.nextRefusal = never, never
 	}
-	q.setTimerLocked(min(wake, q.nextRefusal), now)
+	if wake = min(wake, q.nextRefusal); wake == never {
+		q.timer.Stop()
+	} else {
+		q.timer.Reset(wake - now)
+	}
 }
 
 // refuseLocked refuses the waiters that no longer fit their deadlines.
@@ -266,24 +272,9 @@ func (q *Queue) refuseLocked(now time.Duration) {
 	})
 }
 
-func (q *Queue) setTimerLocked(wake, now time.Duration) {
-	switch {
-	case wake == never && q.timerAt != never:
-		q.timer.Stop()
-	case wake >= q.timerAt:
-		return
-	case q.timer == nil:
-		q.timer = time.AfterFunc(wake-now, q.tick)
-	default:
-		q.timer.Reset(wake - now)
-	}
-	q.timerAt = wake
-}
-
 func (q *Queue) tick() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.timerAt = never
 	q.dispatchLocked(q.advanceLocked())
 }
 

@@ -109,13 +109,13 @@ func idle(t *testing.T, l *Queue) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, open := l.advanceLocked(), 0
-	for i := l.arrivals.head; i < l.arrivals.tail; i++ {
+	for i := l.arrivals.head; i < l.arrivals.tail(); i++ {
 		if l.arrivals.at(i) > now {
 			open++
 		}
 	}
-	if open != 0 || l.inFlight != 0 || len(l.waiting) != 0 || l.timerAt != never {
-		t.Errorf("not idle: %d neither answered nor lapsed, %d placed, %d waiting, timer at %v", open, l.inFlight, len(l.waiting), l.timerAt)
+	if timer := l.timer.Stop(); timer || open != 0 || l.inFlight != 0 || len(l.waiting) != 0 {
+		t.Errorf("not idle: %d neither answered nor lapsed, %d placed, %d waiting, timer set: %v", open, l.inFlight, len(l.waiting), timer)
 	}
 }
 
@@ -189,7 +189,7 @@ func TestLimiterAsTheServerSeesIt(t *testing.T) {
 				time.Sleep(oneWay)
 				idle(t, l)
 				most := slices.MaxFunc(tt.limits, func(a, b auth.Limit) int { return a.Requests - b.Requests }).Requests
-				if n := len(l.arrivals.buf); n > 2*max(4, most) {
+				if n := cap(l.arrivals.times); n > 2*max(4, most) {
 					t.Errorf("memory for %d requests, with a limit of %d", n, most)
 				}
 			})
@@ -374,14 +374,14 @@ func TestWindowIncludesItsEnds(t *testing.T) {
 			continue
 		}
 		w.slide(&stamps, now)
-		want := stamps.tail
-		for want > 0 && now-stamps.at(want-1) <= w.per {
+		want := stamps.tail()
+		for want > stamps.head && now-stamps.at(want-1) <= w.per {
 			want--
 		}
 		if w.first != want {
 			t.Fatalf("at %d: the window begins with %d, want %d", now, w.first, want)
 		}
-		stamps.head = w.first
+		stamps.forget(w.first)
 	}
 }
 
@@ -1023,7 +1023,7 @@ func TestLimiterUnderLoad(t *testing.T) {
 	idle(t, l)
 	l.mu.Lock() // a last tick may be running
 	defer l.mu.Unlock()
-	for i := l.arrivals.head + 1; i < l.arrivals.tail; i++ {
+	for i := l.arrivals.head + 1; i < l.arrivals.tail(); i++ {
 		if l.arrivals.at(i) < l.arrivals.at(i-1) {
 			t.Fatal("stamps out of order")
 		}

@@ -130,15 +130,6 @@ func (q *Queue) onTake(processes int, err error) (unpaused bool) {
 	return now >= q.pauseEnd
 }
 
-// sharedWrittenLocked releases the shared slot oneWay later, if the response has not done so by then.
-func (s *Slot) sharedWrittenLocked() {
-	if s.sharedID == "" {
-		return
-	}
-	release, id := s.q.shared.Release, s.sharedID
-	s.lapse = time.AfterFunc(oneWay, func() { release(id, true) })
-}
-
 // releaseSharedLocked releases the shared slot, unless lapse has done so.
 func (s *Slot) releaseSharedLocked(sent bool) {
 	if s.sharedID != "" && (s.lapse == nil || s.lapse.Stop()) {

@@ -72,7 +72,9 @@ func (s *Slot) writtenLocked(now time.Duration) {
 	if s.q.Limited() {
 		s.q.arrivals.move(never, s.arrival)
 		s.snapshotUseLocked(now)
-		s.sharedWrittenLocked()
+	}
+	if release, id := s.q.shared, s.sharedID; id != "" {
+		s.lapse = time.AfterFunc(oneWay, func() { release.Release(id, true) })
 	}
 }
 

@@ -1,6 +1,9 @@
 package limit
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // window is one limit: the server must not see more than requests in any span of length per. Times are
 // those of its Queue.
@@ -18,7 +21,7 @@ type window struct {
 // slide drops the arrivals that have left the window. One that is exactly per old still counts, so that
 // the limit holds whichever ends of a span the server includes.
 func (w *window) slide(arrivals *arrivalTimes, now time.Duration) {
-	for w.first < arrivals.tail && now-arrivals.at(w.first) > w.per {
+	for w.first < arrivals.tail() && now-arrivals.at(w.first) > w.per {
 		w.first++
 	}
 }
@@ -43,44 +46,37 @@ func (w *window) observe(remaining, sent int, at time.Duration) {
 	}
 }
 
-// arrivalTimes is a sorted ring of the times at which the server has received our latest requests, at the
-// latest: never for one that is not written. Indices only grow; head is the oldest that is kept.
+// arrivalTimes are the times at which the server has received our latest requests, at the latest, in
+// order: never for one that is not written. Each has an index, which only grows.
 type arrivalTimes struct {
-	buf        []time.Duration // its length is a power of two
-	head, tail int
+	times []time.Duration
+	head  int // index of times[0]
 }
 
-func (r *arrivalTimes) at(i int) time.Duration { return r.buf[i&(len(r.buf)-1)] }
+func (r *arrivalTimes) tail() int { return r.head + len(r.times) }
 
-func (r *arrivalTimes) set(i int, t time.Duration) { r.buf[i&(len(r.buf)-1)] = t }
+func (r *arrivalTimes) at(i int) time.Duration { return r.times[i-r.head] }
 
-// push adds the latest time.
-func (r *arrivalTimes) push(t time.Duration) {
-	if r.tail-r.head == len(r.buf) {
-		buf := make([]time.Duration, max(8, 2*len(r.buf)))
-		for i := r.head; i < r.tail; i++ {
-			buf[i&(len(buf)-1)] = r.at(i)
-		}
-		r.buf = buf
-	}
-	r.tail++
-	r.set(r.tail-1, t)
+func (r *arrivalTimes) push(t time.Duration) { r.times = append(r.times, t) }
+
+// forget removes the times before index head.
+func (r *arrivalTimes) forget(head int) {
+	r.times, r.head = r.times[head-r.head:], head
 }
 
 // drop removes the latest time, if there is one.
-func (r *arrivalTimes) drop() { r.tail = max(r.head, r.tail-1) }
+func (r *arrivalTimes) drop() { r.times = r.times[:max(0, len(r.times)-1)] }
 
-// move replaces one time by an earlier one. An empty ring is that of a Queue without windows.
+// move replaces one time by an earlier one. There are no times in a Queue without windows.
 func (r *arrivalTimes) move(from, to time.Duration) {
-	if r.head == r.tail {
+	if len(r.times) == 0 {
 		return
 	}
-	i := r.tail - 1
-	for i > r.head && r.at(i) > from {
+	i := len(r.times) - 1
+	for i > 0 && r.times[i] > from {
 		i--
 	}
-	for ; i > r.head && r.at(i-1) > to; i-- {
-		r.set(i, r.at(i-1))
-	}
-	r.set(i, to)
+	j, _ := slices.BinarySearch(r.times[:i], to)
+	copy(r.times[j+1:i+1], r.times[j:i])
+	r.times[j] = to
 }
