@@ -1,16 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +32,8 @@ type route struct {
 	dnsErr    error
 	tcpErr    error
 	tlsErr    error
+	status    int // of the response, 0 if there was none
+	body      []byte
 }
 
 // A tracer records a route. A second connection may still be in progress when the request has ended.
@@ -79,14 +84,18 @@ func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 	start := time.Now()
 	resp, err := c.transport.RoundTrip((&http.Request{Method: http.MethodGet, URL: u, Header: http.Header{"User-Agent": {checkUserAgent}}}).WithContext(ctx))
 	r := t.result()
+	if err == nil {
+		r.status = resp.StatusCode
+		r.body, _ = io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what is missing is not found in it
+		resp.Body.Close()
+	}
 	if !c.checkDNS(r, err) || !c.checkTCP(r, err) || !c.checkProxy(r, err) || !c.checkTLS(r, err) {
 		return false
 	}
 	if err != nil {
-		c.failed("http", "no response from "+u.Host+": "+shortError(err), "check base_url's port, and that the product is running", err)
+		c.failed("http", "no response from "+u.Host+": "+shortError(err), "check "+c.setting(u)+"'s port, and that the product is running", err)
 		return false
 	}
-	resp.Body.Close()
 	c.checkClock(resp, start)
 	return true
 }
@@ -96,7 +105,7 @@ func (c *onlineCheck) checkDNS(r route, err error) bool {
 	var notFound *net.DNSError
 	switch {
 	case r.dnsErr != nil || errors.As(err, &notFound):
-		c.failed("dns", host+" has no address: "+shortError(cmp.Or(r.dnsErr, err)), "check the name in "+c.origin(r)+", and this machine's DNS", err)
+		c.failed("dns", host+" has no address: "+shortError(cmp.Or(r.dnsErr, err)), "check the name in "+c.nearest(r)+", and this machine's DNS", err)
 		return false
 	case r.resolved != "":
 		c.ok("dns", host+" is "+r.resolved)
@@ -111,7 +120,7 @@ func (c *onlineCheck) checkTCP(r route, err error) bool {
 		c.ok("tcp", "connected to "+r.address)
 		return true
 	}
-	fix := "check host and port in " + c.origin(r) + ", and the firewall"
+	fix := "check host and port in " + c.nearest(r) + ", and the firewall"
 	if r.proxy == nil {
 		fix += "; if a proxy is needed, set transport.proxy_url"
 	}
@@ -123,9 +132,21 @@ func (c *onlineCheck) checkProxy(r route, err error) bool {
 	if r.proxy == nil {
 		return true
 	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "proxyconnect" { // net/http's word; the connection was made, so its TLS failed
+		message, fix := c.tlsProblem(r.proxy, r, err)
+		c.failed("proxy", message, fix, err)
+		return false
+	}
+	refusal := ""
 	beforeTarget := r.tls == nil || r.tlsErr == nil && r.tls.ServerName != r.target.Hostname()
-	if err != nil && beforeTarget && !isTLS(err) {
-		c.failed("proxy", "the proxy "+r.proxy.Host+" refuses: "+shortError(err), "check user and password in transport.proxy_url, and whether the proxy allows "+r.target.Host, err)
+	if r.status == http.StatusProxyAuthRequired {
+		refusal = "407 Proxy Authentication Required"
+	} else if err != nil && beforeTarget && !isTLS(err) {
+		refusal = shortError(err)
+	}
+	if refusal != "" {
+		c.failed("proxy", "the proxy "+r.proxy.Host+" refuses: "+refusal, "check user and password in transport.proxy_url, whether the proxy allows "+r.target.Host+", and whether it expects https://", err)
 		return false
 	}
 	c.ok("proxy", "through "+r.proxy.Host)
@@ -133,11 +154,15 @@ func (c *onlineCheck) checkProxy(r route, err error) bool {
 }
 
 func (c *onlineCheck) checkTLS(r route, err error) bool {
+	if message, fix := c.refusalInHTTP(r); message != "" {
+		c.failed("tls", message, fix, nil)
+		return false
+	}
 	if r.target.Scheme != "https" {
 		return true
 	}
 	if err = cmp.Or(r.tlsErr, err); err != nil && (isTLS(err) || r.tls == nil || !r.tls.HandshakeComplete) {
-		message, fix := tlsProblem(r.target, err)
+		message, fix := c.tlsProblem(r.target, r, err)
 		c.failed("tls", message, fix, err)
 		return false
 	}
@@ -157,15 +182,48 @@ func (c *onlineCheck) checkTLS(r route, err error) bool {
 	return true
 }
 
-// origin names the setting that r.via comes from.
-func (c *onlineCheck) origin(r route) string {
-	switch r.via {
-	case r.proxy:
-		return "transport.proxy_url or $HTTPS_PROXY"
-	case c.Connector.BaseURL:
+// nearest names the setting of the proxy or, if there is none, of the target.
+func (c *onlineCheck) nearest(r route) string {
+	if r.proxy != nil {
+		return proxySetting(r)
+	}
+	return c.setting(r.target)
+}
+
+// proxySetting names the settings that a proxy comes from.
+func proxySetting(r route) string {
+	return "transport.proxy_url or $" + strings.ToUpper(r.target.Scheme) + "_PROXY"
+}
+
+// setting names the setting that has u.
+func (c *onlineCheck) setting(u *url.URL) string {
+	if u == c.Connector.BaseURL {
 		return "base_url"
 	}
-	return "the URL " + r.via.Scheme + "://" + r.via.Host
+	return "the URL " + u.Scheme + "://" + u.Host
+}
+
+// refusalInHTTP says what the server's TLS layer refuses, if it says so in HTTP: a server that got no
+// client certificate, or plain HTTP, may complete the handshake or do without it, and then answer 400.
+func (c *onlineCheck) refusalInHTTP(r route) (message, fix string) {
+	if r.status != http.StatusBadRequest {
+		return "", ""
+	}
+	says := func(texts ...string) bool {
+		return slices.ContainsFunc(texts, func(s string) bool { return bytes.Contains(r.body, []byte(s)) })
+	}
+	switch {
+	case says("No required SSL certificate was sent"): // nginx
+		return "the server requires a client certificate", "set transport.tls_config.cert_file and key_file"
+	case says("The SSL certificate error"): // nginx
+		return "the server does not accept the client certificate", "have transport.tls_config.cert_file issued by a CA that the server trusts"
+	case says("The plain HTTP request was sent to HTTPS port", // nginx, AWS
+		"speaking plain HTTP to an SSL-enabled server port", // Apache
+		"This combination of host and port requires TLS",    // Tomcat
+		"Client sent an HTTP request to an HTTPS server"):   // Go
+		return r.target.Host + " expects TLS, and the URL begins with http://", "write https:// in " + c.setting(r.target)
+	}
+	return "", ""
 }
 
 func isTLS(err error) bool {
@@ -180,20 +238,28 @@ func isAlert(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
-// tlsProblem says what is wrong with TLS and what to do.
-func tlsProblem(u *url.URL, err error) (message, fix string) {
+// tlsProblem says what is wrong with TLS to u, which is r's target or its proxy, and what to do.
+func (c *onlineCheck) tlsProblem(u *url.URL, r route, err error) (message, fix string) {
+	setting := c.setting(r.target)
+	if u == r.proxy {
+		setting = proxySetting(r)
+	}
 	var bad *tls.CertificateVerificationError
 	var invalid x509.CertificateInvalidError
 	var name x509.HostnameError
 	var unknown x509.UnknownAuthorityError
 	var record tls.RecordHeaderError
 	switch {
+	case errors.As(err, &record) && u == r.proxy:
+		return u.Host + " does not speak TLS", "write http:// in " + setting + ": https:// is for a proxy that is itself reached over TLS"
 	case errors.As(err, &record):
-		return u.Host + " does not speak TLS", "check the port in base_url, or use http:// with transport.allow_http: true if there is no TLS"
+		return u.Host + " does not speak TLS", "check the port in " + setting + ", or use http:// with transport.allow_http: true if there is no TLS"
+	case isAlert(err) && u == r.proxy:
+		return "the proxy refuses the handshake: " + shortError(err), "if it is old, set transport.tls_config.min_version; it gets no client certificate"
 	case isAlert(err):
 		return "the server refuses the handshake: " + shortError(err), "if it requires a client certificate, set transport.tls_config.cert_file and key_file; if it is old, min_version"
 	case !errors.As(err, &bad) || len(bad.UnverifiedCertificates) == 0:
-		return "the handshake failed: " + shortError(err), "check the port in base_url, and any firewall or proxy in between"
+		return "the handshake failed: " + shortError(err), "check the port in " + setting + ", and any firewall or proxy in between"
 	}
 	leaf := bad.UnverifiedCertificates[0]
 	switch {
@@ -202,8 +268,12 @@ func tlsProblem(u *url.URL, err error) (message, fix string) {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Sprintf("the certificate expired %s ago, on %s", about(time.Since(leaf.NotAfter)), leaf.NotAfter.Format(time.DateOnly)), "have it renewed on the server; if that date is in the future, check this machine's clock"
 	case errors.As(err, &name):
+		serverName := ", or set transport.tls_config.server_name to it"
+		if u == r.proxy {
+			serverName = "" // it is for the target alone
+		}
 		names := append(leaf.DNSNames, strings.Fields(strings.Trim(fmt.Sprint(leaf.IPAddresses), "[]"))...)
-		return "the certificate is for " + strings.Join(names, ", ") + ", not for " + name.Host, "use that name in base_url, or set transport.tls_config.server_name to it"
+		return "the certificate is for " + strings.Join(names, ", ") + ", not for " + name.Host, "use that name in " + setting + serverName
 	case errors.As(err, &unknown):
 		return "the certificate is from " + leaf.Issuer.String() + ", which this machine does not trust", "set transport.tls_config.ca_file to the PEM file of that authority"
 	}

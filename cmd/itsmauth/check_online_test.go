@@ -32,6 +32,7 @@ type onlineCase struct {
 	yaml        string // of the connector
 	code        int
 	want        []string // parts of stdout
+	not         []string // no parts of it
 	requests    func() int
 	maxRequests int // for tokens
 }
@@ -185,6 +186,50 @@ func TestCheckOnline(t *testing.T) {
 			proxy := plainServer(t, answer(nil, "", http.StatusForbidden, "X", "y"))
 			return onlineCase{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "Forbidden; check user"}}
 		},
+		"http to a TLS port": func(t *testing.T) onlineCase {
+			s := appliance(t)
+			port := serveTLS(t, s, issue("127.0.0.1", time.Hour))
+			return onlineCase{yaml: lines("http://127.0.0.1:" + port), code: 1, want: []string{
+				"tls: failed: 127.0.0.1:" + port + " expects TLS, and the URL begins with http://; write https:// in base_url", "token: skipped"},
+				not: []string{"clock"}, requests: func() int { return s.Stats().TokenRequests }}
+		},
+		"https to a plain proxy": func(t *testing.T) onlineCase {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
+			proxy := strings.TrimPrefix(plainServer(t, http.HandlerFunc(forward)), "http://")
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: https://"+proxy+"}\n"), code: 1, want: []string{
+				"proxy: failed: " + proxy + " does not speak TLS; write http:// in transport.proxy_url or $HTTPS_PROXY: https:// is for a proxy that is itself reached over TLS", "token: skipped"},
+				not: []string{"proxy: ok", "tls: "}}
+		},
+		"https to a plain proxy for an http target": func(t *testing.T) onlineCase {
+			proxy := strings.TrimPrefix(plainServer(t, http.NotFoundHandler()), "http://")
+			return onlineCase{yaml: lines("http://itsm.example.com", "    transport: {allow_http: true, proxy_url: https://"+proxy+"}\n"), code: 1, want: []string{
+				"proxy: failed: " + proxy + " does not speak TLS; write http:// in transport.proxy_url or $HTTP_PROXY"}, not: []string{"proxy: ok"}}
+		},
+		"http to a TLS proxy": func(t *testing.T) onlineCase {
+			port := serveTLS(t, http.HandlerFunc(forward), issue("127.0.0.1", time.Hour))
+			return onlineCase{yaml: lines("https://itsm.example.com", "    transport: {proxy_url: http://127.0.0.1:"+port+"}\n"), code: 1, want: []string{
+				"proxy: failed: the proxy 127.0.0.1:" + port + " refuses: ", "whether it expects https://"}, not: []string{"proxy: ok"}}
+		},
+		"TLS proxy with a certificate of another": func(t *testing.T) onlineCase {
+			port := serveTLS(t, http.HandlerFunc(forward), issue("other.example", time.Hour))
+			return onlineCase{yaml: lines("https://itsm.example.com", caLine, ", proxy_url: https://127.0.0.1:"+port+"}\n"), code: 1, want: []string{
+				"proxy: failed: the certificate is for other.example, not for 127.0.0.1; use that name in transport.proxy_url or $HTTPS_PROXY"}, not: []string{"proxy: ok", "base_url", "server_name"}}
+		},
+		"through a TLS proxy": func(t *testing.T) onlineCase {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
+			proxy := serveTLS(t, http.HandlerFunc(forward), issue("127.0.0.1", time.Hour))
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: https://127.0.0.1:"+proxy+"}\n"), want: []string{"proxy: ok", "tls: warning: TLS 1.3, certificate for 127.0.0.1, 59m left", "probe: ok"}}
+		},
+		"proxy wants a password for an http target": func(t *testing.T) onlineCase {
+			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
+			return onlineCase{yaml: lines("http://itsm.example.com", "    transport: {allow_http: true, proxy_url: "+proxy+"}\n"), code: 1, want: []string{
+				"proxy: failed: the proxy 127.0.0.1:", " refuses: 407 Proxy Authentication Required; check user and password in transport.proxy_url"}, not: []string{"proxy: ok"}}
+		},
+		"certificate expired behind a TLS proxy": func(t *testing.T) onlineCase {
+			port := serveTLS(t, appliance(t), issue("127.0.0.1", -time.Hour))
+			proxy := serveTLS(t, http.HandlerFunc(forward), issue("127.0.0.1", time.Hour))
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: https://127.0.0.1:"+proxy+"}\n"), code: 1, want: []string{"proxy: ok", "tls: failed: the certificate expired 1h00m ago"}}
+		},
 		"certificate expired behind a proxy": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", -time.Hour))
 			proxy := plainServer(t, http.HandlerFunc(forward))
@@ -283,6 +328,11 @@ func TestCheckOnline(t *testing.T) {
 					t.Errorf("lacks %q:\n%s", w, stdout)
 				}
 			}
+			for _, n := range s.not {
+				if strings.Contains(stdout, n) {
+					t.Errorf("has %q:\n%s", n, stdout)
+				}
+			}
 			if strings.Contains(stdout+stderr, "hunter2") || strings.Count(stderr, "\n") > 1 {
 				t.Errorf("%s", stdout+stderr)
 			}
@@ -293,16 +343,48 @@ func TestCheckOnline(t *testing.T) {
 	}
 }
 
+// nginx reports in HTTP, with status 400, what its TLS layer refuses. That says nothing of the credentials.
+func TestCheckOnlineNginxTLS(t *testing.T) {
+	t.Parallel()
+	ca, foreign := testpki.New(t), testpki.New(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	known, knownKey := testpki.Files(t, ca.Issue(t, "itsmauth", time.Now().Add(time.Hour)))
+	stranger, strangerKey := testpki.Files(t, foreign.Issue(t, "itsmauth", time.Now().Add(time.Hour)))
+	setting := fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; ssl_verify_client on; ssl_client_certificate %s;", cert, key, ca.File(t))
+	for name, tc := range map[string]struct {
+		scheme, tls string
+		want        []string
+		code        int
+	}{
+		"a client certificate is missing": {"https", "", []string{"tls: failed: the server requires a client certificate; set transport.tls_config.cert_file and key_file"}, 1},
+		"a client certificate of another CA": {"https", ", cert_file: " + stranger + ", key_file: " + strangerKey,
+			[]string{"tls: failed: the server does not accept the client certificate; have transport.tls_config.cert_file issued by a CA that the server trusts"}, 1},
+		"the client certificate": {"https", ", cert_file: " + known + ", key_file: " + knownKey, []string{"tls: warning: TLS 1.2, certificate for 127.0.0.1, 59m left", "token: ok", "probe: ok"}, 0},
+		"http":                   {"http", "", []string{"tls: failed: 127.0.0.1:", " expects TLS, and the URL begins with http://; write https:// in base_url"}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := appliance(t)
+			base := tc.scheme + strings.TrimPrefix(nginxBefore(t, "ssl", setting, s.URL), "http")
+			code, stdout, stderr := checkOnline(t, onlineFile(t, lines(base, "    transport: {tls_config: {ca_file: "+ca.File(t)+tc.tls+"}}\n")))
+			if code != tc.code {
+				t.Errorf("exit %d: %s", code, stderr)
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(stdout, w) {
+					t.Errorf("lacks %q:\n%s", w, stdout)
+				}
+			}
+			if code != 0 && (strings.Contains(stdout, "certificate for") || !strings.Contains(stdout, "token: skipped") || s.Stats().TokenRequests != 0) {
+				t.Errorf("%d token requests\n%s", s.Stats().TokenRequests, stdout)
+			}
+		})
+	}
+}
+
 // nginx drops the header unless underscores_in_headers is on.
 func TestCheckOnlineBehindNginx(t *testing.T) {
 	t.Parallel()
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("nginx is missing; install the package nginx")
-		}
-		t.Skip("nginx is missing; install the package nginx to run this test")
-	}
 	for _, tc := range []struct {
 		setting, want string
 		code          int
@@ -312,7 +394,7 @@ func TestCheckOnlineBehindNginx(t *testing.T) {
 	} {
 		s := webcommandertest.NewServer(nil)
 		defer s.Close()
-		file := onlineFile(t, storeLines(nginxBefore(t, nginx, tc.setting, s.URL)))
+		file := onlineFile(t, storeLines(nginxBefore(t, "", tc.setting, s.URL)))
 		for range 2 { // with a new token, then with the stored one
 			code, stdout, _ := checkOnline(t, file)
 			if code != tc.code || !strings.Contains(stdout, tc.want) {
@@ -322,9 +404,17 @@ func TestCheckOnlineBehindNginx(t *testing.T) {
 	}
 }
 
-// nginxBefore starts nginx in front of backend. If the port is taken, it tries another.
-func nginxBefore(t *testing.T, nginx, setting, backend string) (base string) {
+// nginxBefore starts nginx in front of backend. If the port is taken, it tries another. listen has further
+// parameters of the directive listen.
+func nginxBefore(t *testing.T, listen, setting, backend string) (base string) {
 	t.Helper()
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("nginx is missing; install the package nginx")
+		}
+		t.Skip("nginx is missing; install the package nginx to run this test")
+	}
 	dir := t.TempDir()
 	for range 10 {
 		uri, err := freeRedirectURI()
@@ -333,7 +423,7 @@ func nginxBefore(t *testing.T, nginx, setting, backend string) (base string) {
 		}
 		base = strings.TrimSuffix(uri, "/callback")
 		at := strings.TrimPrefix(base, "http://")
-		conf := "daemon off; master_process off; pid nginx.pid; error_log error.log; events {}\nhttp { access_log off; server { listen " + at + "; " + setting + " location / { proxy_pass " + backend + "; } }\n"
+		conf := "daemon off; master_process off; pid nginx.pid; error_log error.log; events {}\nhttp { access_log off; server { listen " + at + " " + listen + "; " + setting + " location / { proxy_pass " + backend + "; } }\n"
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 			conf += kind + "_temp_path " + kind + ";\n"
 		}
