@@ -17,10 +17,10 @@ import (
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
-// permanentExchangeError reports whether another try would meet e again.
-func permanentExchangeError(e *Error) bool {
+// permanent reports whether another try would meet err again.
+func permanent(err error) bool {
 	var dns *net.DNSError
-	return errors.Is(e, ErrInsecure) || errors.As(e, &dns) && dns.IsNotFound
+	return errors.Is(err, ErrInsecure) || errors.As(err, &dns) && dns.IsNotFound
 }
 
 // classify makes an [*Error] of a provider's error, without the URL and the body that x/oauth2 and

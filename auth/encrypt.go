@@ -62,10 +62,7 @@ func Encrypt(s Store, keys ...Key) Store {
 		if err != nil {
 			return &encrypted{Store: s}
 		}
-		gcm, err := cipher.NewGCMWithRandomNonce(block)
-		if err != nil {
-			return &encrypted{Store: s}
-		}
+		gcm, _ := cipher.NewGCMWithRandomNonce(block) // cannot fail for AES
 		id := sha256.Sum256([]byte("itsmauth key id\x00" + raw))
 		e.ciphers = append(e.ciphers, recordCipher{gcm, append([]byte(sealMark), id[:8]...)})
 	}
@@ -126,12 +123,7 @@ func (e *encrypted) Save(ctx context.Context, key string, r Record) error {
 	return e.Store.Save(ctx, key, r)
 }
 
-func (e *encrypted) Close() error {
-	if c, ok := e.Store.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
-}
+func (e *encrypted) Close() error { return closeStore(e.Store) }
 
 func (e *encrypted) open(data, additional []byte) ([]byte, error) {
 	if !sealed(data) {

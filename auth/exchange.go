@@ -16,15 +16,15 @@ import (
 // run runs one exchange and tells the callers who wait for it.
 func (c *core) run(f *flight) {
 	defer c.finishWork()
-	o := c.obtain(f)
+	p := c.obtain(f)
 
-	var w warning
+	warning, attrs := "", []any(nil)
 	c.mu.Lock()
 	c.flight = nil
 	switch {
 	case f.snap == nil:
-		f.err = o.err
-		w = c.state.failed(time.Now(), f.task, o)
+		f.err = p.err
+		warning, attrs = c.state.failed(time.Now(), p)
 	case f.renew:
 		c.startLocked(stale) // before the callers go: a command line ends then
 	}
@@ -36,40 +36,40 @@ func (c *core) run(f *flight) {
 		c.watchLocked()
 	}
 	c.mu.Unlock()
-	if w.message != "" { // after unlocking: the handler may call Token
-		c.log(slog.LevelWarn, w.message, w.attrs...)
+	if warning != "" { // after unlocking: the handler may call Token
+		c.log(slog.LevelWarn, warning, attrs...)
 	}
 }
 
 // obtain drives the protocol: again after a conflict in which nothing was spent, and again while a
 // caller waits and the store, which is silent, is needed.
-func (c *core) obtain(f *flight) outcome {
+func (c *core) obtain(f *flight) *protocol {
 	late := time.NewTimer(exchangeTimeout)
 	defer late.Stop()
 	for conflicts := 0; ; {
-		o := c.drive(f)
-		if f.snap == nil && errors.Is(o.err, ErrConflict) && conflicts < 3 {
+		p := c.drive(f)
+		if f.snap == nil && errors.Is(p.err, ErrConflict) && conflicts < 3 {
 			conflicts++
 			continue
 		}
 		back := c.store.silence()
-		if o.err == nil || f.snap != nil || !errors.Is(o.err, ErrStore) || back == nil || f.reason != needed {
-			return o
+		if f.snap != nil || !errors.Is(p.err, ErrStore) || back == nil || f.reason != needed {
+			return p
 		}
 		select {
 		case <-back:
 		case <-late.C:
-			o.err = &Error{Op: "store", Err: fmt.Errorf("%w; asked again for %s, and the refresh token was not spent", cmp.Or(c.store.gate(), ErrStore), exchangeTimeout)}
-			return o
+			p.fail("store", fmt.Errorf("%w; asked again for %s, and the refresh token was not spent", cmp.Or(c.store.gate(), ErrStore), exchangeTimeout))
+			return p
 		case <-c.closing.Done():
-			o.err = &Error{Op: "token", Err: ErrClosed}
-			return o
+			p.fail("token", ErrClosed)
+			return p
 		}
 	}
 }
 
 // drive performs the protocol's steps until it is finished.
-func (c *core) drive(f *flight) (o outcome) {
+func (c *core) drive(f *flight) *protocol {
 	defer func() {
 		if f.unlock != nil {
 			f.unlock()
@@ -86,18 +86,17 @@ func (c *core) drive(f *flight) (o outcome) {
 		if p.results = nil; p.step == finished {
 			break
 		}
-		e := c.perform(f, p, &o)
+		e := c.perform(f, p)
 		p.advance(time.Now(), e)
 	}
-	o.err, o.suppressed, o.record = p.err, p.nothing, p.record.recordVersion()
-	if errors.Is(o.err, ErrConsentRequired) && !o.suppressed {
-		o.secrets = cmp.Or(o.secrets, c.secrets())
+	if errors.Is(p.err, ErrConsentRequired) && !p.nothing {
+		p.secrets = cmp.Or(p.secrets, c.secrets())
 	}
-	return o
+	return p
 }
 
 // perform performs p's step, and returns what that came to.
-func (c *core) perform(f *flight, p *protocol, o *outcome) (e event) {
+func (c *core) perform(f *flight, p *protocol) (e event) {
 	switch p.step {
 	case looking:
 		e.record, e.version, e.err = c.load(c.life, c.store.Load)
@@ -120,10 +119,9 @@ func (c *core) perform(f *flight, p *protocol, o *outcome) (e event) {
 		e.seed, e.err = c.refresh.Token.Value()
 	case exchanging:
 		if f.redeem != nil {
-			e.token, e.start, e.err = f.redeem()
-			break
+			return f.redeem()
 		}
-		e.token, e.start, o.secrets, e.err = c.try(c.life, p.previous.token(), p.spends)
+		return c.try(p.previous.token(), p.spends)
 	case waiting:
 		select {
 		case <-time.After(p.wait):
@@ -273,43 +271,48 @@ func (r tokenRecord) token() *oauth2.Token {
 
 // try makes the exchange within its own deadline. It is made again if the product was unavailable and
 // no refresh token is spent, and once more if a secret changed while the credentials were refused.
-// secrets is the digest of the secrets that failed; err is an [*Error].
-func (c *core) try(ctx context.Context, prev *oauth2.Token, spends bool) (tok *oauth2.Token, start time.Time, secrets string, err error) {
+// The event's error is an [*Error].
+func (c *core) try(prev *oauth2.Token, spends bool) (e event) {
 	const tries = 3
-	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	ctx, cancel := context.WithTimeout(c.life, exchangeTimeout)
 	defer cancel()
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)
-	secrets = c.secrets()
+	secrets := c.secrets()
 	for n, changed := 1, false; ; n++ {
-		start = time.Now()
-		if tok, err = c.provider.Exchange(ctx, prev); err == nil && (tok == nil || tok.AccessToken == "") {
-			err = fmt.Errorf("%w: no access token", ErrProtocol)
-		}
-		if err == nil {
-			return tok, start, "", nil
-		}
-		e := classify(ctx, err, spends)
+		e = c.exchange(ctx, spends, func(ctx context.Context) (*oauth2.Token, error) { return c.provider.Exchange(ctx, prev) })
+		e.secrets = secrets
 		switch {
-		case errors.Is(e, ErrCredentials) && !changed:
+		case errors.Is(e.err, ErrCredentials) && !changed:
 			now := c.secrets()
 			if changed = now != secrets; !changed {
-				return nil, start, secrets, e
+				return e
 			}
 			secrets = now
-		case errors.Is(e, ErrUnavailable) && !spends && n < tries && !permanentExchangeError(e):
-			wait := max(e.RetryAfter, jitter(250*time.Millisecond<<n))
+		case errors.Is(e.err, ErrUnavailable) && !spends && n < tries && !permanent(e.err):
+			wait := max(retryAfter(e.err), jitter(250*time.Millisecond<<n))
 			if end, _ := ctx.Deadline(); time.Until(end) <= wait {
-				return nil, start, "", e
+				return e
 			}
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
-				return nil, start, "", e
+				return e
 			case <-c.closing.Done():
-				return nil, start, "", e
+				return e
 			}
 		default:
-			return nil, start, secrets, e
+			return e
 		}
 	}
+}
+
+// exchange makes one exchange with f.
+func (c *core) exchange(ctx context.Context, spends bool, f func(context.Context) (*oauth2.Token, error)) (e event) {
+	e.start = time.Now()
+	if e.token, e.err = f(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)); e.err == nil && (e.token == nil || e.token.AccessToken == "") {
+		e.err = fmt.Errorf("%w: no access token", ErrProtocol)
+	}
+	if e.err != nil {
+		e.err = classify(ctx, e.err, spends)
+	}
+	return e
 }

@@ -20,13 +20,9 @@ const (
 func (c *core) lock(f *flight, p *protocol) (r tokenRecord, version uint64, err error) {
 	ctx, cancel := context.WithTimeout(c.life, lockTimeout)
 	defer cancel()
-	defer context.AfterFunc(c.closing, func() { // the holder may need long
-		select {
-		case <-time.After(closeGrace):
-			cancel()
-		case <-ctx.Done():
-		}
-	})()
+	closed, stop := outlasting(c.closing, closeGrace) // the holder may need long
+	defer stop()
+	defer context.AfterFunc(closed, cancel)()
 	if f.lockCtx != nil {
 		defer context.AfterFunc(f.lockCtx, cancel)()
 	}
@@ -84,41 +80,27 @@ func (c *core) waitForLock(ctx context.Context, l *locked, p *protocol) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type outcome struct {
-		unlock func()
-		err    error
-	}
-	ended, left := make(chan outcome), make(chan struct{})
+	locks, left := start(ctx, c.store, func(ctx context.Context) (func(), error) { return c.store.Store.Lock(ctx, c.key) }, func(unlock func()) { unlock() })
 	defer close(left)
-	c.store.spawn(func() {
-		unlock, err := c.store.Store.Lock(ctx, c.key)
-		select {
-		case ended <- outcome{unlock, err}:
-		case <-left:
-			if err == nil {
-				unlock()
-			}
-		}
-	})
 	timer := time.NewTicker(askEvery)
 	defer timer.Stop()
 	for {
-		var o outcome
+		var lock answer[func()]
 		select {
-		case o = <-ended:
-			if o.err != nil {
-				return storeError(o.err)
+		case lock = <-locks:
+			if lock.err != nil {
+				return storeError(lock.err)
 			}
 		case <-timer.C:
 		}
 		known, err := l.version, error(nil)
 		l.tokenRecord, l.version, err = c.load(ctx, c.store.Load)
 		switch {
-		case o.unlock != nil && err != nil:
-			o.unlock()
+		case lock.v != nil && err != nil:
+			lock.v()
 			return err
-		case o.unlock != nil:
-			l.unlock = o.unlock
+		case lock.v != nil:
+			l.unlock = lock.v
 			return nil
 		case err != nil || l.version != known && p.enough(time.Now(), l.tokenRecord):
 			return err

@@ -26,20 +26,13 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	var redeemed atomic.Bool
 	f := newFlight(&task{reason: login})
 	f.lockCtx, f.giveUp = ctx, late.Done()
-	f.redeem = func() (*oauth2.Token, time.Time, error) {
+	f.redeem = func() event {
 		exchange, cancel := context.WithTimeout(s.life, exchangeTimeout)
 		defer cancel()
 		defer context.AfterFunc(late, cancel)()
-		start := time.Now()
-		tok, err := flow.Redeem(context.WithValue(exchange, oauth2.HTTPClient, s.opts.Client), code, verifier)
-		if err == nil && (tok == nil || tok.AccessToken == "") {
-			err = &Error{Op: "login", Err: fmt.Errorf("%w: no access token", ErrProtocol)}
-		}
-		if err != nil {
-			return nil, start, classify(exchange, err, true)
-		}
-		redeemed.Store(true)
-		return tok, start, nil
+		e := s.exchange(exchange, true, func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) })
+		redeemed.Store(e.err == nil)
+		return e
 	}
 	err := s.detached(late, f)
 	if err != nil && redeemed.Load() && late.Err() != nil {

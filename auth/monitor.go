@@ -70,14 +70,25 @@ type monitor struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	mu         sync.Mutex
-	closed     bool
+	mu       sync.Mutex
+	closed   bool
+	health   health
+	sessions map[*core]struct{}
+}
+
+// health is what a monitor knows about its store.
+type health struct {
 	answeredAt time.Time     // when an operation was last answered
 	writtenAt  time.Time     // when a trial write last succeeded
 	failure    error         // why the store cannot be used, or nil
 	silent     bool          // it does not answer, so no operation is started
 	back       chan struct{} // closed when it can be used again
-	sessions   map[*core]struct{}
+}
+
+func (m *monitor) now() health {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.health
 }
 
 // monitorOf returns s as a monitor, or nil if it is none.
@@ -114,23 +125,24 @@ func newMonitor(s Store, o *MonitorOptions) *monitor {
 func (m *monitor) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Monitor(%v)", m.bare) }
 
 // Close ends the work in the background and closes the store.
-func (m *monitor) Close() error {
-	return m.end(func() error {
-		if c, ok := m.Store.(io.Closer); ok {
-			return c.Close()
-		}
-		return nil
-	})
+func (m *monitor) Close() error { return m.end(m.Store) }
+
+// closeStore closes s if it is an [io.Closer].
+func closeStore(s Store) error {
+	if c, ok := s.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }
 
-// end ends the work in the background and calls closeStore, which may end operations that have no
-// answer. It waits for operations for a second at most.
-func (m *monitor) end(closeStore func() error) error {
+// end ends the work in the background and closes s, which may end operations that have no answer. It
+// waits for operations for a second at most.
+func (m *monitor) end(s Store) error {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
 	m.stop()
-	err := closeStore()
+	err := closeStore(s)
 	ended := make(chan struct{})
 	go func() { m.running.Wait(); close(ended) }()
 	select {
@@ -215,11 +227,13 @@ func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, er
 		began := time.Now()
 		v, err := run(ctx, m, m.timeout, op, late, &m.slow)
 		if err == nil || errors.Is(err, ErrConflict) {
-			m.answered()
+			m.mu.Lock()
+			m.health.answeredAt = time.Now()
+			m.mu.Unlock()
 			return v, err
 		}
 		err = storeError(err)
-		if again && errors.Is(err, errSilent) && ctx.Err() == nil && m.answeredSince(began) {
+		if again && errors.Is(err, errSilent) && ctx.Err() == nil && m.now().answeredAt.After(began) {
 			continue // its answer was lost in an outage that is over
 		}
 		m.judge(ctx, err)
@@ -227,47 +241,13 @@ func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, er
 	}
 }
 
-// answered notes that the store has answered.
-func (m *monitor) answered() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.answeredAt = time.Now()
-}
-
-// answeredSince reports whether the store has answered any operation since t.
-func (m *monitor) answeredSince(t time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.answeredAt.After(t)
-}
-
-// failed reports whether the store cannot be used, so that storeBack will be called.
-func (m *monitor) failed() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.failure != nil
-}
-
 // run calls op and waits for its answer until ctx ends or limit is over. Only time in which this process
 // could run counts. slow, if not nil, counts op while it has had no answer for slowAfter.
 func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(context.Context) (T, error), late func(T), slow *atomic.Int32) (T, error) {
-	type answer struct {
-		v   T
-		err error
-	}
-	answers, left := make(chan answer), make(chan struct{})
 	opCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m.spawn(func() {
-		v, err := op(opCtx)
-		select {
-		case answers <- answer{v, err}:
-		case <-left:
-			if err == nil && late != nil {
-				late(v)
-			}
-		}
-	})
+	answers, left := start(opCtx, m, op, late)
+	defer close(left)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	last, silence := time.Now(), time.Duration(0)
@@ -296,7 +276,6 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 		}
 		why = a.err.Error()
 	case <-time.After(tick):
-		close(left)
 	}
 	if ctx.Err() != nil {
 		return *new(T), fmt.Errorf("%w: %w: %w", ErrStore, errSilent, contextError(ctx))
@@ -308,6 +287,27 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 	return *new(T), &silenceError{fmt.Sprintf("%s: %s; waited %s", ErrStore, why, limit)}
 }
 
+type answer[T any] struct {
+	v   T
+	err error
+}
+
+// start calls op in the background. late, if not nil, gets its result if left is closed by then.
+func start[T any](ctx context.Context, m *monitor, op func(context.Context) (T, error), late func(T)) (answers chan answer[T], left chan struct{}) {
+	answers, left = make(chan answer[T]), make(chan struct{})
+	m.spawn(func() {
+		v, err := op(ctx)
+		select {
+		case answers <- answer[T]{v, err}:
+		case <-left:
+			if err == nil && late != nil {
+				late(v)
+			}
+		}
+	})
+	return answers, left
+}
+
 // silenceError says in the store's words what was waited for.
 type silenceError struct{ text string }
 
@@ -316,30 +316,25 @@ func (e *silenceError) Unwrap() []error { return []error{ErrStore, errSilent} }
 
 // gate returns the error of each operation while the store is silent.
 func (m *monitor) gate() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.silent {
-		return m.failure
+	if h := m.now(); h.silent {
+		return h.failure
 	}
 	return nil
 }
 
 // unusable returns why the store cannot be used, or nil.
 func (m *monitor) unusable() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.failure == nil && m.slow.Load() > 0 {
+	h := m.now()
+	if h.failure == nil && m.slow.Load() > 0 {
 		return fmt.Errorf("%w: %w yet", ErrStore, errSilent)
 	}
-	return m.failure
+	return h.failure
 }
 
 // silence returns a channel that is closed when a silent store is back, or nil if it is not silent.
 func (m *monitor) silence() <-chan struct{} {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.silent {
-		return m.back
+	if h := m.now(); h.silent {
+		return h.back
 	}
 	return nil
 }
@@ -367,10 +362,7 @@ func unanswered(err error) bool {
 
 // works reports whether the store can be written. It tries once in askEvery at most.
 func (m *monitor) works(ctx context.Context) bool {
-	m.mu.Lock()
-	lately := !m.writtenAt.IsZero() && time.Since(m.writtenAt) < askEvery
-	m.mu.Unlock()
-	if lately {
+	if time.Since(m.now().writtenAt) < askEvery {
 		return true
 	}
 	if m.check(ctx) != nil {
@@ -378,7 +370,7 @@ func (m *monitor) works(ctx context.Context) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.writtenAt = time.Now()
+	m.health.writtenAt = time.Now()
 	return true
 }
 
@@ -386,13 +378,13 @@ func (m *monitor) works(ctx context.Context) bool {
 func (m *monitor) fail(err error, silent bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	news := m.failure == nil
+	h := &m.health
+	news := h.failure == nil
 	if m.closed || !news && !silent {
 		return false
 	}
-	m.failure, m.silent = err, m.silent || silent
-	if news {
-		m.back = make(chan struct{})
+	if h.failure, h.silent = err, h.silent || silent; news {
+		h.back = make(chan struct{})
 		m.running.Go(m.await)
 	}
 	return news
@@ -421,8 +413,8 @@ func (m *monitor) await() {
 		}
 	}
 	m.mu.Lock()
-	m.failure, m.silent, m.answeredAt = nil, false, time.Now()
-	close(m.back)
+	close(m.health.back)
+	m.health = health{answeredAt: time.Now(), writtenAt: m.health.writtenAt}
 	sessions := slices.Collect(maps.Keys(m.sessions))
 	m.mu.Unlock()
 	m.logger.Info("the token store works again")

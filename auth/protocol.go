@@ -34,6 +34,7 @@ type protocol struct {
 	resaved     bool        // the save has been tried again over another process's record
 	closing     bool        // there will be no other try to save
 	stuck       bool        // callers who want another token know that the save fails
+	secrets     string      // digest of those with which the exchange failed, or ""
 	saveBegan   time.Time
 
 	results []result // to be told to the session before the step
@@ -85,8 +86,9 @@ type event struct {
 	seed    string
 	token   *oauth2.Token // of the exchange, which began at start
 	start   time.Time
-	closing bool // the session closes
-	gaveUp  bool // the login is given up
+	secrets string // digest of those with which the exchange failed, or ""
+	closing bool   // the session closes
+	gaveUp  bool   // the login is given up
 	err     error
 }
 
@@ -364,7 +366,7 @@ func (p *protocol) mark(now time.Time, previous tokenRecord) {
 
 // exchanged follows the exchange.
 func (p *protocol) exchanged(now time.Time, e event) {
-	if e.err != nil {
+	if p.secrets = e.secrets; e.err != nil {
 		p.exchangeFailed(now, e.err)
 		return
 	}

@@ -105,15 +105,9 @@ func New(p Provider, opts *Options) *Session {
 	if opts != nil {
 		c.opts = *opts
 	}
-	if c.opts.Store == nil {
-		c.opts.Store = new(Memory)
-	}
-	if c.opts.Client == nil {
-		c.opts.Client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	}
-	if c.opts.Logger == nil {
-		c.opts.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.opts.Store = cmp.Or(c.opts.Store, Store(new(Memory)))
+	c.opts.Client = cmp.Or(c.opts.Client, &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
+	c.opts.Logger = cmp.Or(c.opts.Logger, slog.New(slog.DiscardHandler))
 	if c.opts.EarlyRefresh <= 0 {
 		c.opts.EarlyRefresh = 5 * time.Minute
 	}
@@ -295,7 +289,7 @@ func (s *Session) Close(ctx context.Context) error {
 	s.kill()
 	s.store.unsubscribe(s.core)
 	if s.ownStore {
-		s.store.end(func() error { return nil })
+		s.store.end(nil)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

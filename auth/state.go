@@ -126,61 +126,48 @@ func (s *state) obtained(now time.Time, t *task, token *snapshot, adopted bool) 
 	return adopted && now.UnixNano() >= token.stale
 }
 
-// An outcome is how a task ended that obtained no token.
-type outcome struct {
-	err        error
-	suppressed bool          // nothing was tried: err is the task's suppress
-	record     recordVersion // of what the store has
-	secrets    string        // digest of those with which the exchange failed, or ""
-}
-
-// A warning is to be logged once core.mu is free. The zero value is nothing.
-type warning struct {
-	message string
-	attrs   []any
-}
-
-// failed notes that t obtained no token.
-func (s *state) failed(now time.Time, t *task, o outcome) (w warning) {
-	if o.suppressed {
-		if t.reason == stale {
+// failed notes that p, which is finished, obtained no token. It returns a warning to be logged once core.mu
+// is free, or "".
+func (s *state) failed(now time.Time, p *protocol) (warning string, attrs []any) {
+	if p.nothing {
+		if p.task.reason == stale {
 			s.backgroundAfter = now.Add(lookEvery)
 		}
-		return w
+		return "", nil
 	}
 	m := &s.failure
-	store := errors.Is(o.err, ErrStore)
+	store := errors.Is(p.err, ErrStore)
 	known := store && errors.Is(m.err, ErrStore)
-	m.err, m.record = o.err, o.record
-	if o.secrets != "" {
-		m.secrets = o.secrets
+	m.err, m.record = p.err, p.record.recordVersion()
+	if p.secrets != "" {
+		m.secrets = p.secrets
 	}
-	after := retryAfter(o.err)
+	after := retryAfter(p.err)
 	wait := time.Duration(0)
-	if s.current().valid(now) || t.reason != needed && store {
-		w.message = "background exchange failed; the current token stays"
+	if s.current().valid(now) || p.task.reason != needed && store {
+		warning = "background exchange failed; the current token stays"
 		m.backgroundFails++
 		wait = max(jitter(backoff(m.backgroundFails, time.Second, time.Minute)), after)
 		m.foregroundAfter = now.Add(after)
 	} else {
-		w.message = "exchange failed"
+		warning = "exchange failed"
 		m.foregroundFails++
 		wait = max(backoff(m.foregroundFails, time.Second, 30*time.Second), after)
 		m.foregroundAfter = now.Add(wait)
 	}
 	m.backgroundAfter = now.Add(wait)
 	s.backgroundAfter = m.backgroundAfter
-	if errors.Is(o.err, ErrCredentials) {
+	if errors.Is(p.err, ErrCredentials) {
 		s.backgroundAfter = now.Add(min(wait, lookEvery))
 	}
 	if known {
-		return warning{}
+		return "", nil
 	}
-	w.attrs = []any{"error", o.err}
+	attrs = []any{"error", p.err}
 	if after != forever && !store {
-		w.attrs = append(w.attrs, "next_try", wait)
+		attrs = append(attrs, "next_try", wait)
 	}
-	return w
+	return warning, attrs
 }
 
 // retryAfter is how long an exchange that failed with err is not tried again, whatever the back-off.

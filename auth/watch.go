@@ -57,7 +57,7 @@ func (c *core) startOfferingLocked() {
 
 // lookForOffersLocked sets the timer for the next look at what others offer after an outage.
 func (c *core) lookForOffersLocked() {
-	if c.closing.Err() != nil || !c.state.unsettled(time.Now()) || c.store.failed() { // storeBack is called
+	if c.closing.Err() != nil || !c.state.unsettled(time.Now()) || c.store.now().failure != nil { // storeBack is called
 		return
 	}
 	wait := askEvery
