@@ -58,9 +58,9 @@ func classify(ctx context.Context, err error, spends bool) *Error {
 	return e
 }
 
-// storeError makes err, if there is one, an ErrStore.
+// storeError makes err, if there is one, an ErrStore, unless it is an ErrConflict.
 func storeError(err error) error {
-	if err == nil || errors.Is(err, ErrStore) {
+	if err == nil || errors.Is(err, ErrStore) || errors.Is(err, ErrConflict) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrStore, err)

@@ -103,17 +103,14 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 		c.mu.Lock()
 		c.state.storeRead(e.err == nil)
 		c.mu.Unlock()
-	case comparing:
-		e.changed = c.changed(p.record.recordVersion())
+		e.changed = e.err == nil && p.suppress != nil && !errors.Is(p.suppress, errNotDue) && c.changed(e.record.recordVersion())
 	case locking:
 		e.record, e.version, e.err = c.lock(f, p)
 		e.taken, e.closing = f.unlock != nil, e.err != nil && c.closing.Err() != nil
 		e.current = c.current.Load() == f.replaces
-	case reloading:
-		e.record, e.version, e.err = c.load(c.life, c.store.Load)
 	case conflicted:
 		e.record, e.version, e.err = c.load(c.life, c.store.loadNow)
-	case restoring, marking, refusing, unmarking, saving, offering:
+	case restoring, marking, failing, saving, offering:
 		e.err = c.save(p)
 	case seeding:
 		e.seed, e.err = c.refresh.Token.Value()
@@ -125,6 +122,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 	case waiting:
 		select {
 		case <-time.After(p.wait):
+			e.record, e.version, e.err = c.load(c.life, c.store.Load)
 		case <-c.closing.Done():
 			e.closing = true
 		}
@@ -243,7 +241,7 @@ func (c *core) load(ctx context.Context, load func(context.Context, string) (Rec
 		t, err = decodeRecord(rec)
 	}
 	if err != nil {
-		return tokenRecord{}, 0, storeError(err) // without its version, over which it could be saved
+		return tokenRecord{}, 0, err // without its version, over which it could be saved
 	}
 	return t, rec.Version, nil
 }
@@ -254,11 +252,7 @@ func (c *core) save(p *protocol) error {
 	if p.closing {
 		save = c.store.saveNow
 	}
-	err := save(c.life, c.key, c.refresh.encode(p.writing, p.version))
-	if errors.Is(err, ErrConflict) {
-		return err
-	}
-	return storeError(err)
+	return save(c.life, c.key, c.refresh.encode(p.writing, p.version))
 }
 
 // token is what a provider is given to replace.

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,11 +37,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	}
 	err := s.detached(late, f)
 	if err != nil && redeemed.Load() && late.Err() != nil {
-		why := s.store.unusable()
-		if why == nil {
-			why = ErrStore
-		}
-		return s.named(&Error{Op: "login", Err: fmt.Errorf("%w; %w", why, errLoginLost)})
+		return s.named(&Error{Op: "login", Err: fmt.Errorf("%w; %w", cmp.Or(s.store.unusable(), ErrStore), errLoginLost)})
 	}
 	return err
 }

@@ -232,7 +232,6 @@ func ask[T any](ctx context.Context, m *monitor, op func(context.Context) (T, er
 			m.mu.Unlock()
 			return v, err
 		}
-		err = storeError(err)
 		if again && errors.Is(err, errSilent) && ctx.Err() == nil && m.now().answeredAt.After(began) {
 			continue // its answer was lost in an outage that is over
 		}
@@ -254,7 +253,7 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 	for ctx.Err() == nil && silence < limit {
 		select {
 		case a := <-answers:
-			return a.v, a.err
+			return a.v, storeError(a.err)
 		case <-ticker.C:
 			now := time.Now() // the tick may be old
 			silence += min(now.Sub(last), tickMost)
@@ -272,7 +271,7 @@ func run[T any](ctx context.Context, m *monitor, limit time.Duration, op func(co
 	select {
 	case a := <-answers: // its error may tell more
 		if a.err == nil || ctx.Err() != nil || errors.Is(a.err, ErrConflict) {
-			return a.v, a.err
+			return a.v, storeError(a.err)
 		}
 		why = a.err.Error()
 	case <-time.After(tick):
@@ -349,8 +348,16 @@ func (m *monitor) judge(ctx context.Context, err error) {
 	if !silent && m.works(ctx) {
 		return
 	}
-	if m.fail(err, silent) {
-		m.logger.Warn("the token store fails; it is asked again every second", "error", err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := &m.health
+	news := h.failure == nil
+	if m.closed || !news && !silent {
+		return
+	}
+	if h.failure, h.silent = err, h.silent || silent; news {
+		h.back = make(chan struct{})
+		m.running.Go(func() { m.await(err) })
 	}
 }
 
@@ -374,25 +381,10 @@ func (m *monitor) works(ctx context.Context) bool {
 	return true
 }
 
-// fail notes that the store cannot be used, and reports whether that is new.
-func (m *monitor) fail(err error, silent bool) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := &m.health
-	news := h.failure == nil
-	if m.closed || !news && !silent {
-		return false
-	}
-	if h.failure, h.silent = err, h.silent || silent; news {
-		h.back = make(chan struct{})
-		m.running.Go(m.await)
-	}
-	return news
-}
-
 // await tries until the store can be written, and tells the sessions. It tries again even while an
 // earlier try has no answer.
-func (m *monitor) await() {
+func (m *monitor) await(failure error) {
+	m.logger.Warn("the token store fails; it is asked again every second", "error", failure)
 	works := make(chan struct{}, 1)
 	ask := func() {
 		if m.check(m.life) == nil {
@@ -432,7 +424,7 @@ var trialData = []byte("itsmauth: a trial write")
 func (m *monitor) check(ctx context.Context) error {
 	r, err := run(ctx, m, m.timeout, func(ctx context.Context) (Record, error) { return m.bare.Load(ctx, trialKey) }, nil, nil)
 	if err != nil || r.Version != 0 && !bytes.Equal(r.Data, trialData) {
-		return storeError(err)
+		return err
 	}
 	written := Record{Version: r.Version, Expires: time.Now().Add(time.Minute), Data: trialData}
 	for _, f := range []func(context.Context) error{
@@ -440,7 +432,7 @@ func (m *monitor) check(ctx context.Context) error {
 		func(ctx context.Context) error { return m.bare.Delete(ctx, trialKey, written.Version+1) },
 	} {
 		if err := m.runError(ctx, f); err != nil && !errors.Is(err, ErrConflict) {
-			return storeError(err)
+			return err
 		}
 	}
 	return nil

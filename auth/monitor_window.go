@@ -96,11 +96,10 @@ func (w *monitoredWindow) Take(ctx context.Context, id string) (time.Duration, i
 }
 
 func (w *monitoredWindow) take(ctx context.Context, patience time.Duration, id string) (taken, error) {
-	t, err := run(ctx, w.m, patience, func(ctx context.Context) (t taken, err error) {
+	return run(ctx, w.m, patience, func(ctx context.Context) (t taken, err error) {
 		t.wait, t.processes, err = w.Window.Take(ctx, id)
 		return t, err
 	}, func(taken) { w.Release(id, false) }, nil)
-	return t, storeError(err)
 }
 
 // await tries until there is an answer, and then once more: the time of the first is not that of a

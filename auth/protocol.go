@@ -56,17 +56,14 @@ type rules struct {
 type step int
 
 const (
-	looking    step = iota // read the record without the lock
-	comparing              // has the record, or a secret, changed since the failure?
+	looking    step = iota // read the record without the lock, and compare it and the secrets with the failure's
 	locking                // take the lock, or read a record that is enough
 	restoring              // save writing: the store had lost it
-	waiting                // for another process's exchange
-	reloading              // read the record under the lock
+	waiting                // for another process's exchange, and then read the record
 	seeding                // read the configured refresh token
 	marking                // save writing: a refresh token is about to be spent
 	exchanging             // previous, or the code of a login
-	refusing               // save writing: the refresh token was refused
-	unmarking              // save writing: the refresh token was not spent
+	failing                // save writing: the refresh token was refused, or it was not spent
 	saving                 // save made
 	conflicted             // read the record that saving met
 	pausing                // before made is saved again
@@ -81,7 +78,7 @@ type event struct {
 	record  tokenRecord // as read
 	version uint64
 	taken   bool // the lock is ours
-	changed bool
+	changed bool // the record, or a secret, since the failure
 	current bool // the token to be offered is still the current one
 	seed    string
 	token   *oauth2.Token // of the exchange, which began at start
@@ -140,10 +137,6 @@ func (p *protocol) advance(now time.Time, e event) {
 	switch p.step {
 	case looking:
 		p.looked(now, e)
-	case comparing:
-		if p.step = locking; !e.changed {
-			p.endWithNothing()
-		}
 	case locking:
 		p.triedLock(now, e)
 	case restoring:
@@ -155,11 +148,7 @@ func (p *protocol) advance(now time.Time, e event) {
 		p.tell(recordRestored, tokenRecord{}, nil)
 		p.underLock(now, e)
 	case waiting:
-		if p.step = reloading; e.closing {
-			p.fail("token", ErrClosed)
-		}
-	case reloading:
-		p.reloaded(now, e)
+		p.waited(now, e)
 	case seeding:
 		p.seed(now, e)
 	case marking:
@@ -171,15 +160,12 @@ func (p *protocol) advance(now time.Time, e event) {
 		p.step = exchanging
 	case exchanging:
 		p.exchanged(now, e)
-	case refusing:
-		if e.err != nil {
-			p.tell(refusalUnsaved, tokenRecord{}, e.err)
-		} else {
+	case failing: // if a mark stays, others wait for the exchange for nothing
+		if p.step = finished; e.err == nil {
 			p.saved()
+		} else if p.writing.ConsentLost != nil {
+			p.tell(refusalUnsaved, tokenRecord{}, e.err)
 		}
-		p.step = finished
-	case unmarking: // if that failed, others wait for the exchange for nothing
-		p.step = finished
 	case saving:
 		if errors.Is(e.err, ErrConflict) {
 			p.step = conflicted
@@ -201,7 +187,7 @@ func (p *protocol) advance(now time.Time, e event) {
 		p.save(forgetting, p.left(now))
 	case forgetting:
 		if e.err != nil {
-			p.fail("store", storeError(e.err))
+			p.fail("store", fmt.Errorf("%w: %w", ErrStore, e.err))
 			return
 		}
 		p.tell(recordForgotten, p.writing, nil)
@@ -246,10 +232,8 @@ func (p *protocol) looked(now time.Time, e event) {
 	case e.err == nil && p.adopts(now, p.record):
 		p.adopt(p.record)
 	case p.suppress == nil || p.storeLost:
-	case e.err != nil || errors.Is(p.suppress, errNotDue):
+	case !e.changed:
 		p.endWithNothing()
-	default:
-		p.step = comparing
 	}
 }
 
@@ -321,9 +305,13 @@ func (p *protocol) underLock(now time.Time, e event) {
 	}
 }
 
-// reloaded follows the wait for another process's exchange. If its mark is still there, it has died.
-func (p *protocol) reloaded(now time.Time, e event) {
-	if e.err != nil {
+// waited follows the wait for another process's exchange. If its mark is still there, it has died.
+func (p *protocol) waited(now time.Time, e event) {
+	switch {
+	case e.closing:
+		p.fail("token", ErrClosed)
+		return
+	case e.err != nil:
 		p.fail("store", e.err)
 		return
 	}
@@ -413,9 +401,9 @@ func (p *protocol) exchangeFailed(now time.Time, err error) {
 		}
 		why := r.refusal()
 		e.Op, e.Err = why.Op, why.Err
-		p.save(refusing, r)
+		p.save(failing, r)
 	case unspent(e):
-		p.save(unmarking, r)
+		p.save(failing, r)
 	}
 }
 

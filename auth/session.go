@@ -123,6 +123,7 @@ func New(p Provider, opts *Options) *Session {
 	if c.store = monitorOf(c.opts.Store); c.store == nil {
 		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger}), true
 	}
+	c.watcher, c.offerer = c.stoppedTimer(c.startWatchingLocked), c.stoppedTimer(c.startOfferingLocked)
 	c.store.subscribe(c)
 	c.closing, c.shut = context.WithCancel(context.Background())
 	c.life, c.kill = context.WithCancel(context.Background())
@@ -265,11 +266,8 @@ func (s *Session) Close(ctx context.Context) error {
 		if s.work == 0 {
 			close(s.idle)
 		}
-		for _, t := range []*time.Timer{s.watcher, s.offerer} {
-			if t != nil {
-				t.Stop()
-			}
-		}
+		s.watcher.Stop()
+		s.offerer.Stop()
 	}
 	busy := s.work > 0
 	s.mu.Unlock()

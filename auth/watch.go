@@ -19,12 +19,10 @@ func (c *core) watchLocked() {
 			every = min(every, life/10)
 		}
 	}
-	setTimer(&c.watcher, jitter(every), c.startWatching)
+	c.watcher.Reset(jitter(every))
 }
 
-func (c *core) startWatching() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *core) startWatchingLocked() {
 	if c.flight != nil && c.flight.reason == offer {
 		c.watcher.Reset(jitter(askEvery))
 	}
@@ -64,17 +62,16 @@ func (c *core) lookForOffersLocked() {
 	if c.state.unreadable {
 		wait = watchEvery
 	}
-	setTimer(&c.offerer, jitter(wait), func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.startOfferingLocked()
-	})
+	c.offerer.Reset(jitter(wait))
 }
 
-func setTimer(t **time.Timer, d time.Duration, f func()) {
-	if *t == nil {
-		*t = time.AfterFunc(d, f)
-		return
-	}
-	(*t).Reset(d)
+// stoppedTimer returns a timer that calls f with core.mu held.
+func (c *core) stoppedTimer(f func()) *time.Timer {
+	t := time.AfterFunc(forever, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		f()
+	})
+	t.Stop()
+	return t
 }
