@@ -91,34 +91,17 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	if !ok {
 		return nil
 	}
-	store := l.store(f.TokenStore)
-	plans := l.plans(f)
-	c := &Connectors{file: filename, byName: map[string]*Connector{}, storeType: store.typ}
+	c := &Connectors{file: filename, byName: map[string]*Connector{}}
 	c.close = sync.OnceValue(c.shutdown)
-	if store.open != nil {
-		opened, err := store.open()
-		if err == nil && opened == nil {
-			err = errors.New("the store was opened as nil")
-		}
-		if err != nil {
-			l.doc.RefuseKeys(yamldoc.Path{"token_store"}, err)
-		} else {
-			if store.keys != nil {
-				opened = auth.Encrypt(opened, store.keys...)
-			}
-			c.store = auth.Monitor(opened, &auth.MonitorOptions{Timeout: store.timeout, Logger: l.opts.logger})
+	c.storeType, c.store = l.store(f.TokenStore)
+	for _, p := range l.plans(f) {
+		if l.doc.Faults == nil {
+			l.build(c, p)
 		}
 	}
-	if len(l.doc.Faults) > 0 {
-		c.Close()
+	if l.doc.Faults != nil {
+		c.Close() // no connector was used, so no token is lost
 		return nil
-	}
-	for _, p := range plans {
-		if err := c.build(p, l.opts); err != nil {
-			l.doc.RefuseKeys(p.path, err)
-			c.Close() // no connector was used, so no token is lost
-			return nil
-		}
 	}
 	return c
 }
@@ -126,9 +109,6 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 // root decodes the file except its connectors and its store.
 func (l *loader) root(data []byte) (f file, ok bool) {
 	root := l.doc.Parse(data)
-	if root.Missing() {
-		return f, false
-	}
 	entries, ok := l.doc.Entries(root)
 	if !ok {
 		return f, false

@@ -118,7 +118,7 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 }
 
 // build makes the connector of p and, if p is the first of its identity, the session.
-func (c *Connectors) build(p *plan, o *options) error {
+func (l *loader) build(c *Connectors, p *plan) {
 	if p.leader == p {
 		limits := p.Transport.RateLimits
 		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
@@ -127,7 +127,7 @@ func (c *Connectors) build(p *plan, o *options) error {
 		}
 		exchanger := transport.NewExchanger(&p.transport)
 		so := p.sessionOptions()
-		so.Store, so.Client, so.Logger = c.store, exchanger, o.logger
+		so.Store, so.Client, so.Logger = c.store, exchanger, l.opts.logger
 		p.session = auth.New(p.provider, so)
 		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
 	} else {
@@ -135,7 +135,8 @@ func (c *Connectors) build(p *plan, o *options) error {
 	}
 	client, err := transport.NewClient(p.session, &p.transport)
 	if err != nil {
-		return err
+		l.doc.RefuseKeys(p.path, err)
+		return
 	}
 	c.clients = append(c.clients, client)
 	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.Proxy}
@@ -146,5 +147,4 @@ func (c *Connectors) build(p *plan, o *options) error {
 		}
 	}
 	c.byName[p.name] = conn
-	return nil
 }

@@ -33,9 +33,6 @@ type plan struct {
 
 // plans checks all connectors, in the order of the file.
 func (l *loader) plans(f file) (plans []*plan) {
-	if f.Connectors.Missing() {
-		return nil
-	}
 	entries, _ := l.doc.Entries(f.Connectors)
 	if len(entries) == 0 {
 		l.doc.Refuse(f.Connectors.Path, errors.New("must not be empty"))

@@ -21,8 +21,7 @@ type Problem struct {
 	Path    string `json:"path,omitempty"`
 	Message string `json:"message"`
 
-	advice string
-	err    error
+	err error
 }
 
 // Error is FILE:LINE:COL: path: message.
@@ -35,7 +34,12 @@ func (p Problem) Error() string {
 
 // Advice says what to do, such as "did you mean client_secret?", or is "". Message ends with it, after a
 // semicolon and a space.
-func (p Problem) Advice() string { return p.advice }
+func (p Problem) Advice() string {
+	if a := (*yamldoc.Advised)(nil); errors.As(p.err, &a) {
+		return a.Advice
+	}
+	return ""
+}
 
 // Excerpt gives the line of the problem, from the content of its file, and where in the line it is, in
 // characters from 0. opts are those of [Parse]. A value is shown if it is a reference or if, by the type of
@@ -71,7 +75,7 @@ func (p Problems) Unwrap() []error {
 func problems(file string, faults []yamldoc.Fault) Problems {
 	var p Problems
 	for _, f := range faults {
-		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Advice, f.Err})
+		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Err})
 	}
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col), cmp.Compare(a.Path, b.Path))

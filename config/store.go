@@ -22,41 +22,55 @@ type storeConfig struct {
 	Timeout time.Duration `yaml:"timeout"`
 }
 
-// A storePlan is the token store that a file names.
-type storePlan struct {
-	typ     string
-	open    func() (auth.Store, error) // nil if its settings were refused
-	keys    []auth.Key                 // they encrypt what is stored
-	timeout time.Duration
+// store opens the token store that the file names, or the default.
+func (l *loader) store(at yamldoc.Node) (typ string, _ auth.Store) {
+	c := storeConfig{Type: l.opts.defaultStore}
+	open, keys := l.opts.openDefault, []auth.Key(nil)
+	if !at.Missing() {
+		open, keys = l.storeOpener(at, &c)
+	}
+	if open == nil {
+		return c.Type, nil
+	}
+	store, err := open()
+	if err == nil && store == nil {
+		err = errors.New("the store was opened as nil")
+	}
+	if err != nil {
+		l.doc.RefuseKeys(yamldoc.Path{"token_store"}, err)
+		return c.Type, nil
+	}
+	if keys != nil {
+		store = auth.Encrypt(store, keys...)
+	}
+	return c.Type, auth.Monitor(store, &auth.MonitorOptions{Timeout: c.Timeout, Logger: l.opts.logger})
 }
 
-// store decodes token_store.
-func (l *loader) store(at yamldoc.Node) (p storePlan) {
-	if at.Missing() {
-		return storePlan{typ: l.opts.defaultStore, open: l.opts.openDefault}
-	}
+// storeOpener decodes token_store. It returns nil if its settings have faults: opening the store may create
+// a directory.
+func (l *loader) storeOpener(at yamldoc.Node, c *storeConfig) (func() (auth.Store, error), []auth.Key) {
 	entries, ok := l.doc.Entries(at)
 	if !ok {
-		return p
+		return nil, nil
 	}
-	var c storeConfig
-	l.doc.Fill(&c, at, entries)
-	if open, known := l.opts.openStore[c.Type]; known {
-		before := len(l.doc.Faults)
-		settings, _ := l.doc.Rest(at, entries, l.opts.tokenStore, c.Type)
-		if len(l.doc.Faults) == before { // opening it may create a directory
-			p.open = func() (auth.Store, error) { return open(settings.Interface()) }
-		}
-	} else {
+	l.doc.Fill(c, at, entries)
+	keys := l.encryptionKeys(at.Path, c)
+	open, known := l.opts.openStore[c.Type]
+	if !known {
 		names := slices.AppendSeq([]string{"redis"}, maps.Keys(l.opts.openStore))
 		err := yamldoc.Advise("unknown token store", yamldoc.Suggest(c.Type, slices.Values(names)))
 		if c.Type == "redis" {
 			err = yamldoc.Advise("this program has no redis store", `add config.WithStore("redis", redisstore.Open), with import "github.com/itsmauth/itsmauth/auth/redisstore"`)
 		}
 		l.doc.Refuse(at.Path.Below("type"), err)
+		return nil, nil
 	}
-	p.typ, p.keys, p.timeout = c.Type, l.encryptionKeys(at.Path, &c), c.Timeout
-	return p
+	before := len(l.doc.Faults)
+	settings, _ := l.doc.Rest(at, entries, l.opts.tokenStore, c.Type)
+	if len(l.doc.Faults) > before {
+		return nil, nil
+	}
+	return func() (auth.Store, error) { return open(settings.Interface()) }, keys
 }
 
 func (l *loader) encryptionKeys(at yamldoc.Path, c *storeConfig) (keys []auth.Key) {

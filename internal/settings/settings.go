@@ -3,8 +3,9 @@
 package settings
 
 import (
-	"cmp"
 	"errors"
+	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -37,27 +38,16 @@ func (e *Errors) When(wrong bool, key, text string) {
 func (e *Errors) Check(c any) { e.check(reflect.ValueOf(c).Elem(), "") }
 
 func (e *Errors) check(v reflect.Value, prefix string) {
-	for _, field := range reflect.VisibleFields(v.Type()) {
-		key, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
-		if key == "" || key == "-" {
-			continue
+	for _, f := range Fields(v.Type()) {
+		key, v := prefix+f.Key, v.FieldByIndex(f.Index)
+		e.When(f.Required && v.IsZero(), key, "required")
+		if v.IsZero() {
+			v.Set(f.Default())
 		}
-		key = prefix + key
-		v := v.FieldByIndex(field.Index)
-		required := field.Tag.Get("required") == "true"
-		e.When(required && v.IsZero(), key, "required")
-		text := field.Tag.Get("default")
-		switch field := v.Addr().Interface().(type) {
-		case *string:
-			*field = cmp.Or(*field, text)
-		case *time.Duration:
-			usual, _ := time.ParseDuration(text)
-			*field = cmp.Or(*field, usual)
-			e.When(*field < 0, key, "must not be negative")
-		}
-		if enum := field.Tag.Get("enum"); enum != "" && !v.IsZero() {
-			words := strings.Split(enum, ",")
-			e.When(!slices.Contains(words, v.String()), key, "must be one of "+strings.Join(words, ", "))
+		d, _ := v.Interface().(time.Duration)
+		e.When(d < 0, key, "must not be negative")
+		if !v.IsZero() {
+			e.Add(key, f.CheckWord(v.String()))
 		}
 		if v.Kind() == reflect.Struct {
 			e.check(v, key+".")
@@ -72,3 +62,50 @@ func (e Errors) Has(key string) bool {
 
 // Err joins the errors. It is nil if there are none.
 func (e Errors) Err() error { return errors.Join(e...) }
+
+// A Field is a struct's field with a key in YAML, and what its tags say.
+type Field struct {
+	reflect.StructField
+	Key      string
+	Required bool
+	Enum     []string // the words that it may be, or nil
+	Least    int64
+}
+
+// Fields lists the fields of a struct and of the structs embedded in it.
+func Fields(t reflect.Type) (list []Field) {
+	for _, f := range reflect.VisibleFields(t) {
+		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if !f.IsExported() || key == "" || key == "-" {
+			continue
+		}
+		field := Field{f, key, f.Tag.Get("required") == "true", nil, math.MinInt64}
+		if words := f.Tag.Get("enum"); words != "" {
+			field.Enum = strings.Split(words, ",")
+		}
+		fmt.Sscan(f.Tag.Get("min"), &field.Least)
+		list = append(list, field)
+	}
+	return list
+}
+
+// CheckWord refuses a word that Enum does not list.
+func (f Field) CheckWord(word string) error {
+	if f.Enum == nil || slices.Contains(f.Enum, word) {
+		return nil
+	}
+	return errors.New("must be one of " + strings.Join(f.Enum, ", "))
+}
+
+// Default is what the tag of a string or a time.Duration says, or zero.
+func (f Field) Default() reflect.Value {
+	v := reflect.New(f.Type).Elem()
+	text := f.Tag.Get("default")
+	switch field := v.Addr().Interface().(type) {
+	case *string:
+		*field = text
+	case *time.Duration:
+		*field, _ = time.ParseDuration(text)
+	}
+	return v
+}

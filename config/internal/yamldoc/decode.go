@@ -4,16 +4,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"net/url"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 // deref follows aliases.
@@ -29,13 +28,13 @@ func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Tag == "!!null"
 }
 
-// Entries lists the entries of a mapping in order, those from << last, and reports whether it is a
-// mapping. Null is an empty one.
+// Entries lists the entries of a mapping in order, those from << last, and reports whether it is there and
+// a mapping. Null is an empty one.
 func (d *Document) Entries(at Node) (list []Node, ok bool) {
-	n := deref(at.value)
-	if isNull(n) {
-		return nil, true
+	if at.Missing() || isNull(at.value) {
+		return nil, !at.Missing()
 	}
+	n := deref(at.value)
 	if n.Kind != yaml.MappingNode {
 		d.add(at.value, at.Path, errors.New("must be a mapping of keys to values"))
 		return nil, false
@@ -78,28 +77,6 @@ func (d *Document) Entries(at Node) (list []Node, ok bool) {
 	return list, true
 }
 
-// A field is a struct's field with a key in YAML, and what its tags say.
-type field struct {
-	reflect.StructField
-	key      string
-	required bool
-	enum     string // words with commas between them, or ""
-	least    int64
-}
-
-// fields lists the fields of a struct and of the structs embedded in it.
-func fields(t reflect.Type) (list []field) {
-	for _, f := range reflect.VisibleFields(t) {
-		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		if f.IsExported() && key != "" && key != "-" {
-			least := int64(math.MinInt64)
-			fmt.Sscan(f.Tag.Get("min"), &least)
-			list = append(list, field{f, key, f.Tag.Get("required") == "true", f.Tag.Get("enum"), least})
-		}
-	}
-	return list
-}
-
 // Decode decodes a mapping's entries into the struct that into points to, and refuses those that the
 // struct has no field for.
 func (d *Document) Decode(into any, at Node, entries []Node) {
@@ -109,16 +86,16 @@ func (d *Document) Decode(into any, at Node, entries []Node) {
 
 // Fill is Decode, but skips entries that the struct has no field for.
 func (d *Document) Fill(into any, at Node, entries []Node) {
-	for _, f := range fields(reflect.TypeOf(into).Elem()) {
-		v, path := reflect.ValueOf(into).Elem().FieldByIndex(f.Index), at.Path.Below(f.key)
-		i := slices.IndexFunc(entries, func(e Node) bool { return e.Name == f.key })
+	for _, f := range settings.Fields(reflect.TypeOf(into).Elem()) {
+		v, path := reflect.ValueOf(into).Elem().FieldByIndex(f.Index), at.Path.Below(f.Key)
+		i := slices.IndexFunc(entries, func(e Node) bool { return e.Name == f.Key })
 		switch {
 		case i >= 0 && !isNull(entries[i].value):
 			d.value(entries[i], v, f)
-			if f.required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.faulty[path.String()] {
+			if f.Required && notEmpty[v.Kind()] != "" && v.Len() == 0 && !d.faulty[path.String()] {
 				d.replace(v, entries[i].value, path, errors.New("must not be empty"))
 			}
-		case !f.required:
+		case !f.Required:
 		case i >= 0:
 			d.replace(v, entries[i].key, path, errors.New("needs a value"))
 		default:
@@ -151,8 +128,8 @@ func (d *Document) setPlaceholder(v reflect.Value, at Path) {
 		v.Set(reflect.MakeSlice(t, 1, 1))
 		d.setPlaceholder(v.Index(0), at)
 	case t.Kind() == reflect.Struct:
-		for _, f := range fields(t) {
-			if f.required {
+		for _, f := range settings.Fields(t) {
+			if f.Required {
 				d.setPlaceholder(v.FieldByIndex(f.Index), at)
 			}
 		}
@@ -166,8 +143,8 @@ var notEmpty = map[reflect.Kind]string{reflect.String: "minLength", reflect.Slic
 func (d *Document) strict(at Node, entries []Node, structs ...reflect.Type) {
 	var known []string
 	for _, t := range structs {
-		for _, f := range fields(t) {
-			known = append(known, f.key)
+		for _, f := range settings.Fields(t) {
+			known = append(known, f.Key)
 		}
 	}
 	for _, e := range entries {
@@ -196,7 +173,7 @@ var (
 )
 
 // value decodes one value. Only an element of a list or a map can be null here.
-func (d *Document) value(at Node, v reflect.Value, f field) {
+func (d *Document) value(at Node, v reflect.Value, f settings.Field) {
 	d.nodes[at.Path.String()] = at
 	switch t, n := v.Type(), deref(at.value); {
 	case t == nodeType:
@@ -241,9 +218,9 @@ func (d *Document) value(at Node, v reflect.Value, f field) {
 // NonDefaults are the values of a struct's fields that differ from their defaults, by key.
 func NonDefaults(v any) map[string]any {
 	values := map[string]any{}
-	for _, f := range fields(reflect.TypeOf(v)) {
+	for _, f := range settings.Fields(reflect.TypeOf(v)) {
 		if v := reflect.ValueOf(v).FieldByIndex(f.Index); !isDefault(v, f) {
-			values[f.key] = v.Interface()
+			values[f.Key] = v.Interface()
 		}
 	}
 	return values

@@ -1,7 +1,6 @@
 package yamldoc
 
 import (
-	"cmp"
 	"maps"
 	"reflect"
 	"regexp"
@@ -10,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 const hidden = "•••"
@@ -36,17 +37,17 @@ func newShape() *shape { return &shape{true, map[string]*shape{}, nil} }
 // hold, by key: one such mapping or, if the field has the tag `names:"true"`, one at each of any names.
 func NewMask(root reflect.Type, unions map[string]Union) *Mask {
 	m := &Mask{newShape(), unions, map[string]bool{}}
-	m.learn(m.root, root, field{})
+	m.learn(m.root, root, settings.Field{})
 	return m
 }
 
 // learn adds to s what t says, the type of f.
-func (m *Mask) learn(s *shape, t reflect.Type, f field) {
+func (m *Mask) learn(s *shape, t reflect.Type, f settings.Field) {
 	var u Union
 	structs := []reflect.Type{t}
 	switch {
 	case t == nodeType:
-		u = m.unions[f.key]
+		u = m.unions[f.Key]
 		structs = slices.AppendSeq([]reflect.Type{u.Common}, maps.Values(u.Kinds))
 		if f.Tag.Get("names") == "true" {
 			s.harmless, s.names = false, newShape()
@@ -57,30 +58,22 @@ func (m *Mask) learn(s *shape, t reflect.Type, f field) {
 		return
 	case t.Kind() != reflect.Struct:
 		number := t.Kind() >= reflect.Bool && t.Kind() <= reflect.Float64
-		s.harmless = s.harmless && (number || t == urlType || t.Kind() == reflect.String && f.enum != "")
+		s.harmless = s.harmless && (number || t == urlType || t.Kind() == reflect.String && f.Enum != nil)
 		return
 	}
 	s.harmless = false // a scalar in the place of a mapping, or an auth.Secret
 	for _, t := range structs {
-		for _, f := range fields(t) {
-			m.keys[f.key] = true
-			if s.keys[f.key] == nil {
-				s.keys[f.key] = newShape()
+		for _, f := range settings.Fields(t) {
+			m.keys[f.Key] = true
+			if s.keys[f.Key] == nil {
+				s.keys[f.Key] = newShape()
 			}
-			if f.key == u.Key {
-				f.enum = "its kinds"
+			if f.Key == u.Key {
+				f.Enum = []string{"its kinds"}
 			}
-			m.learn(s.keys[f.key], f.Type, f)
+			m.learn(s.keys[f.Key], f.Type, f)
 		}
 	}
-}
-
-// A piece of a line is a key or a value, as it is shown.
-type piece struct {
-	col   int
-	text  string
-	exact bool // text is what stands there
-	key   bool
 }
 
 var (
@@ -99,32 +92,43 @@ func (m *Mask) Excerpt(data []byte, line, col int, path string) (text string, ca
 	if line < 1 || line > len(lines) {
 		return "", 0, false
 	}
-	source := []rune(strings.TrimRight(lines[line-1], "\r"))
-	if len(source) == 0 {
+	source := strings.TrimRight(lines[line-1], "\r")
+	if source == "" {
 		return "", 0, false
 	}
-	x := excerpt{mask: m, line: line, col: col, path: path}
+	x := excerpt{mask: m, source: []rune(source), line: line, col: col, path: path, caret: -1}
 	if docs, err := documents(data); err == nil && len(docs) > 0 {
 		x.add(docs[0].Content[0], m.root)
 	}
-	if len(x.pieces) == 0 {
-		text, caret = m.lexical(string(source), col-1)
+	switch x.separator {
+	case "": // nothing was shown
+		text, caret = m.lexical(source, col-1)
 		return text, caret, true
+	case afterKey:
+		x.shown = append(x.shown, ':')
 	}
-	slices.SortFunc(x.pieces, func(a, b piece) int { return cmp.Compare(a.col, b.col) })
-	text, caret = x.join(source)
-	return text, caret, true
+	if x.caret < 0 {
+		x.caret = len(x.shown)
+	}
+	return string(x.shown), x.caret, true
 }
 
-// An excerpt collects the pieces of one line.
+const afterKey = ": "
+
+// An excerpt shows the keys and values of one line, in the order in which they stand there.
 type excerpt struct {
 	mask      *Mask
+	source    []rune
 	line, col int
 	path      string
-	pieces    []piece
+
+	shown     []rune
+	caret     int    // the place of col in shown, or -1
+	end       int    // where in source the last key or value ends, or -1
+	separator string // what comes next if that is not certain, or "" at first
 }
 
-// add adds the pieces of n, of which s is known, or nothing.
+// add shows what of n is on the line. s is what is known of n, or nil.
 func (x *excerpt) add(n *yaml.Node, s *shape) {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -150,7 +154,7 @@ func (x *excerpt) add(n *yaml.Node, s *shape) {
 		x.scalar(n, shown || n.Tag == "!!null" || wholeReference.MatchString(n.Value), false)
 	case yaml.AliasNode:
 		if n.Line == x.line {
-			x.pieces = append(x.pieces, piece{n.Column, "*" + n.Value, true, false})
+			x.show(n.Column, "*"+n.Value, true, false)
 		}
 	case yaml.SequenceNode:
 		for _, c := range n.Content {
@@ -159,72 +163,54 @@ func (x *excerpt) add(n *yaml.Node, s *shape) {
 	}
 }
 
-func (x *excerpt) scalar(n *yaml.Node, shown, key bool) {
-	text := n.Value
-	switch n.Style &^ yaml.TaggedStyle {
-	case 0:
-	case yaml.DoubleQuotedStyle:
-		text = `"` + text + `"`
-	case yaml.SingleQuotedStyle:
-		text = "'" + text + "'"
-	default:
-		shown = false
-	}
-	if !shown || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 || strings.ContainsAny(text, "\r\n\t") {
-		text, shown = hidden, false
+func (x *excerpt) scalar(n *yaml.Node, exact, key bool) {
+	quote := map[yaml.Style]string{yaml.DoubleQuotedStyle: `"`, yaml.SingleQuotedStyle: "'"}[n.Style]
+	text := quote + n.Value + quote
+	if !exact || n.Anchor != "" || n.Style != 0 && quote == "" || strings.ContainsAny(text, "\r\n\t") {
+		text, exact = hidden, false
 	}
 	if n.Line == x.line && (text != "" || key) {
-		x.pieces = append(x.pieces, piece{n.Column, text, shown, key})
+		x.show(n.Column, text, exact, key)
 	}
 }
 
-// join puts the pieces together, with the separators of line where these are certain.
-func (x *excerpt) join(line []rune) (text string, caret int) {
-	var out []rune
-	caret = -1
-	end, separator := 0, ""
-	for _, piece := range x.pieces {
-		gap := []rune(separator)
-		if end >= 0 && end < piece.col && piece.col <= len(line)+1 && separators.MatchString(string(line[end:piece.col-1])) {
-			gap = line[end : piece.col-1]
-		}
-		out = append(out, gap...)
-		if caret < 0 && x.col <= piece.col {
-			caret = len(out)
-		}
-		out = append(out, []rune(piece.text)...)
-		end, separator = -1, ", "
-		if piece.exact {
-			end = piece.col - 1 + utf8.RuneCountInString(piece.text)
-		}
-		if piece.key {
-			separator = ": "
-		}
+// show appends a key or a value and, before it, the separators of the line where these are certain. exact
+// says that text is what stands at col.
+func (x *excerpt) show(col int, text string, exact, key bool) {
+	gap := []rune(x.separator)
+	if x.end >= 0 && x.end < col && col <= len(x.source)+1 && separators.MatchString(string(x.source[x.end:col-1])) {
+		gap = x.source[x.end : col-1]
 	}
-	if x.pieces[len(x.pieces)-1].key {
-		out = append(out, ':')
+	x.shown = append(x.shown, gap...)
+	if x.caret < 0 && x.col <= col {
+		x.caret = len(x.shown)
 	}
-	if caret < 0 {
-		caret = len(out)
+	x.shown = append(x.shown, []rune(text)...)
+	x.end, x.separator = -1, ", "
+	if exact {
+		x.end = col - 1 + utf8.RuneCountInString(text)
 	}
-	return string(out), caret
+	if key {
+		x.separator = afterKey
+	}
 }
 
 // lexical is for a line that is no YAML: it shows the indentation and a known key.
 func (m *Mask) lexical(line string, at int) (text string, caret int) {
 	parts := beginning.FindStringSubmatch(line)
-	text, n := strings.ReplaceAll(parts[1], "\t", "⇥"), utf8.RuneCountInString(parts[1])
+	text = strings.ReplaceAll(parts[1], "\t", "⇥")
 	if m.keys[parts[2]] {
-		text, n = text+parts[2]+parts[3], n+len(parts[2]+parts[3])
+		text += parts[2] + parts[3]
 	}
-	if at < n {
+	n := utf8.RuneCountInString(text)
+	rest := string([]rune(line)[n:])
+	switch {
+	case at < n:
 		return text + " " + hidden, at
+	case strings.TrimSpace(rest) == "":
+		return text, n
+	case strings.HasPrefix(rest, " "):
+		text += " "
 	}
-	if rest := string([]rune(line)[n:]); strings.TrimSpace(rest) != "" {
-		if n > 0 && !strings.HasSuffix(text, " ") && strings.HasPrefix(rest, " ") {
-			text += " "
-		}
-		return text + hidden, utf8.RuneCountInString(text)
-	}
-	return text, utf8.RuneCountInString(text)
+	return text + hidden, utf8.RuneCountInString(text)
 }

@@ -17,30 +17,34 @@ const MaxSize = 1 << 20
 
 const maxNodes = 100_000 // with aliases written out
 
-// parse gives the first document of a file, or nil, and the fault if there is not exactly one.
-func parse(data []byte) (*yaml.Node, *Fault) {
+// Parse parses data, of at most 1 MiB and 100,000 values. The root is missing if there is nothing to decode.
+func (d *Document) Parse(data []byte) (root Node) {
 	start := &yaml.Node{Line: 1, Column: 1}
 	if len(data) > MaxSize {
-		return nil, faultAt(start, errors.New("larger than 1 MiB"))
+		d.add(start, nil, errors.New("larger than 1 MiB"))
+		return root
 	}
 	docs, err := documents(data)
-	switch {
-	case err != nil:
-		return nil, syntax(data, err)
-	case len(docs) == 0 || isNull(docs[0].Content[0]):
-		return nil, faultAt(start, errors.New("the file is empty"))
+	if err != nil {
+		at, err := syntax(data, err)
+		d.add(at, nil, err)
+		return root
 	}
-	root := docs[0].Content[0]
-	if _, fault := measure(root, map[*yaml.Node]int{}); fault != nil {
-		return nil, fault
+	if len(docs) == 0 || isNull(docs[0].Content[0]) {
+		d.add(start, nil, errors.New("the file is empty"))
+		return root
+	}
+	n := docs[0].Content[0]
+	if _, ok := d.measure(n, map[*yaml.Node]int{}); !ok {
+		return root
 	}
 	if len(docs) > 1 {
-		return root, faultAt(docs[1], Advise("a second document", "a file holds one"))
+		d.add(docs[1], nil, Advise("a second document", "a file holds one"))
 	}
-	return root, nil
+	root = Node{key: n, value: n}
+	d.nodes[root.Path.String()] = root
+	return root
 }
-
-func faultAt(n *yaml.Node, err error) *Fault { return newFault(n.Line, n.Column, nil, err) }
 
 // documents gives the first two documents, or fewer.
 func documents(data []byte) (docs []*yaml.Node, err error) {
@@ -63,33 +67,34 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 	return docs, nil
 }
 
-// measure counts n's nodes as if each alias were written out. It fails at the node where that is too
+// measure counts n's nodes as if each alias were written out. It refuses the node where that is too
 // many or never ends. An anchor precedes its aliases, so each is counted once.
-func measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, _ *Fault) {
+func (d *Document) measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, ok bool) {
 	const inside = -1
 	if n.Kind == yaml.AliasNode {
 		if anchors[n.Alias] == inside {
-			return 0, faultAt(n, errors.New("the alias contains itself"))
+			d.add(n, nil, errors.New("the alias contains itself"))
 		}
-		return anchors[n.Alias], nil
+		return anchors[n.Alias], anchors[n.Alias] != inside
 	}
 	if n.Anchor != "" {
 		anchors[n] = inside
 	}
 	count = 1
 	for _, c := range n.Content {
-		more, fault := measure(c, anchors)
-		if fault != nil {
-			return 0, fault
+		more, ok := d.measure(c, anchors)
+		if !ok {
+			return 0, false
 		}
 		if count += more; count > maxNodes {
-			return 0, faultAt(c, fmt.Errorf("more than %d values, with aliases written out", maxNodes))
+			d.add(c, nil, fmt.Errorf("more than %d values, with aliases written out", maxNodes))
+			return 0, false
 		}
 	}
 	if n.Anchor != "" {
 		anchors[n] = count
 	}
-	return count, nil
+	return count, true
 }
 
 // phrases reword yaml.v3's errors, which repeat parts of values. The column is that of the first of
@@ -113,15 +118,15 @@ var phrases = []struct{ said, fault, advice, at string }{
 	{"tag", "an unknown tag", "put a value that begins with ! in quotes", "!"},
 }
 
-// syntax is the fault for an error of yaml.v3. yaml.v3 names the line on which the broken construct
-// begins, or none. The fault itself is on the last line of the shortest beginning of the file that
+// syntax rewords an error of yaml.v3 and finds its place. yaml.v3 names the line on which the broken
+// construct begins, or none. The fault itself is on the last line of the shortest beginning of the file that
 // fails with the same words.
-func syntax(data []byte, err error) *Fault {
+func syntax(data []byte, err error) (at *yaml.Node, reworded error) {
 	lines := bytes.SplitAfter(bytes.TrimPrefix(data, []byte("\ufeff")), []byte("\n"))
 	for i, l := range lines {
 		if !utf8.Valid(l) {
 			good := strings.ToValidUTF8(string(l), "\x00")
-			return newFault(i+1, column([]byte(good), strings.IndexByte(good, 0)), nil, errors.New("not valid YAML: not UTF-8 text"))
+			return place(i, []byte(good), strings.IndexByte(good, 0)), errors.New("not valid YAML: not UTF-8 text")
 		}
 	}
 	i := min(len(lines)-1, sort.Search(len(lines), func(i int) bool {
@@ -131,15 +136,17 @@ func syntax(data []byte, err error) *Fault {
 	line := lines[i]
 	start := len(line) - len(bytes.TrimLeft(line, " "))
 	if bytes.HasPrefix(line[start:], []byte("\t")) {
-		return newFault(i+1, column(line, start), nil, Advise("a tab", "indent with spaces"))
+		return place(i, line, start), Advise("a tab", "indent with spaces")
 	}
 	for _, p := range phrases {
 		if strings.Contains(err.Error(), p.said) {
-			col := column(line, max(start, bytes.IndexAny(line, p.at)))
-			return newFault(i+1, col, nil, Advise("not valid YAML: "+p.fault, p.advice))
+			return place(i, line, max(start, bytes.IndexAny(line, p.at))), Advise("not valid YAML: "+p.fault, p.advice)
 		}
 	}
-	return newFault(i+1, column(line, start), nil, errors.New("not valid YAML"))
+	return place(i, line, start), errors.New("not valid YAML")
 }
 
-func column(line []byte, i int) int { return utf8.RuneCount(line[:i]) + 1 }
+// place is the byte at of the line i, which counts from 0.
+func place(i int, line []byte, at int) *yaml.Node {
+	return &yaml.Node{Line: i + 1, Column: utf8.RuneCount(line[:at]) + 1}
+}

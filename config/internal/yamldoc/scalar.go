@@ -15,6 +15,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 // Size is a number of bytes: 1MiB, 512KiB, or a plain number.
@@ -33,7 +34,7 @@ var (
 )
 
 // scalar decodes everything but structs, lists and maps.
-func (d *Document) scalar(at Node, v reflect.Value, f field) {
+func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 	n := deref(at.value)
 	if n.Kind != yaml.ScalarNode {
 		d.replace(v, at.value, at.Path, errors.New("must be a single value, not a list or a mapping"))
@@ -71,11 +72,10 @@ func (d *Document) scalar(at Node, v reflect.Value, f field) {
 	default:
 		err = errors.New("cannot be set from YAML: a " + v.Type().String())
 	}
-	switch words := strings.Split(f.enum, ","); {
-	case err != nil:
-	case f.enum != "" && !slices.Contains(words, text):
-		err = errors.New("must be one of " + strings.Join(words, ", "))
-	case v.CanInt() && v.Int() < f.least:
+	if err == nil {
+		err = f.CheckWord(text)
+	}
+	if err == nil && v.CanInt() && v.Int() < f.Least {
 		err = errors.New("must be at least " + f.Tag.Get("min"))
 	}
 	if err != nil {
@@ -87,17 +87,9 @@ func (d *Document) scalar(at Node, v reflect.Value, f field) {
 	}
 }
 
-// isDefault reports whether v is what holds without it.
-func isDefault(v reflect.Value, f field) bool {
-	said := f.Tag.Get("default")
-	switch {
-	case v.Type() != f.Type: // an element of a list, for example
-		return false
-	case v.Type() == durationType:
-		t, _ := time.ParseDuration(said)
-		return v.Int() == int64(t)
-	}
-	return v.IsZero() || v.Kind() == reflect.String && v.String() == said
+// isDefault reports whether v is what holds without it. An element of a list, for example, has no default.
+func isDefault(v reflect.Value, f settings.Field) bool {
+	return v.Type() == f.Type && (v.IsZero() || v.Comparable() && v.Equal(f.Default()))
 }
 
 // setSecret sets a secret that is read again at each use. text is what it is now.

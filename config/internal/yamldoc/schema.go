@@ -5,7 +5,8 @@ import (
 	"math"
 	"reflect"
 	"slices"
-	"strings"
+
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 // Patterns in the dialect that ECMA-262 and RE2 share. A reference is what [expand] takes.
@@ -83,10 +84,10 @@ func (s Schema) Union(u Union) Object {
 // Struct describes a struct as a mapping of its keys and no others.
 func (s Schema) Struct(t reflect.Type) Object {
 	props, required := Object{}, []string{}
-	for _, f := range fields(t) {
+	for _, f := range settings.Fields(t) {
 		p := s.value(f.Type, f)
-		if f.required {
-			required = append(required, f.key)
+		if f.Required {
+			required = append(required, f.Key)
 			if least := notEmpty[f.Type.Kind()]; least != "" {
 				p[least] = 1
 			}
@@ -98,14 +99,14 @@ func (s Schema) Struct(t reflect.Type) Object {
 			owner = t.FieldByIndex(f.Index[:n]).Type
 		}
 		maps.Copy(p, s(owner, f.Name))
-		props[f.key] = p
+		props[f.Key] = p
 	}
 	return Object{"type": "object", "properties": props, "required": required, "additionalProperties": false}
 }
 
 var defined = map[reflect.Type]string{urlType: "url", secretType: "secret", durationType: "duration", sizeType: "size"}
 
-func (s Schema) value(t reflect.Type, f field) Object {
+func (s Schema) value(t reflect.Type, f settings.Field) Object {
 	if name, ok := defined[t]; ok {
 		return Ref(name)
 	}
@@ -120,8 +121,8 @@ func (s Schema) value(t reflect.Type, f field) Object {
 		return Object{"type": "array", "items": s.value(t.Elem(), f)}
 	case k == reflect.Map:
 		return Object{"type": "object", "additionalProperties": s.value(t.Elem(), f)}
-	case f.enum != "":
-		return OrReference(Object{"enum": strings.Split(f.enum, ",")})
+	case f.Enum != nil:
+		return OrReference(Object{"enum": f.Enum})
 	case k == reflect.Bool:
 		return OrReference(Object{"type": "boolean"})
 	case k == reflect.Float32 || k == reflect.Float64:
@@ -130,7 +131,7 @@ func (s Schema) value(t reflect.Type, f field) Object {
 		return OrReference(Object{"type": "integer", "minimum": 0, "maximum": uint64(math.MaxUint64) >> (64 - t.Bits())})
 	case reflect.Zero(t).CanInt():
 		largest := int64(math.MaxInt64) >> (64 - t.Bits())
-		return OrReference(Object{"type": "integer", "minimum": max(-largest-1, f.least), "maximum": largest})
+		return OrReference(Object{"type": "integer", "minimum": max(-largest-1, f.Least), "maximum": largest})
 	}
 	return Ref("text")
 }

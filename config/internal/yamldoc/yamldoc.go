@@ -54,7 +54,6 @@ type Fault struct {
 	Line, Col int // from 1, Col in characters
 	Path      Path
 	Message   string // on one line; shows no value
-	Advice    string // what to do, with which Message ends after "; ", or ""
 	Err       error
 }
 
@@ -66,19 +65,6 @@ func New(file string) *Document {
 	}
 	return &Document{dir: dir, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
 		layers: map[string]Path{}, scalars: map[string]Setting{}}
-}
-
-// Parse parses data, of at most 1 MiB and 100,000 values. The root is missing if there is nothing to decode.
-func (d *Document) Parse(data []byte) (root Node) {
-	n, fault := parse(data)
-	if fault != nil {
-		d.Faults = append(d.Faults, *fault)
-	}
-	if n != nil {
-		root = Node{key: n, value: n}
-		d.nodes[root.Path.String()] = root
-	}
-	return root
 }
 
 // Layer gives n a layer below: what has no value below n may have one below layer.
@@ -95,19 +81,11 @@ func (d *Document) Full() bool { return len(d.Faults) >= maxFaults }
 
 func (d *Document) add(n *yaml.Node, p Path, err error) {
 	if !d.Full() {
-		d.Faults = append(d.Faults, *newFault(n.Line, n.Column, p, err))
+		d.Faults = append(d.Faults, Fault{n.Line, n.Column, p, oneLine(err.Error()), err})
 	}
 	for i := range len(p) + 1 {
 		d.faulty[p[:i].String()] = true
 	}
-}
-
-func newFault(line, col int, p Path, err error) *Fault {
-	f := &Fault{line, col, p, oneLine(err.Error()), "", err}
-	if a := (*Advised)(nil); errors.As(err, &a) {
-		f.Advice = oneLine(a.Advice)
-	}
-	return f
 }
 
 // oneLine replaces line breaks, which the name of a file or the error of a constructor may hold.
@@ -164,7 +142,7 @@ func (d *Document) RefuseKeys(p Path, err error) {
 		}
 	default:
 		// A constructor or a store says what to do after a semicolon.
-		if fault, advice, ok := strings.Cut(err.Error(), "; "); ok && !errors.As(err, new(*Advised)) {
+		if fault, advice, ok := strings.Cut(oneLine(err.Error()), "; "); ok && !errors.As(err, new(*Advised)) {
 			err = &Advised{fault, advice, err}
 		}
 		p = d.resolve(p)
