@@ -86,7 +86,8 @@ type CodeFlow struct {
 	Redeem func(ctx context.Context, code, verifier string) (*oauth2.Token, error)
 }
 
-// A Revoker is a [Provider] whose product can revoke a token (RFC 7009).
+// A Revoker is a [Provider] whose product can revoke a token (RFC 7009). If that depends on its settings, it
+// also has a method CanRevoke() bool, which [Session.CanRevoke] asks.
 type Revoker interface {
 	Revoke(ctx context.Context, tok *oauth2.Token) error
 }

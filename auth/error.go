@@ -31,6 +31,8 @@ var (
 	ErrConflict = errors.New("record changed meanwhile")
 	// ErrInsecure: the request was not sent, to keep a secret or a token safe.
 	ErrInsecure = errors.New("refused to send")
+	// ErrNoRefreshToken: a sign-in gave no refresh token, so it does not replace an earlier one that did.
+	ErrNoRefreshToken = errors.New("the sign-in gave no refresh token, so it is not used: the earlier login stays in force")
 )
 
 // advice says what to do about each of them.
@@ -97,13 +99,15 @@ func (e *Error) Error() string {
 // Advice says what to do, such as "run: itsmauth login remedy", or is "" if Err is none of the
 // sentinels above that have advice. [Error.Error] ends with it, after a semicolon and a space.
 func (e *Error) Advice() string {
-	if errors.Is(e.Err, ErrConsentRequired) {
-		switch {
-		case e.seeded:
-			return "give another refresh_token"
-		case e.Connector != "":
-			return "run: itsmauth login " + e.Connector
-		}
+	switch {
+	case errors.Is(e.Err, ErrNoRefreshToken):
+		return strings.TrimSpace("usually the scope offline_access is missing; to replace the earlier login, first run: itsmauth logout " + e.Connector)
+	case !errors.Is(e.Err, ErrConsentRequired):
+	case e.seeded:
+		return "give another refresh_token"
+	case e.Connector != "":
+		return "run: itsmauth login " + e.Connector
+	default:
 		return "a person must log in"
 	}
 	for _, a := range advice {

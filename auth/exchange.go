@@ -140,7 +140,11 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 			}
 		}
 	case revoking:
-		e.err = c.revoke(c.life, p.record.token())
+		tokens := p.record
+		if f.reason == login {
+			tokens = p.made
+		}
+		e.err = c.revoke(c.life, tokens.token())
 	case forgetting:
 		e.err = c.forget(p)
 	}

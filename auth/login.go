@@ -16,7 +16,11 @@ const loginGrace = 10 * time.Second
 
 // Redeem exchanges an authorization code (RFC 6749 section 4.1.3) and saves the tokens. If ctx ends after
 // the code was sent, Redeem goes on for up to 10 s, because the product may have issued them. If they are
-// not saved by then, the login is lost, and the error wraps [ErrStore] and says so. It is an [*Error].
+// not saved by then, the login is lost, and the error wraps [ErrStore] and says so.
+//
+// If the product gives no refresh token and an earlier login has one, the new tokens are revoked, if the
+// product can, and the error wraps [ErrNoRefreshToken]. Without an earlier login they are used until the
+// access token expires; [Status] then says that they are not Refreshable. The error is an [*Error].
 func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	flow := s.CodeFlow()
 	if flow == nil {
@@ -62,6 +66,14 @@ func outlasting(ctx context.Context, d time.Duration) (context.Context, context.
 // share the store forget their tokens within 10 s. Its error is an [*Error].
 func (s *Session) Revoke(ctx context.Context) error {
 	return s.detached(ctx, newFlight(&task{reason: logout}))
+}
+
+// CanRevoke reports whether [Session.Revoke] tells the product. If it does not, the tokens stay valid there
+// until they expire.
+func (s *Session) CanRevoke() bool {
+	_, ok := s.provider.(Revoker)
+	r, limited := s.provider.(interface{ CanRevoke() bool })
+	return ok && (!limited || r.CanRevoke())
 }
 
 // revoke tells the product to forget tok, if it can be told.

@@ -68,7 +68,7 @@ const (
 	conflicted             // read the record that saving met
 	pausing                // before made is saved again
 	offering               // save writing: a token that the store does not have
-	revoking               // tell the product
+	revoking               // tell the product that record's tokens, or those that a login made, are not used any more
 	forgetting             // save writing, which a logout leaves; if it is empty, delete the record
 	finished               // unlock
 )
@@ -183,6 +183,10 @@ func (p *protocol) advance(now time.Time, e event) {
 		p.tell(offersExpected, tokenRecord{}, nil)
 		p.endWithNothing()
 	case revoking:
+		if p.task.reason == login {
+			p.fail("login", ErrNoRefreshToken)
+			return
+		}
 		p.err = e.err
 		p.save(forgetting, p.left(now))
 	case forgetting:
@@ -370,9 +374,13 @@ func (p *protocol) exchanged(now time.Time, e event) {
 		}
 		p.made.Generation = newGeneration(newest, now)
 	}
-	if p.withoutLock {
+	switch {
+	case p.withoutLock:
 		p.publish()
 		p.step = finished
+		return
+	case p.task.reason == login && p.made.RefreshToken == "" && p.refresh.inForce(p.record, now):
+		p.step = revoking
 		return
 	}
 	p.rotated = p.task.reason == login ||

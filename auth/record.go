@@ -127,6 +127,12 @@ func (r *Refresh) consentExpiry(t tokenRecord) time.Time {
 	return time.Time{}
 }
 
+// inForce reports whether t's refresh token can still be used, as far as is known.
+func (r *Refresh) inForce(t tokenRecord, now time.Time) bool {
+	ends := r.consentExpiry(t)
+	return t.RefreshToken != "" && t.ConsentLost == nil && (ends.IsZero() || now.Before(ends))
+}
+
 // consentLife is the whole life of t's refresh token, or zero if that is unknown.
 func (r *Refresh) consentLife(t tokenRecord) time.Duration {
 	if ends := r.consentExpiry(t); !ends.IsZero() {

@@ -29,6 +29,8 @@ type Status struct {
 	Host     string
 	// ConsentExpiry is when the refresh token expires. Zero if there is none, or that is unknown.
 	ConsentExpiry time.Time
+	// Refreshable says that there is a refresh token. Without one, a login ends at Expiry.
+	Refreshable bool
 	// Failure is how the last exchange of this process failed, or nil.
 	Failure error
 	// NextTry is the earliest time of another exchange after Failure. Zero if only a login helps.
@@ -57,7 +59,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	}
 	r = snap.record
 	if r.ConsentLost == nil {
-		st.ConsentExpiry = s.refresh.consentExpiry(r)
+		st.ConsentExpiry, st.Refreshable = s.refresh.consentExpiry(r), r.RefreshToken != ""
 	}
 	if r.AccessToken != "" && r.ConsentLost == nil {
 		st.Expiry, st.Obtained, st.Host = r.Obtained.Add(r.Lifetime), r.Obtained, r.Host
@@ -83,10 +85,7 @@ func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 	if s.CodeFlow() == nil {
 		return r.ConsentLost != nil
 	}
-	ends := s.refresh.consentExpiry(r)
-	return r.ConsentLost != nil ||
-		r.RefreshToken == "" && !s.rules.seeded ||
-		!ends.IsZero() && now.After(ends)
+	return !s.refresh.inForce(r, now) && !(s.rules.seeded && r.ConsentLost == nil && r.RefreshToken == "")
 }
 
 // CheckStore reads the session's record, because one that cannot be read is not replaced. It then writes
