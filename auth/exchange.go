@@ -108,6 +108,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 		e.record, e.version, e.err = c.lock(f, p)
 		e.taken, e.closing = f.unlock != nil, e.err != nil && c.closing.Err() != nil
 		e.current = c.current.Load() == f.replaces
+		e.gaveUp = f.lockCtx != nil && f.lockCtx.Err() != nil
 	case conflicted:
 		e.record, e.version, e.err = c.load(c.life, c.store.loadNow)
 	case restoring, marking, failing, saving, offering:
@@ -144,7 +145,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 		if f.reason == login {
 			tokens = p.made
 		}
-		e.err = c.revoke(c.life, tokens.token())
+		e.told, e.err = c.revoke(tokens.token())
 	case forgetting:
 		e.err = c.forget(p)
 	}

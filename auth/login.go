@@ -61,33 +61,33 @@ func outlasting(ctx context.Context, d time.Duration) (context.Context, context.
 	return late, func() { stop(); cancel(nil) }
 }
 
-// Revoke revokes the tokens at the product (RFC 7009), if the provider can, and then forgets them, even
+// Revoke revokes the tokens at the product (RFC 7009), if [Session.CanRevoke], and then forgets them, even
 // if the product could not be reached. If that ends a person's consent, sessions of other processes that
-// share the store forget their tokens within 10 s. Its error is an [*Error].
+// share the store forget their tokens within 10 s. Its error is an [*Error]. If it wraps [ErrStore], the
+// store still has the tokens, and the error says whether the product has revoked them.
 func (s *Session) Revoke(ctx context.Context) error {
 	return s.detached(ctx, newFlight(&task{reason: logout}))
 }
 
 // CanRevoke reports whether [Session.Revoke] tells the product. If it does not, the tokens stay valid there
 // until they expire.
-func (s *Session) CanRevoke() bool {
-	_, ok := s.provider.(Revoker)
-	r, limited := s.provider.(interface{ CanRevoke() bool })
+func (c *core) CanRevoke() bool {
+	_, ok := c.provider.(Revoker)
+	r, limited := c.provider.(interface{ CanRevoke() bool })
 	return ok && (!limited || r.CanRevoke())
 }
 
-// revoke tells the product to forget tok, if it can be told.
-func (c *core) revoke(ctx context.Context, tok *oauth2.Token) error {
-	r, ok := c.provider.(Revoker)
-	if !ok || tok == nil {
-		return nil
+// revoke tells the product to forget tok, and reports whether it can be told.
+func (c *core) revoke(tok *oauth2.Token) (told bool, err error) {
+	if tok == nil || !c.CanRevoke() {
+		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	ctx, cancel := context.WithTimeout(c.life, exchangeTimeout)
 	defer cancel()
-	if err := r.Revoke(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client), tok); err != nil {
-		return classify(ctx, err, false)
+	if err = c.provider.(Revoker).Revoke(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client), tok); err != nil {
+		err = classify(ctx, err, false)
 	}
-	return nil
+	return true, err
 }
 
 // forget saves what a logout leaves of the record, for as long as the refresh token may live.

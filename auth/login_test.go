@@ -3,6 +3,7 @@ package auth_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -25,6 +26,9 @@ func (p signIn) CodeFlow() *auth.CodeFlow {
 }
 
 func (p signIn) Revoke(_ context.Context, tok *oauth2.Token) error {
+	if p.revoked == nil {
+		return auth.ErrUnavailable
+	}
 	*p.revoked = append(*p.revoked, tok.AccessToken+tok.RefreshToken)
 	return nil
 }
@@ -116,6 +120,64 @@ func TestCanRevoke(t *testing.T) {
 	} {
 		if got := newSession(t, provider, nil).CanRevoke(); got != want {
 			t.Errorf("%T: %v, want %v", provider, got, want)
+		}
+	}
+}
+
+// readOnly is a store that cannot be written any more, and if noLock is set not be locked either.
+type readOnly struct {
+	auth.Memory
+	now, noLock bool
+}
+
+func (s *readOnly) Save(ctx context.Context, key string, r auth.Record) error {
+	if s.now {
+		return fmt.Errorf("%w: read-only", auth.ErrStore)
+	}
+	return s.Memory.Save(ctx, key, r)
+}
+
+func (s *readOnly) Lock(ctx context.Context, key string) (func(), error) {
+	if s.now && s.noLock {
+		return nil, fmt.Errorf("%w: read-only", auth.ErrStore)
+	}
+	return s.Memory.Lock(ctx, key)
+}
+
+// A logout that the store does not take says what the product was told.
+func TestLogoutOnReadOnlyStore(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		can, fails bool
+		want       string
+	}{
+		{true, false, "the product has revoked the tokens, but the store still has them"},
+		{true, true, "the store still has the tokens, and the product has not revoked them: unavailable"},
+		{false, false, "the store still has the tokens, and the product was not told"},
+	} {
+		for _, noLock := range []bool{false, true} {
+			t.Run(fmt.Sprint(test.want, noLock), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					store := &readOnly{noLock: noLock}
+					p := limitedRevoker{newSignIn(), test.can}
+					if test.fails {
+						p.revoked = nil
+					}
+					login := newSession(t, p, &auth.Options{Store: store})
+					if err := login.Redeem(t.Context(), "full", ""); err != nil {
+						t.Fatal(err)
+					}
+					store.now = true
+					err := newSession(t, p, &auth.Options{Store: store}).Revoke(t.Context())
+					if !errors.Is(err, auth.ErrStore) || !strings.Contains(fmt.Sprint(err), test.want) {
+						t.Errorf("%v, want %q", err, test.want)
+					}
+					if !test.fails && (len(*p.revoked) == 1) != test.can {
+						t.Errorf("%q is revoked", *p.revoked)
+					}
+				})
+			})
 		}
 	}
 }

@@ -34,6 +34,7 @@ type protocol struct {
 	resaved     bool        // the save has been tried again over another process's record
 	closing     bool        // there will be no other try to save
 	stuck       bool        // callers who want another token know that the save fails
+	told        bool        // the product was told of a logout, and err is how that failed
 	secrets     string      // digest of those with which the exchange failed, or ""
 	saveBegan   time.Time
 
@@ -84,8 +85,9 @@ type event struct {
 	token   *oauth2.Token // of the exchange, which began at start
 	start   time.Time
 	secrets string // digest of those with which the exchange failed, or ""
+	told    bool   // the product was told to revoke, though it may have failed
 	closing bool   // the session closes
-	gaveUp  bool   // the login is given up
+	gaveUp  bool   // the login is given up, or nobody waits for the lock of a login or a logout
 	err     error
 }
 
@@ -126,7 +128,7 @@ const (
 
 func newProtocol(r rules, t task) *protocol {
 	p := &protocol{rules: r, task: t, suppress: t.suppress}
-	if t.reason == login || t.reason == logout {
+	if t.reason == login {
 		p.step = locking
 	}
 	return p
@@ -187,11 +189,11 @@ func (p *protocol) advance(now time.Time, e event) {
 			p.fail("login", ErrNoRefreshToken)
 			return
 		}
-		p.err = e.err
+		p.err, p.told = e.err, e.told
 		p.save(forgetting, p.left(now))
 	case forgetting:
 		if e.err != nil {
-			p.fail("store", fmt.Errorf("%w: %w", ErrStore, e.err))
+			p.fail("store", p.notForgotten(e.err))
 			return
 		}
 		p.tell(recordForgotten, p.writing, nil)
@@ -228,6 +230,7 @@ func (p *protocol) looked(now time.Time, e event) {
 	}
 	p.storeLost = e.err == nil && p.restores(p.record)
 	switch p.step = locking; {
+	case p.task.reason == logout:
 	case e.err == nil && p.task.reason == offer:
 		p.settle(now)
 	case e.err == nil && p.endedElsewhere():
@@ -249,6 +252,9 @@ func (p *protocol) triedLock(now time.Time, e event) {
 		return
 	case e.closing:
 		p.fail("token", ErrClosed)
+		return
+	case e.err != nil && reason == logout && p.version != 0 && !e.gaveUp: // the store may be read-only: the product can be told
+		p.step = revoking
 		return
 	case e.err != nil && (reason != needed || p.atStake(p.task.replaces)): // by the token's expiry the store may be back
 		p.fail("store", e.err)
@@ -488,6 +494,21 @@ func (p *protocol) saveEnded(now time.Time, err error) {
 	}
 	p.step, p.err, p.resaved = pausing, err, false
 	p.wait = min(2*p.wait, saveEvery)
+}
+
+// notForgotten is the error of a logout whose tokens the store still has.
+func (p *protocol) notForgotten(err error) error {
+	if !errors.Is(err, ErrStore) {
+		err = fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	var e *Error
+	switch {
+	case errors.As(p.err, &e):
+		return fmt.Errorf("%w; the store still has the tokens, and the product has not revoked them: %v", err, e.Err) // whose advice is not the store's
+	case p.told:
+		return fmt.Errorf("%w; the product has revoked the tokens, but the store still has them", err)
+	}
+	return fmt.Errorf("%w; the store still has the tokens, and the product was not told: its settings name no way to revoke them", err)
 }
 
 // left is what a logout leaves of a person's consent. If there were no record at all, processes that

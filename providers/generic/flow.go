@@ -39,6 +39,9 @@ func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.T
 	return p.requestToken(ctx, r)
 }
 
+// CanRevoke reports whether there is a RevokeURL.
+func (p *Provider) CanRevoke() bool { return p.c.RevokeURL != nil }
+
 // Revoke revokes tok's refresh token and access token. Without RevokeURL it does nothing. A token that
 // is already invalid counts as revoked (RFC 7009 section 2.2).
 func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
