@@ -39,6 +39,7 @@ type file struct {
 // Connectors are the products of one file, by name. It is safe for concurrent use.
 type Connectors struct {
 	file      string
+	names     []string // in the file, with those that are not made
 	byName    map[string]*Connector
 	store     auth.Store
 	storeType string
@@ -77,12 +78,13 @@ func Parse(filename string, data []byte, opts ...Option) (*Connectors, error) {
 
 // A loader makes the connectors of one file.
 type loader struct {
-	doc  *yamldoc.Document
-	opts *options
+	doc   *yamldoc.Document
+	opts  *options
+	names []string // of all connectors
 }
 
 func newLoader(filename string, opts []Option) *loader {
-	return &loader{yamldoc.New(filename), newOptions(opts)}
+	return &loader{doc: yamldoc.New(filename), opts: newOptions(opts)}
 }
 
 // connectors makes all connectors, or returns nil if the file has faults.
@@ -94,7 +96,9 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	c := &Connectors{file: filename, byName: map[string]*Connector{}}
 	c.close = sync.OnceValue(c.shutdown)
 	c.storeType, c.store = l.store(f.TokenStore)
-	for _, p := range l.plans(f) {
+	plans := l.plans(f)
+	c.names = l.names
+	for _, p := range plans {
 		if l.doc.Faults == nil {
 			l.build(c, p)
 		}
@@ -126,10 +130,13 @@ func (c *Connectors) Get(name string) (*Connector, error) {
 	if conn, ok := c.byName[name]; ok {
 		return conn, nil
 	}
-	return nil, yamldoc.Advise(fmt.Sprintf("%s has no connector %q", c.file, name), yamldoc.Suggest(name, maps.Keys(c.byName)))
+	if slices.Contains(c.names, name) {
+		return nil, fmt.Errorf("%s: connector %q was left out by config.WithOnly", c.file, name)
+	}
+	return nil, yamldoc.Advise(fmt.Sprintf("%s has no connector %q", c.file, name), yamldoc.Suggest(name, slices.Values(c.names)))
 }
 
-// Names lists the connectors in alphabetical order.
+// Names lists the connectors that were made, in alphabetical order.
 func (c *Connectors) Names() []string { return slices.Sorted(maps.Keys(c.byName)) }
 
 // Store is the type of the token store in use, such as "memory" or "file".

@@ -21,6 +21,7 @@ type options struct {
 	openStore    map[string]func(settings any) (auth.Store, error)
 	defaultStore string
 	openDefault  func() (auth.Store, error)
+	only         []string // all, if there are none
 	logger       *slog.Logger
 	wrap         func(string, http.RoundTripper) http.RoundTripper
 }
@@ -70,6 +71,11 @@ func WithDefaultStore(typ string, open func() (auth.Store, error)) Option {
 func WithProvider(d providers.Definition) Option {
 	return func(o *options) { o.providers[d.Name()], o.connector.Kinds[d.Name()] = d, d.Settings() }
 }
+
+// WithOnly makes only the connectors of these names, or all if there are none. What the others need, such
+// as an environment variable or a file, is not missed, and their settings are not checked.
+// [Connectors.Get] refuses them.
+func WithOnly(names ...string) Option { return func(o *options) { o.only = names } }
 
 // WithLogger logs attempts and exchanges. The default logs nothing.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }

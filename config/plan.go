@@ -31,7 +31,7 @@ type plan struct {
 	session   *auth.Session
 }
 
-// plans checks all connectors, in the order of the file.
+// plans checks the connectors that are wanted, in the order of the file.
 func (l *loader) plans(f file) (plans []*plan) {
 	entries, _ := l.doc.Entries(f.Connectors)
 	if len(entries) == 0 {
@@ -39,8 +39,9 @@ func (l *loader) plans(f file) (plans []*plan) {
 	}
 	leaders := map[string]*plan{}
 	for _, at := range entries {
-		if l.doc.Full() {
-			break
+		l.names = append(l.names, at.Name)
+		if l.doc.Full() || len(l.opts.only) > 0 && !slices.Contains(l.opts.only, at.Name) {
+			continue
 		}
 		if at.Name == "" || strings.TrimSpace(at.Name) != at.Name || strings.ContainsFunc(at.Name, unicode.IsControl) {
 			l.doc.RefuseName(at, errors.New("a connector needs a name on one line"))

@@ -31,9 +31,10 @@ func (a *app) path() string {
 	return cmp.Or(a.file, os.Getenv("ITSMAUTH_CONFIG"), "itsmauth.yaml")
 }
 
-// load reads the configuration. Its error is a usage error, or ctx's.
-func (a *app) load(ctx context.Context) (*config.Connectors, error) {
-	return a.loadWith(ctx, filestore.Open)
+// load reads the configuration: only the connectors of these names, or all if there are none. Its error is
+// a usage error, or ctx's.
+func (a *app) load(ctx context.Context, only ...string) (*config.Connectors, error) {
+	return a.loadWith(ctx, filestore.Open, only...)
 }
 
 // loadWithoutStore is load for commands that need no tokens. It checks an existing directory of the
@@ -47,7 +48,7 @@ func (a *app) loadWithoutStore(ctx context.Context) (*config.Connectors, error) 
 	})
 }
 
-func (a *app) loadWith(ctx context.Context, openFiles func(filestore.Config) (auth.Store, error)) (*config.Connectors, error) {
+func (a *app) loadWith(ctx context.Context, openFiles func(filestore.Config) (auth.Store, error), only ...string) (*config.Connectors, error) {
 	var defaultErr error
 	openDefault := func() (auth.Store, error) {
 		store, err := openFiles(filestore.Config{Path: defaultPath()})
@@ -59,7 +60,7 @@ func (a *app) loadWith(ctx context.Context, openFiles func(filestore.Config) (au
 	}
 	conns, err := await(ctx, func() (*config.Connectors, error) {
 		return config.Load(a.path(), config.WithDefaultStore("file", openDefault), config.WithStore("file", openFiles),
-			config.WithStore("redis", redisstore.Open), config.WithLogger(a.logger()), config.WithWrap(a.network.wrap))
+			config.WithStore("redis", redisstore.Open), config.WithOnly(only...), config.WithLogger(a.logger()), config.WithWrap(a.network.wrap))
 	})
 	if err != nil && ctx.Err() != nil {
 		return nil, err
@@ -135,9 +136,10 @@ func defaultPath() string {
 	return filepath.Join(dir, "itsmauth")
 }
 
-// withConnectors loads the configuration, runs f and closes the connectors, which saves their tokens.
-func (a *app) withConnectors(ctx context.Context, f func(*config.Connectors) error) error {
-	conns, err := a.load(ctx)
+// withConnectors loads the connectors of these names, or all if there are none, runs f and closes the
+// connectors, which saves their tokens.
+func (a *app) withConnectors(ctx context.Context, f func(*config.Connectors) error, only ...string) error {
+	conns, err := a.load(ctx, only...)
 	if err != nil {
 		return err
 	}
@@ -156,7 +158,7 @@ func (a *app) withConnector(ctx context.Context, name string, f func(*config.Con
 			return usage(err)
 		}
 		return f(conns, conn)
-	})
+	}, name)
 }
 
 var errNothingSent = errors.New("interrupted")
