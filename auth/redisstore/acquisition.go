@@ -43,20 +43,12 @@ func (a *acquisition) resultReturned() {
 	a.unreported--
 }
 
-// release calls f now, and again if an attempt takes it later.
-func (a *acquisition) release(f func()) {
+// release calls f if the caller has it, or if an attempt may have taken it all the same, and again if an
+// attempt takes it later.
+func (a *acquisition) release(taken bool, f func()) {
 	a.mu.Lock()
 	a.releaseLate = f
-	a.mu.Unlock()
-	f()
-}
-
-// abandon is for a caller whose operation did not take it. It calls f if an attempt may have taken it
-// nevertheless, now or later.
-func (a *acquisition) abandon(f func()) {
-	a.mu.Lock()
-	a.releaseLate = f
-	now := a.running == 0 && a.unreported > 0
+	now := taken || a.running == 0 && a.unreported > 0
 	a.mu.Unlock()
 	if now {
 		f()

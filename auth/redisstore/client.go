@@ -26,7 +26,6 @@ type client struct {
 // A pool is a set of connections to one server, or to the nodes of one Cluster.
 type pool struct {
 	redis    redis.UniversalClient
-	dialer   *dialer
 	master   atomic.Pointer[string] // with Sentinels: the server's address
 	attempts int                    // running
 	replied  time.Time              // when Redis last replied
@@ -35,15 +34,6 @@ type pool struct {
 // bind reports whether p may connect to addr: all of its connections go to the address of the first.
 func (p *pool) bind(addr string) bool {
 	return p.master.CompareAndSwap(nil, &addr) || *p.master.Load() == addr
-}
-
-// demoted reports whether the Sentinels have named another master than p's server.
-func (p *pool) demoted() bool {
-	if p == nil {
-		return false
-	}
-	addr := p.master.Load()
-	return addr != nil && p.dialer.sentinels.demoted(*addr)
 }
 
 func newClient(d *dialer, connect func(dialFunc) redis.UniversalClient) *client {
@@ -70,20 +60,25 @@ func (c *client) startAttempt() (*pool, error) {
 	if c.closed {
 		return nil, errClosed
 	}
-	if p := c.current; p == nil || p.demoted() {
-		c.current = c.addPoolLocked()
-		c.closeUnusedLocked(p)
+	if c.current == nil || c.dialer.demoted(c.current) {
+		c.addPoolLocked()
 	}
 	c.current.attempts++
 	c.running.Add(1)
 	return c.current, nil
 }
 
-func (c *client) addPoolLocked() *pool {
-	p := &pool{dialer: c.dialer}
+func (c *client) addPoolLocked() {
+	p := &pool{}
 	p.redis = c.connect(c.dialer.dial(p))
 	c.pools[p] = struct{}{}
-	return p
+	c.setCurrentLocked(p)
+}
+
+func (c *client) setCurrentLocked(p *pool) {
+	previous := c.current
+	c.current = p
+	c.closeUnusedLocked(previous)
 }
 
 // endAttempt ends an attempt on p. A late reply shows that p is slow and not dead: p becomes current
@@ -92,11 +87,10 @@ func (c *client) endAttempt(p *pool, replied bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.attempts--
-	if replied && !p.demoted() {
+	if replied && !c.dialer.demoted(p) {
 		p.replied = time.Now()
-		if previous := c.current; previous != p && previous.replied.IsZero() {
-			c.current = p
-			c.closeUnusedLocked(previous)
+		if c.current != p && c.current.replied.IsZero() {
+			c.setCurrentLocked(p)
 		}
 	}
 	c.closeUnusedLocked(p)
@@ -107,11 +101,9 @@ func (c *client) endAttempt(p *pool, replied bool) {
 func (c *client) replacePool(p *pool, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.current != p || p.replied.After(since) {
-		return
+	if !c.closed && c.current == p && !p.replied.After(since) {
+		c.addPoolLocked()
 	}
-	c.current = c.addPoolLocked()
-	c.closeUnusedLocked(p)
 }
 
 func (c *client) closeUnusedLocked(p *pool) {

@@ -66,45 +66,45 @@ func (c Config) prepare() (d *dialer, connect func(dialFunc) redis.UniversalClie
 	case c.TLS != tlsfile.Config{}:
 		errs.Add("tls_config", errors.New("needs a url that begins with rediss://"))
 	}
-	o := redis.UniversalOptions{
-		Addrs: a.addrs,
-		DB:    a.db,
-		CredentialsProviderContext: func(context.Context) (string, string, error) {
+	return d, func(dial dialFunc) redis.UniversalClient {
+		o := options
+		o.Addrs, o.DB, o.Dialer = a.addrs, a.db, dial
+		o.CredentialsProviderContext = func(context.Context) (string, string, error) {
 			a, err := c.address()
 			if err != nil {
-				err = &credentialsError{err}
+				err = fmt.Errorf("%w: %w", errCredentials, err)
 			}
 			return a.username, a.password, err
-		},
-		Protocol:              2, // version 3 has nothing that is needed here, and costs more for each connection
-		DisableIdentity:       true,
-		ContextTimeoutEnabled: true,
-		DialTimeout:           attemptTimeout,
-		DialerRetries:         1, // this package does the retries
-		MaxRetries:            -1,
-		MinRetryBackoff:       minRetryWait, // for a Cluster's redirects
-		MaxRetryBackoff:       maxRetryWait,
-		ReadTimeout:           attemptTimeout,
-		WriteTimeout:          attemptTimeout,
-		PoolTimeout:           attemptTimeout,
-		PoolSize:              poolSize,
-		PipelinePoolSize:      -1,
-	}
-	return d, func(dial dialFunc) redis.UniversalClient {
-		o := o
-		o.Dialer = dial
-		hook := helloHook{encrypted: a.tls}
+		}
 		if !a.cluster {
 			r := redis.NewClient(o.Simple())
-			r.AddHook(hook)
+			r.AddHook(helloHook{})
 			return r
 		}
 		clusterOptions := o.Cluster()
 		clusterOptions.DisableRoutingPolicies = true // they cost a round trip and are for other commands
 		r := redis.NewClusterClient(clusterOptions)
-		r.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
+		r.OnNewNode(func(node *redis.Client) { node.AddHook(helloHook{}) })
 		return r
 	}, errs.Err()
+}
+
+// options are those of all connections. This package does the retries, and has attempts that end a
+// connection.
+var options = redis.UniversalOptions{
+	Protocol:              2, // version 3 has nothing that is needed here, and costs more for each connection
+	DisableIdentity:       true,
+	ContextTimeoutEnabled: true,
+	DialTimeout:           attemptTimeout,
+	DialerRetries:         1,
+	MaxRetries:            -1,
+	MinRetryBackoff:       minRetryWait, // for a Cluster's redirects
+	MaxRetryBackoff:       maxRetryWait,
+	ReadTimeout:           attemptTimeout,
+	WriteTimeout:          attemptTimeout,
+	PoolTimeout:           attemptTimeout,
+	PoolSize:              poolSize,
+	PipelinePoolSize:      -1,
 }
 
 // address is a parsed URL.

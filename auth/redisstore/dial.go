@@ -34,17 +34,6 @@ func newDialer(a address) *dialer {
 	return d
 }
 
-// singleServer reports whether no other server takes over if this one is down.
-func (d *dialer) singleServer() bool { return !d.cluster && d.masterName == "" }
-
-// noReplyError returns why there is no reply. To a TLS handshake, a Redis without TLS does not reply.
-func (d *dialer) noReplyError() error {
-	if d.handshaking.Load() > 0 {
-		return errNoHandshake
-	}
-	return errNoReply
-}
-
 // A connectError is why there is no connection.
 type connectError struct{ error }
 
@@ -67,29 +56,25 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // dial returns the Dialer of a pool. It also ends with close, which go-redis's ctx does not.
 func (d *dialer) dial(p *pool) dialFunc {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(d.ctx, cancel)()
-		conn, err := d.dialMaster(ctx, network, addr, p)
+		if d.masterName != "" {
+			if addr, err = d.findMaster(ctx); err != nil {
+				err = &sentinelError{err}
+			} else if !p.bind(addr) {
+				err = errFailover
+			}
+		}
+		if err == nil {
+			conn, err = d.connect(ctx, network, addr)
+		}
 		if err != nil {
 			return nil, &connectError{err}
 		}
 		return conn, nil
 	}
-}
-
-func (d *dialer) dialMaster(ctx context.Context, network, addr string, p *pool) (net.Conn, error) {
-	if d.masterName != "" {
-		var err error
-		if addr, err = d.findMaster(ctx); err != nil {
-			return nil, &sentinelError{err}
-		}
-		if !p.bind(addr) {
-			return nil, errFailover
-		}
-	}
-	return d.connect(ctx, network, addr)
 }
 
 func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -114,28 +99,25 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 
 // A helloHook stops go-redis after an error reply to HELLO, the first command of a connection. go-redis
 // would go on with AUTH, which counts as a second wrong login, or finds the connection closed.
-type helloHook struct{ encrypted bool }
+type helloHook struct{}
 
 // A helloError is an error reply to HELLO. It is not a redis.Error, so that go-redis does not go on.
-type helloError struct{ reply string }
+type helloError string
 
-func (e *helloError) Error() string { return e.reply }
+func (e helloError) Error() string { return string(e) }
 
 // A closedError is a connection that Redis closed before its first reply.
-type closedError struct {
-	encrypted bool
-	text      string
-}
+type closedError string
 
-func (e *closedError) Error() string { return e.text }
+func (e closedError) Error() string { return string(e) }
 
-func (h helloHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (helloHook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (h helloHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (helloHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
 
-func (h helloHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (helloHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
 		if err == nil || cmd.Name() != "hello" {
@@ -148,9 +130,9 @@ func (h helloHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			if m := findMeaning(reply.Error(), false); m == nil || m.prefix == unknownCommand {
 				return err // this Redis is too old for HELLO
 			}
-			return &helloError{reply.Error()}
+			return helloError(reply.Error())
 		case errors.Is(err, io.EOF), errors.As(err, &network) && !network.Timeout() && !isAlert(err):
-			return &closedError{h.encrypted, err.Error()}
+			return closedError(err.Error())
 		}
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 )
 
 var (
+	errCredentials = errors.New("cannot read token_store.url")
 	errForeign     = errors.New("was not written by itsmauth, or the same key with :lock, :window or :peers was not; rename that key, or set another token_store.key_prefix")
 	errDamaged     = errors.New("is damaged; put a good copy back, or remove it to start anew")
 	errNoReply     = errors.New("no answer from Redis")
@@ -23,27 +24,8 @@ var (
 	errKeyMoving   = errors.New("the key is being moved to another node of the Cluster")
 	errFailover    = errors.New("a failover of Redis is under way: the Sentinels name another master")
 	errLocked      = errors.New("another process holds the lock")
+	errBroken      = errors.New("the connection to Redis broke")
 )
-
-// A keyError is what is wrong with a key.
-type keyError struct {
-	key string
-	err error
-}
-
-func (e *keyError) Error() string { return fmt.Sprintf("the key %s in Redis %s", e.key, e.err) }
-func (e *keyError) Unwrap() error { return e.err }
-
-// A credentialsError is why user and password cannot be read.
-type credentialsError struct{ err error }
-
-func (e *credentialsError) Error() string { return "cannot read token_store.url: " + e.err.Error() }
-func (e *credentialsError) Unwrap() error { return e.err }
-
-// A brokenError is a connection that broke, or a reply that did not come. An earlier error says more.
-type brokenError struct{ error }
-
-func (e *brokenError) Unwrap() error { return e.error }
 
 // A meaning explains an error reply.
 type meaning struct {
@@ -93,7 +75,7 @@ var inScript = regexp.MustCompile(`^ERR Error (?:running|compiling) script .*?@u
 
 // isReply reports whether err is an error reply to the command, so that Redis did not carry it out.
 func isReply(err error) bool {
-	return !isConnectError(err) && (errors.As(err, new(redis.Error)) || errors.As(err, new(*helloError)))
+	return !isConnectError(err) && (errors.As(err, new(redis.Error)) || errors.As(err, new(helloError)))
 }
 
 // classify returns what err means, and whether it may go away without a repair. It does not quote Redis,
@@ -101,25 +83,24 @@ func isReply(err error) bool {
 func (c *client) classify(err error, key string) (meaning error, temporary bool) {
 	var (
 		reply      redis.Error
-		refused    *helloError
-		closed     *closedError
+		refused    helloError
 		network    net.Error
 		handshake  *handshakeError
 		atSentinel = errors.As(err, new(*sentinelError))
 	)
 	switch {
-	case errors.As(err, new(*credentialsError)):
+	case errors.Is(err, errCredentials):
 		return err, false
 	case errors.Is(err, errFailover):
 		return errFailover, true
 	case atSentinel && errors.Is(err, redis.Nil):
 		return errNoMaster, false
 	case errors.Is(err, errDamaged), errors.Is(err, errForeign):
-		return &keyError{key, err}, false
+		return keyError(key, err), false
 	case errors.As(err, &reply):
 		return c.classifyReply(inScript.ReplaceAllString(reply.Error(), ""), key, atSentinel)
 	case errors.As(err, &refused):
-		return c.classifyReply(refused.reply, key, atSentinel)
+		return c.classifyReply(string(refused), key, atSentinel)
 	case errors.As(err, &handshake):
 		return classifyHandshake(handshake.error)
 	case isAlert(err): // with TLS 1.3 it comes after the handshake
@@ -128,16 +109,18 @@ func (c *client) classify(err error, key string) (meaning error, temporary bool)
 		return fmt.Errorf("cannot reach a Sentinel: %w", err), true
 	case isConnectError(err):
 		return fmt.Errorf("cannot reach Redis: %w", err), true
-	case errors.As(err, &closed) && closed.encrypted:
+	case errors.As(err, new(closedError)) && c.dialer.tls != nil:
 		return errors.New("the connection was closed by Redis; if it requires a client certificate, set token_store.tls_config.cert_file and key_file"), true
-	case errors.As(err, &closed):
+	case errors.As(err, new(closedError)):
 		return errors.New("the connection was closed by Redis; if its port uses TLS, begin token_store.url with rediss://"), true
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, redis.ErrPoolTimeout),
 		errors.As(err, &network) && network.Timeout():
-		return &brokenError{errNoReply}, true
+		return errNoReply, true
 	}
-	return &brokenError{fmt.Errorf("the connection to Redis broke: %w", err)}, true
+	return fmt.Errorf("%w: %w", errBroken, err), true
 }
+
+func keyError(key string, err error) error { return fmt.Errorf("the key %s in Redis %w", key, err) }
 
 func (c *client) classifyReply(text, key string, atSentinel bool) (err error, temporary bool) {
 	if m := findMeaning(text, atSentinel); m != nil {
@@ -146,7 +129,7 @@ func (c *client) classifyReply(text, key string, atSentinel bool) (err error, te
 	code, _, _ := strings.Cut(strings.TrimPrefix(text, "ERR "), " ")
 	switch code {
 	case "WRONGTYPE", "FOREIGN":
-		return &keyError{key, errForeign}, false
+		return keyError(key, errForeign), false
 	case "MOVED", "ASK":
 		if c.dialer.cluster {
 			return errKeyMoving, true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,7 +65,7 @@ func (l *lease) keep() (unlock func()) {
 	l.s.goBackground(func() { l.renew(held) })
 	return sync.OnceFunc(func() {
 		stop()
-		l.acquisition.release(l.unlockInBackground)
+		l.acquisition.release(true, l.unlockInBackground)
 	})
 }
 
@@ -91,17 +92,15 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 	}
 	l, name := s.newLease(key), s.key(key, "")
 	got, err := do(ctx, s.records, name, &l.acquisition, func(ctx context.Context, p *pool) (r result, err error) {
-		reply, err := tryLock.Eval(ctx, p.redis, []string{l.lockKey(), name}, l.owner, lockTTL.Milliseconds(), version(known)).Result()
+		reply, err := tryLock.Eval(ctx, p.redis, []string{l.lockKey(), name}, version(known), l.owner, lockTTL.Milliseconds()).Result()
 		switch reply := reply.(type) {
 		case int64:
 			r.taken, r.record.Version = reply == 1, known
 			err = s.confirmLock(ctx, r.taken, p)
 		case []any:
 			fields := map[string]string{}
-			for i, name := range recordFields {
-				if value, ok := reply[i].(string); ok {
-					fields[name] = value
-				}
+			for pair := range slices.Chunk(reply, 2) {
+				fields[pair[0].(string)] = pair[1].(string)
 			}
 			if len(fields) > 0 {
 				r.record, err = decode(fields)
@@ -110,28 +109,29 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 		return r, err
 	})
 	if err != nil || !got.taken {
-		l.acquisition.abandon(l.unlockInBackground)
+		l.acquisition.release(false, l.unlockInBackground)
 		return got.record, nil, err
 	}
 	return got.record, l.keep(), nil
 }
 
 // Lock implements [auth.Store]. After the first second it tries at most five times a second.
-func (s *store) Lock(ctx context.Context, key string) (func(), error) {
+func (s *store) Lock(ctx context.Context, key string) (unlock func(), err error) {
 	l := s.newLease(key)
-	for wait := minLockWait; ; wait = min(2*wait, maxLockWait) {
-		taken, err := l.take(ctx)
-		if err != nil {
-			l.acquisition.abandon(l.unlockInBackground)
-			return nil, err
+	defer func() {
+		if unlock == nil {
+			l.acquisition.release(false, l.unlockInBackground)
 		}
-		if taken {
+	}()
+	for wait := minLockWait; ; wait = min(2*wait, maxLockWait) {
+		if taken, err := l.take(ctx); err != nil {
+			return nil, err
+		} else if taken {
 			return l.keep(), nil
 		}
 		select {
 		case <-time.After(wait + mathrand.N(wait/2)):
 		case <-ctx.Done():
-			l.acquisition.abandon(l.unlockInBackground)
 			return nil, &canceledError{errLocked, ctx.Err()}
 		}
 	}

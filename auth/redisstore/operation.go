@@ -96,9 +96,9 @@ func do[T any](ctx context.Context, c *client, key string, a *acquisition, call 
 			if o.newestTicks++; o.newestTicks%askTicks == 0 {
 				c.askInBackground()
 			}
-			switch demoted := o.newest.pool.demoted(); {
+			switch {
 			case o.running == 0:
-			case demoted && o.running <= maxAttempts:
+			case c.dialer.demoted(o.newest.pool) && o.running <= maxAttempts:
 				o.startAttempt()
 			case o.newestTicks >= silentTicks && o.running < maxAttempts:
 				c.replacePool(o.newest.pool, o.newest.start)
@@ -111,7 +111,10 @@ func do[T any](ctx context.Context, c *client, key string, a *acquisition, call 
 				}
 			}
 			if o.lastErr == nil {
-				o.lastErr = c.dialer.noReplyError()
+				o.lastErr = errNoReply
+				if c.dialer.handshaking.Load() > 0 { // a Redis without TLS does not reply to it
+					o.lastErr = errNoHandshake
+				}
 			}
 			return v, &canceledError{o.lastErr, ctx.Err()}
 		}
@@ -161,10 +164,11 @@ func (o *operation[T]) finishAttempt(a *attempt[T]) (done bool) {
 		o.refusedSince = -1
 	case o.refusedSince < 0:
 		o.refusedSince = o.ticks
-	case c.dialer.singleServer() && o.ticks-o.refusedSince >= refusedTicks:
+	case !c.dialer.cluster && c.dialer.masterName == "" && o.ticks-o.refusedSince >= refusedTicks:
 		return true
 	}
-	if o.lastErr == nil || !errors.As(meaning, new(*brokenError)) {
+	// Of no reply, or a broken connection, an earlier error says why.
+	if o.lastErr == nil || !errors.Is(meaning, errNoReply) && !errors.Is(meaning, errBroken) {
 		o.lastErr = meaning
 	}
 	if isConnectError(cause) {

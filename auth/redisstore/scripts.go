@@ -10,51 +10,47 @@ import "github.com/redis/go-redis/v9"
 
 // save has KEYS record; ARGV version, next version, expires, milliseconds to live or 0, data, id.
 var save = redis.NewScript(`
-local stored = redis.call('HMGET', KEYS[1], 'format', 'version', 'id')
-if redis.call('EXISTS', KEYS[1]) == 1 and stored[1] ~= '` + recordFormat + `' then
-	return redis.error_reply('FOREIGN')
-end
-if stored[2] == ARGV[2] and stored[3] == ARGV[6] then return 1 end
-if (stored[2] or '0') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'format', '` + recordFormat + `', 'version', ARGV[2], 'expires', ARGV[3], 'data', ARGV[5], 'id', ARGV[6])
-if ARGV[4] == '0' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+local record, version, next, expires, ttl, data, id = KEYS[1], unpack(ARGV)` + readRecord + `
+if stored[2] == next and stored[3] == id then return 1 end
+if conflict then return 0 end
+redis.call('HSET', record, 'format', '` + recordFormat + `', 'version', next, 'expires', expires, 'data', data, 'id', id)
+if ttl == '0' then redis.call('PERSIST', record) else redis.call('PEXPIRE', record, ttl) end
 return 1`)
 
 // remove has KEYS record; ARGV version.
 var remove = redis.NewScript(`
-if redis.call('EXISTS', KEYS[1]) == 0 then
-	if ARGV[1] == '0' then return 1 end
-	return 0
-end
-local stored = redis.call('HMGET', KEYS[1], 'format', 'version')
-if stored[1] ~= '` + recordFormat + `' then return redis.error_reply('FOREIGN') end
-if stored[2] ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])`)
+local record, version = KEYS[1], ARGV[1]` + readRecord + `
+if conflict then return 0 end
+redis.call('DEL', record)
+return 1`)
 
-// tryLock has KEYS lock, record; ARGV owner, milliseconds to live, known version. It returns
-// recordFields if the record has another version, else what lock returns.
+// tryLock has KEYS lock, record; ARGV version, owner, milliseconds to live. It returns the record if it
+// has another version, else what lock returns.
 var tryLock = redis.NewScript(`
-local stored = redis.call('HMGET', KEYS[2], 'format', 'version', 'expires', 'data')
-if redis.call('EXISTS', KEYS[2]) == 1 and stored[1] ~= '` + recordFormat + `' then
-	return redis.error_reply('FOREIGN')
-end
-if stored[2] ~= ARGV[3] and (stored[1] or ARGV[3] ~= '0') then return stored end` + takeLock)
-
-// recordFields are the fields that tryLock returns.
-var recordFields = []string{"format", "version", "expires", "data"}
+local lock, record, version, owner, ttl = KEYS[1], KEYS[2], unpack(ARGV)` + readRecord + `
+if conflict then return redis.call('HGETALL', record) end` + takeLock)
 
 // lock has KEYS lock; ARGV owner, milliseconds to live.
-var lock = redis.NewScript(takeLock)
+var lock = redis.NewScript(`
+local lock, owner, ttl = KEYS[1], unpack(ARGV)` + takeLock)
+
+// readRecord sets conflict if the record has another version. A record that does not exist has version 0.
+const readRecord = `
+local stored = redis.call('HMGET', record, 'format', 'version', 'id')
+if stored[1] ~= '` + recordFormat + `' and redis.call('EXISTS', record) == 1 then
+	return redis.error_reply('FOREIGN')
+end
+local conflict = stored[2] ~= version and (stored[1] or version ~= '0')`
 
 // takeLock returns 1 if the owner has the lock now, else 0. A key without a time to live is not a lock
 // of this package.
 const takeLock = `
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then
-	if redis.call('PTTL', KEYS[1]) == -1 then return redis.error_reply('FOREIGN') end
+local holder = redis.call('GET', lock)
+if holder and holder ~= owner then
+	if redis.call('PTTL', lock) == -1 then return redis.error_reply('FOREIGN') end
 	return 0
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', lock, owner, 'PX', ttl)
 return 1`
 
 // unlock has KEYS lock; ARGV owner.

@@ -58,11 +58,15 @@ func (s *sentinels) accept(r sentinelReply) bool {
 	return true
 }
 
-// demoted reports whether the newest reply names another master than addr.
-func (s *sentinels) demoted(addr string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.newest.addr != "" && s.newest.addr != addr
+// demoted reports whether the newest reply names another master than p's server.
+func (d *dialer) demoted(p *pool) bool {
+	if p == nil || p.master.Load() == nil {
+		return false
+	}
+	d.sentinels.mu.Lock()
+	defer d.sentinels.mu.Unlock()
+	newest := d.sentinels.newest.addr
+	return newest != "" && newest != *p.master.Load()
 }
 
 // startAsking reports whether to ask the Sentinels in the background: at most once in askInterval.
@@ -98,7 +102,7 @@ func (d *dialer) confirmMaster(ctx context.Context, p *pool) error {
 	if d.masterName == "" {
 		return nil
 	}
-	if d.askAll(ctx); p.demoted() {
+	if d.askAll(ctx); d.demoted(p) {
 		return errFailover
 	}
 	return nil
@@ -147,22 +151,12 @@ func (d *dialer) sentinelReplies(ctx context.Context) iter.Seq[sentinelReply] {
 
 // askSentinel asks one Sentinel for the master, in one round trip after connecting.
 func (d *dialer) askSentinel(ctx context.Context, sentinel string) (r sentinelReply) {
-	c := redis.NewClient(&redis.Options{
-		Addr:     sentinel,
-		Username: d.sentinelUsername,
-		Password: d.sentinelPassword,
-		Dialer: func(_ context.Context, network, addr string) (net.Conn, error) {
-			return d.connect(ctx, network, addr) // go-redis's ctx does not end with ctx
-		},
-		Protocol:         2,
-		DisableIdentity:  true,
-		DialTimeout:      attemptTimeout,
-		DialerRetries:    1,
-		ReadTimeout:      attemptTimeout,
-		WriteTimeout:     attemptTimeout,
-		MaxRetries:       -1,
-		PipelinePoolSize: -1,
-	})
+	o := options
+	o.Addrs, o.Username, o.Password = []string{sentinel}, d.sentinelUsername, d.sentinelPassword
+	o.Dialer = func(_ context.Context, network, addr string) (net.Conn, error) {
+		return d.connect(ctx, network, addr) // go-redis's ctx does not end with ctx
+	}
+	c := redis.NewClient(o.Simple())
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })() // ending ctx does not end a read
 	address := redis.NewStringSliceCmd(ctx, "sentinel", "get-master-addr-by-name", d.masterName)

@@ -48,7 +48,7 @@ func (w *window) Take(ctx context.Context, id string) (wait time.Duration, proce
 		wait, processes = time.Duration(reply[0])*time.Microsecond, int(reply[1])
 	}
 	if err != nil || wait > 0 {
-		a.abandon(func() {
+		a.release(false, func() {
 			w.late.Delete(id)
 			w.releaseInBackground(id, false)
 		})
@@ -58,7 +58,7 @@ func (w *window) Take(ctx context.Context, id string) (wait time.Duration, proce
 
 func (w *window) Release(id string, sent bool) {
 	if a, ok := w.late.LoadAndDelete(id); ok {
-		a.(*acquisition).release(func() { w.releaseInBackground(id, sent) })
+		a.(*acquisition).release(true, func() { w.releaseInBackground(id, sent) })
 		return
 	}
 	w.releaseInBackground(id, sent)
