@@ -17,13 +17,9 @@ import (
 // could replace dir in one of its parents. It resolves symbolic links itself, in order to check each
 // directory on the way.
 func makeDir(dir string, allowWritable bool) error {
-	check := func(string, fs.FileInfo) error { return nil }
-	if !allowWritable {
-		groups, err := os.Getgroups()
-		if err != nil {
-			return err
-		}
-		check = safeFor(os.Geteuid(), append(groups, os.Getegid()))
+	groups, err := os.Getgroups()
+	if err != nil {
+		return err
 	}
 	links := 0
 	at, rest := "/", strings.Split(dir, "/")
@@ -34,59 +30,59 @@ func makeDir(dir string, allowWritable bool) error {
 				info, err = os.Lstat(at)
 			}
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case info.Mode().Type() == fs.ModeSymlink:
-			target, err := os.Readlink(at)
-			if err == nil {
-				err = check(at, info)
-			}
-			if links++; err == nil && links > 40 {
-				err = &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
-			}
-			if err != nil {
-				return err
-			}
-			if at = filepath.Dir(at); filepath.IsAbs(target) {
-				at = "/"
-			}
-			rest = append(strings.Split(target, "/"), rest...)
-		case !info.IsDir():
-			return &fs.PathError{Op: "open", Path: at, Err: syscall.ENOTDIR}
-		case len(rest) == 0:
-			return nil
-		default:
-			if err := check(at, info); err != nil {
-				return err
-			}
-			at, rest = filepath.Join(at, rest[0]), rest[1:]
 		}
+		link := info.Mode().Type() == fs.ModeSymlink
+		if !link && !info.IsDir() {
+			return &fs.PathError{Op: "open", Path: at, Err: syscall.ENOTDIR}
+		}
+		if !link && len(rest) == 0 {
+			return nil
+		}
+		if !allowWritable {
+			if err := checkSafe(at, info, os.Geteuid(), append(groups, os.Getegid())); err != nil {
+				return err
+			}
+		}
+		if !link {
+			at, rest = filepath.Join(at, rest[0]), rest[1:]
+			continue
+		}
+		target, err := os.Readlink(at)
+		if links++; err == nil && links > 40 {
+			err = &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
+		}
+		if err != nil {
+			return err
+		}
+		if at = filepath.Dir(at); filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
 	}
 }
 
-// safeFor returns a check that fails for a directory or symbolic link in which a user other than root
-// and uid could replace an entry. In a sticky directory, only an entry's owner can replace it.
-func safeFor(uid int, groups []int) func(path string, info fs.FileInfo) error {
-	return func(path string, info fs.FileInfo) error {
-		mode, stat := info.Mode(), info.Sys().(*syscall.Stat_t)
-		notSticky := mode.IsDir() && mode&fs.ModeSticky == 0
-		var who, fix string
-		switch {
-		case stat.Uid != 0 && int(stat.Uid) != uid:
-			who = fmt.Sprintf("belongs to user %d", stat.Uid)
-		case notSticky && mode.Perm()&0o002 != 0:
-			who = fmt.Sprintf("can be written by every user (mode %04o)", mode.Perm())
-			fix = "run: chmod o-w " + path + ", or "
-		case notSticky && mode.Perm()&0o020 != 0 && !slices.Contains(groups, int(stat.Gid)):
-			who = fmt.Sprintf("can be written by group %d, which this process is not in (mode %04o)", stat.Gid, mode.Perm())
-			fix = "run: chmod g-w " + path + ", or "
-		default:
-			return nil
-		}
-		return fmt.Errorf("%s %s: they could replace the token store below it; %schoose another directory, "+
-			"or, if you trust them, set token_store.allow_writable_parents: true", path, who, fix)
+// checkSafe returns an error if a user other than root and uid could replace an entry of a directory, or
+// a symbolic link. In a sticky directory, only an entry's owner can replace it.
+func checkSafe(path string, info fs.FileInfo, uid int, groups []int) error {
+	mode, stat := info.Mode(), info.Sys().(*syscall.Stat_t)
+	notSticky := mode.IsDir() && mode&fs.ModeSticky == 0
+	var who, fix string
+	switch {
+	case stat.Uid != 0 && int(stat.Uid) != uid:
+		who = fmt.Sprintf("belongs to user %d", stat.Uid)
+	case notSticky && mode.Perm()&0o002 != 0:
+		who = fmt.Sprintf("can be written by every user (mode %04o)", mode.Perm())
+		fix = "run: chmod o-w " + path + ", or "
+	case notSticky && mode.Perm()&0o020 != 0 && !slices.Contains(groups, int(stat.Gid)):
+		who = fmt.Sprintf("can be written by group %d, which this process is not in (mode %04o)", stat.Gid, mode.Perm())
+		fix = "run: chmod g-w " + path + ", or "
+	default:
+		return nil
 	}
+	return fmt.Errorf("%s %s: they could replace the token store below it; %schoose another directory, "+
+		"or, if you trust them, set token_store.allow_writable_parents: true", path, who, fix)
 }
 
 // checkPrivate returns an error if anyone but uid can put a file into dir.

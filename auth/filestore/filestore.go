@@ -8,9 +8,8 @@
 //	KEY.lock         locked by the process that requests a new token
 //	KEY.alive        rewritten once a second by that process, which removes it at the end
 //	KEY.next.lock    locked instead of KEY.lock if KEY.alive has not changed for 5 seconds
-//	KEY.window       the requests that count for the rate limits
-//	KEY.window.new   a larger KEY.window, which will replace it
-//	KEY.window.lock  locked while KEY.window is used
+//	KEY.window       the requests that count for the rate limits; locked while it is used
+//	KEY.window.lock  locked instead where a locked file cannot be read, such as on Windows
 //
 // The directory must be on a file system whose locks work between all processes that use it.
 package filestore

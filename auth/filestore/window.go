@@ -13,7 +13,8 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// Window implements [auth.Windower]. It uses the clock of this machine.
+// Window implements [auth.Windower]. It uses the clock of this machine. The file stays open until the
+// window is garbage.
 func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth.Window {
 	return &window{
 		s: s, path: s.path(key, ".window"), limits: slices.Clone(limits), hold: hold,
@@ -68,27 +69,27 @@ func (w *window) Release(id string, sent bool) {
 
 // update runs f while this goroutine alone uses the file. If ctx has ended, it does not wait for the file,
 // but still runs f if nothing else uses it.
-func (w *window) update(ctx context.Context, f func(now int64) error) (err error) {
-	lock := w.path + ".lock"
+func (w *window) update(ctx context.Context, f func(now int64) error) error {
 	select {
 	case w.mu <- struct{}{}:
 	default:
 		select {
 		case w.mu <- struct{}{}:
 		case <-ctx.Done():
-			return lockError(lock, ctx.Err())
+			return lockError(w.path, ctx.Err())
 		}
 	}
 	defer func() { <-w.mu }()
-	unlock, err := tryLockFile(lock)
+	tryLock := func() (func(), error) { return w.file.tryLock(w.path) }
+	unlock, err := tryLock()
 	if unlock == nil && err == nil {
-		unlock, err = poll(ctx, lock, 50*time.Microsecond, 10*time.Millisecond, func() (func(), error) { return tryLockFile(lock) })
+		unlock, err = poll(ctx, w.path, 50*time.Microsecond, 10*time.Millisecond, tryLock)
 	}
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := w.file.update(w.path, w.limits, f); err != nil {
+	if err := w.file.update(w.limits, f); err != nil {
 		return fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
 	return nil

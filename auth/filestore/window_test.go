@@ -326,6 +326,44 @@ func TestWindowFile(t *testing.T) {
 	}
 }
 
+// A window uses the file that is at its path, and not one that it used before.
+func TestWindowReplaced(t *testing.T) {
+	t.Parallel()
+	for name, replace := range map[string]func(path string) error{
+		"removed":    os.Remove,
+		"moved away": func(path string) error { return os.Rename(path, path+".old") },
+		"replaced": func(path string) error {
+			if err := os.WriteFile(path+".other", nil, 0o600); err != nil {
+				return err
+			}
+			return os.Rename(path+".other", path)
+		},
+		"emptied": func(path string) error { return os.Truncate(path, 0) },
+		"directory removed": func(path string) error {
+			return errors.Join(os.RemoveAll(filepath.Dir(path)), os.Mkdir(filepath.Dir(path), 0o700))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "d")
+			limit := auth.Limit{Requests: 1, Per: time.Hour}
+			a, b := windowOf(open(t, dir), time.Hour, limit), windowOf(open(t, dir), time.Hour, limit)
+			take(t, a, "1", 0)
+			take(t, b, "2", time.Hour+time.Microsecond)
+			if err := replace(filepath.Join(dir, "k.window")); err != nil {
+				t.Fatal(err)
+			}
+			take(t, b, "2", 0)
+			if wait, processes, err := a.Take(t.Context(), "3"); wait == 0 || processes != 2 || err != nil {
+				t.Errorf("Take: %v, %d, %v; want a wait for the other of 2 processes", wait, processes, err)
+			}
+			a.Release("3", false)
+			b.Release("2", false)
+			take(t, a, "3", 0)
+		})
+	}
+}
+
 // Take and Release do not hang while another process uses the file, and no release is lost.
 func TestWindowOfStoppedProcess(t *testing.T) {
 	t.Parallel()
@@ -335,7 +373,7 @@ func TestWindowOfStoppedProcess(t *testing.T) {
 		w := windowOf(s, time.Hour, auth.Limit{Requests: 2, Per: time.Minute})
 		take(t, w, "1", 0)
 		take(t, w, "2", 0)
-		free := stopped(t, dir, "k.window.lock", "")
+		free := stopped(t, dir, "k.window", "")
 		begun := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -370,7 +408,7 @@ func TestCloseReleases(t *testing.T) {
 				s := open(t, dir).(*store)
 				w := windowOf(s, time.Hour, limit)
 				take(t, w, "1", 0)
-				free := stopped(t, dir, "k.window.lock", "")
+				free := stopped(t, dir, "k.window", "")
 				time.AfterFunc(stop, free)
 				begun := time.Now()
 				w.Release("1", false)

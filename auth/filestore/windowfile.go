@@ -49,9 +49,10 @@ type process struct{ id, lastTake int64 }
 
 type slot struct{ id, deadline, hold int64 }
 
-// A windowFile is an open file, with all but the stamps in memory.
+// A windowFile is a file, open and locked, with all but the stamps in memory.
 type windowFile struct {
 	*os.File
+	opened              os.FileInfo
 	maxSlots, maxStamps int64
 	written             int64 // number of stamps that were ever written
 	last                int64 // the last stamp
@@ -61,17 +62,14 @@ type windowFile struct {
 }
 
 // update reads the file, calls f with the time, and writes the file.
-func (w *windowFile) update(path string, limits []auth.Limit, f func(now int64) error) (err error) {
-	if w.File, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return err
-	}
-	defer func() { w.Close() }() // grow may have opened another
-	needed := int64(1)           // stamps
+func (w *windowFile) update(limits []auth.Limit, f func(now int64) error) error {
+	needed := int64(1) // stamps
 	for _, l := range limits {
 		needed = max(needed, int64(l.Requests))
 	}
-	if err = w.read(needed); err == nil && w.maxStamps < needed {
-		err = w.grow(w.maxSlots, needed)
+	err := w.read(needed)
+	if err == nil && w.maxStamps < needed {
+		err = w.grow(0, needed)
 	}
 	now := time.Now().UnixMicro()
 	if err == nil {
@@ -279,7 +277,7 @@ func (w *windowFile) find(id int64) int {
 // addSlot adds a request in flight.
 func (w *windowFile) addSlot(s slot) error {
 	if int64(len(w.slots)) == w.maxSlots {
-		if err := w.grow(2*w.maxSlots, w.maxStamps); err != nil {
+		if err := w.grow(w.maxSlots, w.maxStamps); err != nil {
 			return err
 		}
 	}
@@ -299,35 +297,21 @@ func (w *windowFile) release(id int64, sent bool, now int64) error {
 	return nil
 }
 
-// grow replaces the file by a new one with space for more slots or stamps.
-func (w *windowFile) grow(maxSlots, maxStamps int64) error {
-	path := w.Name()
-	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	grown := windowFile{File: f, maxSlots: maxSlots, maxStamps: maxStamps, processes: w.processes, slots: w.slots}
-	for n := w.written - w.stamps(); n < w.written && err == nil; n++ {
-		var at int64
-		if at, err = w.stamp(n); err == nil {
+// grow moves the stamps to where there is space for more of them, and for more slots before them. Its
+// caller must then write the header. Until then, the file has the old stamps.
+func (w *windowFile) grow(moreSlots, maxStamps int64) error {
+	grown := *w
+	grown.maxSlots += max(moreSlots, (w.maxStamps*stampSize+slotSize-1)/slotSize)
+	grown.maxStamps, grown.written = maxStamps, 0
+	for n := w.written - w.stamps(); n < w.written; n++ {
+		at, err := w.stamp(n)
+		if err == nil {
 			err = grown.addStamp(at)
 		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = grown.write()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	w.Close() // Windows does not replace a file that is open
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		grown.File, err = os.OpenFile(path, os.O_RDWR, 0)
-	}
-	if err == nil {
-		*w = grown
-	}
-	return err
+	*w = grown
+	return nil
 }
