@@ -115,7 +115,7 @@ func (r *Refresh) consentExpiry(t tokenRecord) time.Time {
 	}
 	// The lifetime is counted by our clock, exp by the product's. For a configured refresh token only exp
 	// is known: it is older than its Refreshed.
-	if d, ok := jwt.Lifetime(t.RefreshToken); ok && !t.Refreshed.IsZero() && digest(t.RefreshToken) != t.Seed {
+	if d, ok := jwt.Lifetime(t.RefreshToken, t.Refreshed); ok && !t.Refreshed.IsZero() && digest(t.RefreshToken) != t.Seed {
 		return t.Refreshed.Add(d)
 	}
 	if at, ok := jwt.Expiry(t.RefreshToken); ok {
@@ -177,7 +177,7 @@ func lifetime(tok *oauth2.Token, start time.Time) time.Duration {
 	if d := tok.Expiry.Sub(start); !tok.Expiry.IsZero() && d > 0 && d <= maxLifetime {
 		return d
 	}
-	if d, ok := jwt.Lifetime(tok.AccessToken); ok && d > 0 && d <= maxLifetime {
+	if d, ok := jwt.Lifetime(tok.AccessToken, start); ok && d > 0 && d <= maxLifetime {
 		return d
 	}
 	return time.Hour

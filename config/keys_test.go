@@ -27,14 +27,20 @@ var (
 		"generic.Config.Response": "Where the values are in the token response: JSON Pointers (RFC 6901), in which * is any element of an array.",
 		"generic.Config.Refresh":  "How an access token is refreshed (RFC 6749 section 6).",
 
-		"generic.Response.AccessToken":  "Where the access token is.",
+		"generic.Response.AccessToken":  "Where the access token is; \"\" if the whole response is a JSON string with the token.",
 		"generic.Response.RefreshToken": "Where the refresh token is.",
-		"generic.Response.ExpiresIn":    "Where the lifetime is, in seconds.",
+		"generic.Response.ExpiresIn":    "Where the lifetime is. If the access token is a JWT that ends before, that counts; over ten years counts as absent.",
 		"generic.Response.TokenType":    "Where the token's type is.",
-		"generic.Response.Error":        "Where the error code is.",
+		"generic.Response.Error":        "Where the error code is, or an object with a code.",
 
 		"generic.Config.NotRejectedWhen": "API responses that do not reject the token, even if they match rejected_when.",
 		"generic.Config.RejectedWhen":    "API responses that reject the token: those that match one of these conditions, and none of not_rejected_when.",
+
+		"generic.Response.ExpiresInUnit": "The unit of expires_in: seconds or milliseconds.",
+		"generic.Response.Format":        "format is json, whatever the Content-Type, or text if the body is the access token, with or without JSON's quotes, or a form with an access_token.",
+		"generic.Response.Errors":        "What error responses mean whose status and code are misleading. The first that matches counts, before anything else and with any status.",
+		"generic.ResponseError.Pointer":  "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
+		"generic.ResponseError.Equals":   "The text that the value at pointer must be.",
 
 		"generic.Condition.Pointer": "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
 		"generic.Condition.Equals":  "The text that the value at pointer must be.",
@@ -87,6 +93,7 @@ var (
 		"generic.Config.PKCE":                   "false",
 		"generic.Config.TokenHeaders":           `[{name: Authorization, template: "Bearer {access_token}"}]`,
 		"generic.Config.NotRejectedWhen":        "none",
+		"generic.Response.Errors":               "none",
 		"remedy.Config.PKCE":                    "false",
 	}
 	exampleValues = map[string]string{
@@ -110,7 +117,8 @@ var (
 		"not_rejected_when": "[{body_contains: quota}]", "format": "text", "access_token": "/data/token", "expires_in": "/data/ttl",
 		"token_type": "/data/type", "error": "/fault/code", "param": "refreshToken", "fields": "[redirect_uri]", "fallback": "consent",
 		"name": "X-Token", "template": `"Bearer {access_token}"`, "status": "401", "pointer": "/errors/*/code", "equals": "token_expired",
-		"body_contains": "session expired",
+		"body_contains": "session expired", "expires_in_unit": "ms", "means": "invalid_grant",
+		"errors": "[{status: 401, pointer: /error_description, equals: access_denied, means: invalid_grant}]",
 	}
 	exampleOf = map[string]string{
 		"generic.Response.RefreshToken": "/data/refresh", "generic.Config.CredentialsIn": "form", "remedy.Config.Grant": "ar_jwt",

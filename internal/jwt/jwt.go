@@ -3,6 +3,7 @@
 package jwt
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"math"
@@ -13,12 +14,13 @@ import (
 // maxSeconds is the end of the year 9999. A later NumericDate is ignored.
 const maxSeconds = 253402300799
 
-// Lifetime returns exp - iat. Unlike exp alone, it does not depend on the local clock. ok is false if the
-// token is not a JWT, lacks a claim, or has a lifetime that is not positive.
-func Lifetime(token string) (lifetime time.Duration, ok bool) {
+// Lifetime returns exp - iat, which unlike exp alone does not depend on a clock. Without iat it returns exp
+// - issued. ok is false if the token is not a JWT, has no exp, or has a lifetime that is not positive.
+func Lifetime(token string, issued time.Time) (lifetime time.Duration, ok bool) {
 	c := read(token)
+	c.Iat = cmp.Or(c.Iat, float64(issued.UnixMilli())/1000)
 	ns := (c.Exp - c.Iat) * float64(time.Second)
-	if c.Exp == 0 || c.Iat == 0 || ns < 1 || ns >= math.MaxInt64 {
+	if c.Exp == 0 || ns < 1 || ns >= math.MaxInt64 {
 		return 0, false
 	}
 	return time.Duration(ns), true

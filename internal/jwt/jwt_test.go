@@ -22,7 +22,8 @@ func TestTimes(t *testing.T) {
 	}{
 		"both":           {token(`{"iat":1700000000,"exp":1700000600}`), 10 * time.Minute, at(1700000600)},
 		"fractions":      {token(`{"iat":1700000000.5,"exp":1.700000601e9}`), 600500 * time.Millisecond, at(1700000601)},
-		"no iat":         {token(`{"exp":1700000600}`), 0, at(1700000600)},
+		"no iat":         {token(`{"exp":1700000600}`), 500 * time.Second, at(1700000600)},
+		"no iat, dead":   {token(`{"exp":1700000100}`), 0, at(1700000100)},
 		"no exp":         {token(`{"iat":1700000000}`), 0, time.Time{}},
 		"born dead":      {token(`{"iat":1700000600,"exp":1700000600}`), 0, at(1700000600)},
 		"strings":        {token(`{"iat":"1700000000","exp":"1700000600"}`), 0, time.Time{}},
@@ -45,7 +46,7 @@ func TestTimes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			lifetime, ok := Lifetime(tc.token)
+			lifetime, ok := Lifetime(tc.token, at(1700000100))
 			if lifetime != tc.lifetime || ok != (tc.lifetime != 0) {
 				t.Errorf("Lifetime = %v, %v; want %v", lifetime, ok, tc.lifetime)
 			}
@@ -83,7 +84,7 @@ func FuzzTimes(f *testing.F) {
 	f.Add(token(`{"iat":1e308,"exp":-1e308}`))
 	f.Add("..")
 	f.Fuzz(func(t *testing.T, tok string) {
-		lifetime, ok := Lifetime(tok)
+		lifetime, ok := Lifetime(tok, time.Unix(1700000100, 0))
 		if ok != (lifetime > 0) {
 			t.Errorf("Lifetime = %v, %v", lifetime, ok)
 		}

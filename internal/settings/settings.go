@@ -34,7 +34,8 @@ func (e *Errors) When(wrong bool, key, text string) {
 // Check sets each zero field of the struct *c that is a string or a time.Duration to what its tag
 // `default:"a"` says; other defaults are structured YAML, which the constructors give in Go. Then it
 // adds an error for each field that is zero despite `required:"true"`, has a value that its tag
-// `enum:"a,b"` does not list, or is a negative time.Duration.
+// `enum:"a,b"` does not list, or is a negative time.Duration. Structs and lists of structs in *c are
+// checked too.
 func (e *Errors) Check(c any) { e.check(reflect.ValueOf(c).Elem(), "") }
 
 func (e *Errors) check(v reflect.Value, prefix string) {
@@ -49,8 +50,15 @@ func (e *Errors) check(v reflect.Value, prefix string) {
 		if !v.IsZero() {
 			e.Add(key, f.CheckWord(v.String()))
 		}
-		if v.Kind() == reflect.Struct {
+		switch v.Kind() {
+		case reflect.Struct:
 			e.check(v, key+".")
+		case reflect.Slice:
+			for i := range v.Len() {
+				if elem := v.Index(i); elem.Kind() == reflect.Struct {
+					e.check(elem, fmt.Sprintf("%s.%d.", key, i))
+				}
+			}
 		}
 	}
 }

@@ -32,7 +32,7 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 		Provider: "beyondtrust",
 		TokenURL: env.BaseURL.JoinPath("oauth2/token"), // a trailing slash gets a 405
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret,
-		CredentialsEncoding: "raw", // the appliance does not decode URL-escaped secrets
+		CredentialsIn: "basic", CredentialsEncoding: "raw", // the appliance does not decode URL-escaped secrets
 		// Any other 401 is about the request, such as an unknown parameter.
 		RejectedWhen: []generic.Condition{{Status: 401, Pointer: "/error", Equals: "access_denied"}},
 	})

@@ -82,18 +82,47 @@ type Config struct {
 	// conditions, and none of NotRejectedWhen.
 	RejectedWhen    []Condition `yaml:"rejected_when" default:"[{status: 401}]"`
 	NotRejectedWhen []Condition `yaml:"not_rejected_when"`
+
+	defaultCredentialsIn bool // CredentialsIn was not set
 }
+
+// WholeAnswer is the JSON Pointer to the whole response (RFC 6901 section 6), for [Response.AccessToken].
+const WholeAnswer = "#"
 
 // Response is where things are in the token response, as JSON Pointers (RFC 6901), in which * is any
 // element of an array. The defaults are those of RFC 6749 section 5.
 type Response struct {
-	// Format is json, whatever the Content-Type, or text if the body is the access token.
-	Format       string `yaml:"format" enum:"json,text" default:"json"`
-	AccessToken  string `yaml:"access_token" default:"/access_token"`
+	// Format is json, whatever the Content-Type, or text if the body is the access token, with or
+	// without JSON's quotes, or a form that has it.
+	Format string `yaml:"format" enum:"json,text" default:"json"`
+	// AccessToken is where the token is. [WholeAnswer], in YAML "", is the whole body, which is a JSON
+	// string.
+	AccessToken  string `yaml:"access_token" default:"/access_token" empty:"#"`
 	RefreshToken string `yaml:"refresh_token" default:"/refresh_token"`
-	ExpiresIn    string `yaml:"expires_in" default:"/expires_in"` // in seconds
-	TokenType    string `yaml:"token_type" default:"/token_type"`
-	Error        string `yaml:"error" default:"/error"` // the error code
+	// ExpiresIn is the lifetime. If the access token is a JWT that ends before, that counts. A lifetime
+	// over ten years counts as absent.
+	ExpiresIn string `yaml:"expires_in" default:"/expires_in"`
+	// ExpiresInUnit is the unit of ExpiresIn: s or ms.
+	ExpiresInUnit string `yaml:"expires_in_unit" enum:"s,ms" default:"s"`
+	TokenType     string `yaml:"token_type" default:"/token_type"`
+	// Error is the error code, or an object with a code.
+	Error string `yaml:"error" default:"/error"`
+	// Errors say what error responses mean whose status and code are misleading. They are looked at
+	// before anything else, in a response of any status.
+	Errors []ResponseError `yaml:"errors"`
+}
+
+// ResponseError says what an error response means.
+type ResponseError struct {
+	// Status is the status code. The default is any.
+	Status int `yaml:"status"`
+	// Pointer is a JSON Pointer into the body, in which * is any element of an array. The value there
+	// must equal Equals; without Equals it must exist and be neither null nor "".
+	Pointer string `yaml:"pointer"`
+	Equals  string `yaml:"equals"`
+	// Means is the error code that the product should have sent (RFC 6749 section 5.2).
+	// temporarily_unavailable stands for any failure that passes.
+	Means string `yaml:"means" required:"true" enum:"invalid_client,invalid_grant,invalid_scope,temporarily_unavailable"`
 }
 
 // Refresh is how an access token is refreshed (RFC 6749 section 6).
@@ -130,6 +159,7 @@ type Condition struct {
 
 func (c *Config) fillDefaults() {
 	c.Provider = cmp.Or(c.Provider, "oauth2")
+	c.defaultCredentialsIn = c.CredentialsIn == ""
 	if c.Encoding == "json" {
 		c.CredentialsIn = cmp.Or(c.CredentialsIn, "json")
 	}

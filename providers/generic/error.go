@@ -1,12 +1,15 @@
 package generic
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"maps"
 	"net"
@@ -15,13 +18,17 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// newError returns err as the error of the request.
+// newError returns err as the error of the request, with what the product says about it.
 func (r *request) newError(err error) error {
-	e := &auth.Error{Provider: r.provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Err: err}
+	if said := r.description(); said != "" {
+		err = fmt.Errorf("%w; the product says %q", err, said)
+	}
+	e := &auth.Error{Provider: r.c.Provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Err: err}
 	var inner *auth.Error // from the transport; do not nest two of these
 	if errors.As(err, &inner) {
 		e.Code, e.Status, e.RetryAfter, e.Err = inner.Code, cmp.Or(inner.Status, r.status), inner.RetryAfter, inner.Err
@@ -77,73 +84,190 @@ var (
 	}
 )
 
-// responseError returns the error for a status and an error code.
+// responseError returns the error of an error response. The status decides before the code: only in 400,
+// 401, 403, or in a 2xx response with an error, did the endpoint refuse what was sent.
 func (r *request) responseError() error {
 	say := func(sentinel error, hint string) error { return fmt.Errorf("%w: %s", sentinel, hint) }
-	refused := r.ok() || slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, r.status)
-	refusedGrant := r.code == "invalid_grant" || r.refresh && r.code == "invalid_token" // RFC 6750; no other token was sent
-	switch status := r.status; {
-	case status/100 == 3:
-		return fmt.Errorf("%w: %w the credentials to the address it redirects to; set the URL to its final address", auth.ErrProtocol, auth.ErrInsecure)
-	case status == http.StatusTooManyRequests:
-		return auth.ErrRateLimited
-	case status >= 500, status == http.StatusRequestTimeout, r.code == "temporarily_unavailable", r.code == "server_error":
+	if !r.mapped {
+		switch status := r.status; {
+		case status/100 == 3:
+			return fmt.Errorf("%w: %w the credentials to the address it redirects to; set the URL to its final address", auth.ErrProtocol, auth.ErrInsecure)
+		case status == http.StatusTooManyRequests:
+			return auth.ErrRateLimited
+		case status >= 500, status == http.StatusRequestTimeout:
+			return auth.ErrUnavailable
+		case statusHints[status] != "":
+			return say(auth.ErrProtocol, statusHints[status])
+		case !r.ok() && !slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, status):
+			return auth.ErrProtocol
+		case r.limitUsedUp && r.code == "" && !r.ok():
+			return auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
+		case !r.ok() && r.foreign() != "":
+			return say(auth.ErrProtocol, r.foreign())
+		}
+	}
+	switch {
+	case r.mapped && r.code == "temporarily_unavailable":
 		return auth.ErrUnavailable
 	case codeHints[r.code] != "":
 		return say(auth.ErrProtocol, codeHints[r.code])
-	case refusedGrant && r.refresh:
-		return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
-	case refusedGrant && r.op == "login":
-		return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
-	case statusHints[status] != "":
-		return say(auth.ErrProtocol, statusHints[status])
-	case !refused:
+	case r.refresh && !r.mapped && r.said == nil:
 		return auth.ErrProtocol
-	case r.limitUsedUp && r.code == "" && !r.ok():
-		return auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
+	case r.refresh && r.code != "invalid_client" && r.code != "unauthorized_client":
+		return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
+	case r.op == "login" && r.code == "invalid_grant":
+		return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
+	}
+	if hint := r.credentialsHint(); hint != "" {
+		return say(auth.ErrCredentials, hint)
 	}
 	return auth.ErrCredentials
 }
 
-// publicCodes are the error codes that this package knows. They are shown even if a secret contains them.
-var publicCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "invalid_token", "invalid_scope", "unsupported_grant_type",
-	"unsupported_token_type", "temporarily_unavailable", "server_error"}
+// foreign returns what to say about a body that is not the token endpoint's but of a server before it, and
+// so says nothing about the credentials. Else it returns "".
+func (r *request) foreign() string {
+	body := bytes.ToLower(trim(r.body))
+	for text, hint := range map[string]string{
+		"http request was sent to https": "the server expects TLS; use https in the URL",                    // nginx
+		"http request to an https":       "the server expects TLS; use https in the URL",                    // Go
+		"plain http to an ssl-enabled":   "the server expects TLS; use https in the URL",                    // Apache
+		"ssl certificate":                "the server wants a client certificate; see transport.tls_config", // nginx
+	} {
+		if r.said == nil && bytes.Contains(body, []byte(text)) {
+			return hint
+		}
+	}
+	switch {
+	case len(body) == 0:
+		return "the response is empty, so it is not known what was refused"
+	case bytes.HasPrefix(body, []byte("<")):
+		return "the response is an HTML page, perhaps of a proxy, so it is not known what was refused"
+	}
+	return ""
+}
+
+// credentialsHint names the settings of how the client's credentials are sent, if they are defaults and
+// may be why the credentials were refused.
+func (r *request) credentialsHint() string {
+	secret, _ := r.c.ClientSecret.Value()
+	if secret == "" || r.code == "invalid_grant" {
+		return ""
+	}
+	var try []string
+	if r.c.defaultCredentialsIn {
+		try = append(try, map[string]string{"basic": "credentials_in: form", "json": "credentials_in: basic"}[r.c.CredentialsIn])
+	}
+	plain := r.c.ClientID + secret
+	if r.c.CredentialsIn == "basic" && r.c.CredentialsEncoding == "rfc6749" && url.QueryEscape(plain) != plain {
+		try = append(try, "credentials_encoding: raw")
+	}
+	if len(try) == 0 {
+		return ""
+	}
+	return "if the client id and secret are right, they may have to be sent in another way; try " + strings.Join(try, " or ")
+}
+
+// knownCodes are the error codes that this package knows (RFC 6749 section 5.2, RFC 6750, RFC 7009). They
+// are shown even if a secret contains them.
+var knownCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "invalid_token", "invalid_scope", "unauthorized_client",
+	"unsupported_grant_type", "unsupported_token_type", "temporarily_unavailable", "server_error"}
 
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
-// readErrorCode reports whether the response has an error code, and sets r.code if it may be shown. A
-// code that contains a secret or a part of one is not shown, because an endpoint may echo secrets. In a
-// 2xx response only a string is an error code, not a flag or a count.
-func (p *Provider) readErrorCode(r *request) bool {
-	code := first(r.doc, p.c.Response.Error, str)
-	if code == "" && !r.ok() {
-		code = first(r.doc, p.c.Response.Error, text)
+// readError reports whether the response is an error response, and sets r.code to its error code if that
+// may be shown: a known one in lower case, which [ResponseError] may replace.
+func (r *request) readError() bool {
+	for _, e := range r.c.Response.Errors {
+		if e.matches(r.status, r.said) {
+			r.code, r.mapped = e.Means, true
+			return true
+		}
 	}
-	if code == "" {
-		return false
-	}
-	if slices.Contains(publicCodes, code) {
+	code := r.errorCode()
+	switch known := strings.ToLower(code); {
+	case slices.Contains(knownCodes, known):
+		r.code = known
+	case errorCode.MatchString(code) && !r.quotesSecret(code, len(code)):
 		r.code = code
-		return true
 	}
-	// The endpoint may also echo secrets of earlier requests.
-	secrets := append(r.secrets, first(r.doc, p.c.Response.AccessToken, str), first(r.doc, p.c.Response.RefreshToken, str))
-	own := []auth.Secret{p.c.ClientSecret, p.c.Password, p.c.RefreshToken}
-	for _, s := range slices.AppendSeq(own, maps.Values(p.c.SecretParams)) {
-		v, _ := s.Value()
-		secrets = append(secrets, v)
+	return code != "" || !r.ok() || r.saysFailed()
+}
+
+// errorCode returns the error code, which some products put into an object. In a 2xx response only text is an
+// error code, not a flag or a count.
+func (r *request) errorCode() string {
+	at := r.c.Response.Error
+	code := cmp.Or(first(r.said, at, str), first(r.said, at+"/code", str))
+	if code == "" && !r.ok() {
+		code = cmp.Or(first(r.said, at, text), first(r.said, at+"/code", text))
 	}
-	for _, s := range secrets {
-		plain, _ := base64.StdEncoding.DecodeString(s) // user:password
-		_, password, _ := strings.Cut(string(plain), ":")
-		for _, s := range []string{s, password} {
-			if s != "" && (strings.Contains(code, s) || strings.Contains(s, code)) {
+	return code
+}
+
+// saysFailed reports whether a response has a flag for failure and no token.
+func (r *request) saysFailed() bool {
+	object, _ := r.doc.(map[string]any)
+	for name, v := range object {
+		_, isObject := v.(map[string]any)
+		if strings.EqualFold(name, "success") && v == false || strings.EqualFold(name, "error") && (v == true || isObject) {
+			return first(r.doc, r.c.Response.AccessToken, token) == ""
+		}
+	}
+	return false
+}
+
+// maxDescription is how much of a product's description of an error is shown, in characters.
+const maxDescription = 200
+
+// description returns what the product says about its error (RFC 6749 section 5.2), as one line, or "" if
+// that cannot be shown.
+func (r *request) description() string {
+	at := r.c.Response.Error
+	for _, pointer := range []string{"/error_description", at + "/message", "/message", at} {
+		said := strings.Join(strings.Fields(first(r.said, pointer, str)), " ")
+		unprintable := strings.ContainsFunc(said, func(c rune) bool { return !unicode.IsPrint(c) })
+		if said == "" || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSecret(said, 5) {
+			continue
+		}
+		if chars := []rune(said); len(chars) > maxDescription {
+			said = string(chars[:maxDescription-1]) + "…"
+		}
+		return said
+	}
+	return ""
+}
+
+// quotesSecret reports whether text contains a secret of this or an earlier request, in plain or encoded, or
+// so many characters in a row of one. An endpoint may echo what it was sent.
+func (r *request) quotesSecret(text string, part int) bool {
+	contains := func(s string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(s)) }
+	for _, s := range r.allSecrets() {
+		encoded := []string{url.QueryEscape(s), html.EscapeString(s), hex.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s))}
+		if len(s) > 2 && (contains(s) || slices.ContainsFunc(encoded, contains)) {
+			return true
+		}
+		for i := range max(0, len(s)-part+1) {
+			if contains(s[i : i+part]) {
 				return true
 			}
 		}
 	}
-	if errorCode.MatchString(code) {
-		r.code = code
+	return false
+}
+
+// allSecrets returns the secrets of this request, of the settings and of the response.
+func (r *request) allSecrets() []string {
+	all := append(slices.Clip(r.secrets), r.url.RawQuery, first(r.doc, r.c.Response.AccessToken, str), first(r.doc, r.c.Response.RefreshToken, str))
+	own := []auth.Secret{r.c.ClientSecret, r.c.Password, r.c.RefreshToken}
+	for _, s := range slices.AppendSeq(own, maps.Values(r.c.SecretParams)) {
+		v, _ := s.Value()
+		all = append(all, v)
 	}
-	return true
+	for _, s := range all {
+		plain, _ := base64.StdEncoding.DecodeString(s) // user:password
+		_, password, _ := strings.Cut(string(plain), ":")
+		all = append(all, password)
+	}
+	return all
 }

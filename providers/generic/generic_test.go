@@ -284,11 +284,11 @@ func TestLifetime(t *testing.T) {
 		`315360001`: 0, `1e999`: 0, `"1e999"`: 0, `null`: 0, `""`: 0, `0`: 0, `-1`: 0, `"-1"`: 0, `"abc"`: 0, `"0x10"`: 0, `"1_0"`: 0, `"Inf"`: 0, `"NaN"`: 0,
 		`true`: 0, `"true"`: 0, `[3600]`: 0, `{"s":3600}`: 0, `"1h"`: 0, `"null"`: 0, `1e-30`: 0, `9223372036854775807`: 0,
 	} {
-		if got := lifetime(find(decode([]byte(`{"expires_in":`+said+`}`)), "/expires_in")); got != want {
+		if got := lifetime(find(decode([]byte(`{"expires_in":`+said+`}`)), "/expires_in"), time.Second); got != want {
 			t.Errorf("%s: %v, want %v", said, got, want)
 		}
 	}
-	if got := lifetime(nil); got != 0 {
+	if got := lifetime(nil, time.Second); got != 0 {
 		t.Errorf("absent: %v", got)
 	}
 }
@@ -318,65 +318,88 @@ func TestRefusals(t *testing.T) {
 		code     string
 		wait     time.Duration
 	}{
-		"wrong secret":      {status: 401, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
-		"vendor's code":     {status: 400, body: `{"status":"error","error":"validation_failed"}`, want: []error{auth.ErrCredentials}, code: "validation_failed"},
-		"no code":           {status: 403, body: "no", want: []error{auth.ErrCredentials}},
-		"flag for a code":   {status: 400, body: `{"error":true}`, want: []error{auth.ErrCredentials}, code: "true"},
-		"number":            {status: 401, body: `[{"messageNumber":623}]`, response: Response{Error: "/0/messageNumber"}, want: []error{auth.ErrCredentials}, code: "623"},
-		"request":           {status: 400, body: fail("invalid_request"), want: []error{auth.ErrProtocol}, code: "invalid_request"},
-		"scope":             {status: 400, body: fail("invalid_scope"), want: []error{auth.ErrProtocol}, code: "invalid_scope"},
-		"grant":             {status: 400, body: fail("unsupported_grant_type"), want: []error{auth.ErrProtocol}, code: "unsupported_grant_type"},
-		"full grant":        {status: 400, body: fail("invalid_grant"), want: []error{auth.ErrCredentials}, code: "invalid_grant"},
-		"no refresh":        {status: 401, body: fail("invalid_token"), want: []error{auth.ErrCredentials}, code: "invalid_token"},
-		"busy code":         {status: 400, body: fail("temporarily_unavailable"), want: []error{auth.ErrUnavailable}, code: "temporarily_unavailable"},
-		"error with 200":    {status: 200, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
-		"and a token":       {status: 200, body: `{"error":"invalid_scope","access_token":"AT"}`, want: []error{auth.ErrProtocol}, code: "invalid_scope"},
-		"secret for a code": {status: 400, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
-		"secret within":     {status: 400, body: fail("x_s3cr3t_y"), want: []error{auth.ErrCredentials}},
-		"part of it":        {status: 400, body: fail("s3cr"), want: []error{auth.ErrCredentials}},
-		"Basic for a code":  {status: 400, body: fail("aWQ6czNjcjN0"), want: []error{auth.ErrCredentials}},
-		"secret with 200":   {status: 200, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
-		"token for a code":  {status: 200, body: `{"error":"AT.1","access_token":"AT.1"}`, want: []error{auth.ErrCredentials}},
-		"encoded password":  {status: 400, body: fail("hunter2"), want: []error{auth.ErrCredentials}},
-		"secret like code":  {status: 400, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
-		"prose for a code":  {status: 400, body: fail("the secret is wrong"), want: []error{auth.ErrCredentials}},
-		"long code":         {status: 400, body: fail(strings.Repeat("x", 65)), want: []error{auth.ErrCredentials}},
-		"not found":         {status: 404, body: "<html>", want: []error{auth.ErrProtocol}},
-		"trailing slash":    {status: 405, want: []error{auth.ErrProtocol}},
-		"teapot":            {status: 418, want: []error{auth.ErrProtocol}},
-		"server error":      {status: 500, body: fail("invalid_client"), want: []error{auth.ErrUnavailable}, code: "invalid_client"},
-		"maintenance":       {status: 503, header: []string{"Retry-After", "7"}, want: []error{auth.ErrUnavailable}, wait: 7 * time.Second},
-		"large 502":         {status: 502, body: large, want: []error{auth.ErrUnavailable}},
-		"timeout":           {status: 408, want: []error{auth.ErrUnavailable}},
-		"limit":             {status: 429, header: []string{"Retry-After", "30"}, want: []error{auth.ErrRateLimited}, wait: 30 * time.Second},
-		"limit, no time":    {status: 429, want: []error{auth.ErrRateLimited}},
-		"limit for ever":    {status: 429, header: []string{"Retry-After", "99999999999999999999"}, want: []error{auth.ErrRateLimited}, wait: 24 * time.Hour},
-		"limit, a fraction": {status: 429, header: []string{"Retry-After", "1.5"}, want: []error{auth.ErrRateLimited}, wait: 1500 * time.Millisecond},
-		"limit, a date":     {status: 429, header: []string{"Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"}, want: []error{auth.ErrRateLimited}, wait: 24 * time.Hour},
-		"limit that passed": {status: 429, header: []string{"Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"}, want: []error{auth.ErrRateLimited}},
-		"limit unreadable":  {status: 429, header: []string{"Retry-After", "soon"}, want: []error{auth.ErrRateLimited}},
-		"limit, a refusal":  {status: 403, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrRateLimited}},
-		"limit, some code":  {status: 401, body: fail("quota"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrCredentials}, code: "quota"},
-		"limit, but secret": {status: 401, body: fail("invalid_client"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrCredentials}, code: "invalid_client"},
-		"limit with room":   {status: 403, header: []string{"X-RateLimit-Remaining", "1"}, want: []error{auth.ErrCredentials}},
-		"limit, no path":    {status: 404, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrProtocol}},
-		"not modified":      {status: 304, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
-		"HTML":              {status: 200, body: "\n<!DOCTYPE html><a>access_token</a>", want: []error{auth.ErrProtocol}},
-		"HTML and a mark":   {status: 200, body: "\xef\xbb\xbf<html></html>", response: text, want: []error{auth.ErrProtocol}},
-		"HTML for text":     {status: 200, body: "<html></html>", response: text, want: []error{auth.ErrProtocol}},
-		"prose for text":    {status: 200, body: "Service started", response: text, want: []error{auth.ErrProtocol}},
-		"JSON for text":     {status: 200, body: `{"ok":false}`, response: text, want: []error{auth.ErrProtocol}},
-		"lines for text":    {status: 200, body: "a\nb", response: text, want: []error{auth.ErrProtocol}},
-		"nothing for text":  {status: 200, body: " ", response: text, want: []error{auth.ErrProtocol}},
-		"nothing":           {status: 204, want: []error{auth.ErrProtocol}},
-		"no token":          {status: 200, body: `{"isSuccess":false}`, want: []error{auth.ErrProtocol}},
-		"token of a kind":   {status: 200, body: `{"access_token":{"a":1}}`, want: []error{auth.ErrProtocol}},
-		"a form":            {status: 200, body: `access_token=AT`, want: []error{auth.ErrProtocol}},
-		"two values":        {status: 200, body: good + good, want: []error{auth.ErrProtocol}},
-		"an array":          {status: 200, body: `[]`, want: []error{auth.ErrProtocol}},
-		"header injection":  {status: 200, body: `{"access_token":"A\r\nX: y"}`, want: []error{auth.ErrProtocol}},
-		"too large":         {status: 200, body: large, want: []error{auth.ErrProtocol}},
-		"a byte too large":  {status: 200, body: good + strings.Repeat(" ", maxResponse+1-len(good)), want: []error{auth.ErrProtocol}},
+		"wrong secret":       {status: 401, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"vendor's code":      {status: 400, body: `{"status":"error","error":"validation_failed"}`, want: []error{auth.ErrCredentials}, code: "validation_failed"},
+		"no code":            {status: 403, body: "no", want: []error{auth.ErrCredentials}},
+		"flag for a code":    {status: 400, body: `{"error":true}`, want: []error{auth.ErrCredentials}, code: "true"},
+		"number":             {status: 401, body: `[{"messageNumber":623}]`, response: Response{Error: "/0/messageNumber"}, want: []error{auth.ErrCredentials}, code: "623"},
+		"request":            {status: 400, body: fail("invalid_request"), want: []error{auth.ErrProtocol}, code: "invalid_request"},
+		"scope":              {status: 400, body: fail("invalid_scope"), want: []error{auth.ErrProtocol}, code: "invalid_scope"},
+		"grant":              {status: 400, body: fail("unsupported_grant_type"), want: []error{auth.ErrProtocol}, code: "unsupported_grant_type"},
+		"full grant":         {status: 400, body: fail("invalid_grant"), want: []error{auth.ErrCredentials}, code: "invalid_grant"},
+		"no refresh":         {status: 401, body: fail("invalid_token"), want: []error{auth.ErrCredentials}, code: "invalid_token"},
+		"busy code":          {status: 400, body: fail("temporarily_unavailable"), want: []error{auth.ErrCredentials}, code: "temporarily_unavailable"},
+		"ServiceNow":         {status: 401, body: `{"error":"server_error","error_description":"access_denied"}`, want: []error{auth.ErrCredentials}, code: "server_error"},
+		"busy and 200":       {status: 200, body: fail("temporarily_unavailable"), want: []error{auth.ErrCredentials}, code: "temporarily_unavailable"},
+		"upper case":         {status: 400, body: fail("INVALID_REQUEST"), want: []error{auth.ErrProtocol}, code: "invalid_request"},
+		"nested":             {status: 400, body: `{"error":{"code":"Invalid_Scope"}}`, want: []error{auth.ErrProtocol}, code: "invalid_scope"},
+		"nested and 200":     {status: 200, body: `{"error":{"code":"invalid_client"}}`, want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"nested number":      {status: 401, body: `{"error":{"code":16}}`, want: []error{auth.ErrCredentials}, code: "16"},
+		"nested and no code": {status: 200, body: `{"error":{"message":"no"}}`, want: []error{auth.ErrCredentials}},
+		"not this client":    {status: 400, body: fail("unauthorized_client"), want: []error{auth.ErrCredentials}, code: "unauthorized_client"},
+		"empty JSON":         {status: 401, body: `{}`, want: []error{auth.ErrCredentials}},
+		"form":               {status: 400, body: `error=invalid_scope&error_description=x`, want: []error{auth.ErrProtocol}, code: "invalid_scope"},
+		"form and 200":       {status: 200, body: `error=bad_verification_code`, want: []error{auth.ErrCredentials}, code: "bad_verification_code"},
+		"no success":         {status: 200, body: `{"success":false,"message":"wrong password"}`, want: []error{auth.ErrCredentials}},
+		"No Success":         {status: 200, body: `{"Success":false,"Data":null}`, want: []error{auth.ErrCredentials}},
+		"error is true":      {status: 200, body: `{"error":true}`, want: []error{auth.ErrCredentials}},
+		"empty 400":          {status: 400, want: []error{auth.ErrProtocol}},
+		"empty 401":          {status: 401, body: "\r\n", want: []error{auth.ErrProtocol}},
+		"HTML 401":           {status: 401, body: "<html>", want: []error{auth.ErrProtocol}},
+		"HTML 403":           {status: 403, body: "\xef\xbb\xbf\n<!DOCTYPE html>", want: []error{auth.ErrProtocol}},
+		"XML":                {status: 400, body: "<?xml?><Fault/>", want: []error{auth.ErrProtocol}},
+		"HTML 203":           {status: 203, body: "<html>Sign in", want: []error{auth.ErrProtocol}},
+		"HTML 203, text":     {status: 203, body: "<html>Sign in", response: text, want: []error{auth.ErrProtocol}},
+		"Go without TLS":     {status: 400, body: "Client sent an HTTP request to an HTTPS server.\n", want: []error{auth.ErrProtocol}},
+		"Apache":             {status: 400, body: "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.", want: []error{auth.ErrProtocol}},
+		"error with 200":     {status: 200, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"and a token":        {status: 200, body: `{"error":"invalid_scope","access_token":"AT"}`, want: []error{auth.ErrProtocol}, code: "invalid_scope"},
+		"secret for a code":  {status: 400, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
+		"secret within":      {status: 400, body: fail("x_s3cr3t_y"), want: []error{auth.ErrCredentials}},
+		"part of it":         {status: 400, body: fail("s3cr"), want: []error{auth.ErrCredentials}},
+		"Basic for a code":   {status: 400, body: fail("aWQ6czNjcjN0"), want: []error{auth.ErrCredentials}},
+		"secret with 200":    {status: 200, body: fail("s3cr3t"), want: []error{auth.ErrCredentials}},
+		"token for a code":   {status: 200, body: `{"error":"AT.1","access_token":"AT.1"}`, want: []error{auth.ErrCredentials}},
+		"encoded password":   {status: 400, body: fail("hunter2"), want: []error{auth.ErrCredentials}},
+		"secret like code":   {status: 400, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"prose for a code":   {status: 400, body: fail("the secret is wrong"), want: []error{auth.ErrCredentials}},
+		"long code":          {status: 400, body: fail(strings.Repeat("x", 65)), want: []error{auth.ErrCredentials}},
+		"not found":          {status: 404, body: "<html>", want: []error{auth.ErrProtocol}},
+		"trailing slash":     {status: 405, want: []error{auth.ErrProtocol}},
+		"teapot":             {status: 418, want: []error{auth.ErrProtocol}},
+		"server error":       {status: 500, body: fail("invalid_client"), want: []error{auth.ErrUnavailable}, code: "invalid_client"},
+		"maintenance":        {status: 503, header: []string{"Retry-After", "7"}, want: []error{auth.ErrUnavailable}, wait: 7 * time.Second},
+		"large 502":          {status: 502, body: large, want: []error{auth.ErrUnavailable}},
+		"timeout":            {status: 408, want: []error{auth.ErrUnavailable}},
+		"limit":              {status: 429, header: []string{"Retry-After", "30"}, want: []error{auth.ErrRateLimited}, wait: 30 * time.Second},
+		"limit, no time":     {status: 429, want: []error{auth.ErrRateLimited}},
+		"limit for ever":     {status: 429, header: []string{"Retry-After", "99999999999999999999"}, want: []error{auth.ErrRateLimited}, wait: 24 * time.Hour},
+		"limit, a fraction":  {status: 429, header: []string{"Retry-After", "1.5"}, want: []error{auth.ErrRateLimited}, wait: 1500 * time.Millisecond},
+		"limit, a date":      {status: 429, header: []string{"Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"}, want: []error{auth.ErrRateLimited}, wait: 24 * time.Hour},
+		"limit that passed":  {status: 429, header: []string{"Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"}, want: []error{auth.ErrRateLimited}},
+		"limit unreadable":   {status: 429, header: []string{"Retry-After", "soon"}, want: []error{auth.ErrRateLimited}},
+		"limit, a refusal":   {status: 403, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrRateLimited}},
+		"limit, some code":   {status: 401, body: fail("quota"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrCredentials}, code: "quota"},
+		"limit, but secret":  {status: 401, body: fail("invalid_client"), header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrCredentials}, code: "invalid_client"},
+		"limit with room":    {status: 403, body: "{}", header: []string{"X-RateLimit-Remaining", "1"}, want: []error{auth.ErrCredentials}},
+		"limit, no path":     {status: 404, header: []string{"X-RateLimit-Remaining", "0"}, want: []error{auth.ErrProtocol}},
+		"not modified":       {status: 304, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
+		"HTML":               {status: 200, body: "\n<!DOCTYPE html><a>access_token</a>", want: []error{auth.ErrProtocol}},
+		"HTML and a mark":    {status: 200, body: "\xef\xbb\xbf<html></html>", response: text, want: []error{auth.ErrProtocol}},
+		"HTML for text":      {status: 200, body: "<html></html>", response: text, want: []error{auth.ErrProtocol}},
+		"prose for text":     {status: 200, body: "Service started", response: text, want: []error{auth.ErrProtocol}},
+		"JSON for text":      {status: 200, body: `{"ok":false}`, response: text, want: []error{auth.ErrProtocol}},
+		"lines for text":     {status: 200, body: "a\nb", response: text, want: []error{auth.ErrProtocol}},
+		"nothing for text":   {status: 200, body: " ", response: text, want: []error{auth.ErrProtocol}},
+		"nothing":            {status: 204, want: []error{auth.ErrProtocol}},
+		"no token":           {status: 200, body: `{"isSuccess":false}`, want: []error{auth.ErrProtocol}},
+		"token of a kind":    {status: 200, body: `{"access_token":{"a":1}}`, want: []error{auth.ErrProtocol}},
+		"a form":             {status: 200, body: `access_token=AT`, want: []error{auth.ErrProtocol}},
+		"two values":         {status: 200, body: good + good, want: []error{auth.ErrProtocol}},
+		"an array":           {status: 200, body: `[]`, want: []error{auth.ErrProtocol}},
+		"header injection":   {status: 200, body: `{"access_token":"A\r\nX: y"}`, want: []error{auth.ErrProtocol}},
+		"too large":          {status: 200, body: large, want: []error{auth.ErrProtocol}},
+		"a byte too large":   {status: 200, body: good + strings.Repeat(" ", maxResponse+1-len(good)), want: []error{auth.ErrProtocol}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -441,28 +464,30 @@ func TestRefresh(t *testing.T) {
 		status   int
 		want     []error
 	}{
-		"rotated":         {answers: []http.HandlerFunc{say(200, `{"access_token":"AT","refresh_token":"RT2"}`)}, requests: 1, refresh: "RT2"},
-		"kept":            {answers: []http.HandlerFunc{say(200, good)}, requests: 1, refresh: "RT1"},
-		"full grant":      {answers: []http.HandlerFunc{refused, say(200, good)}, requests: 2},
-		"without a code":  {answers: []http.HandlerFunc{say(401, ""), say(200, good)}, requests: 2},
-		"vendor's code":   {answers: []http.HandlerFunc{say(400, `{"error":"validation_failed"}`), say(200, good)}, requests: 2},
-		"unsupported":     {answers: []http.HandlerFunc{say(400, `{"error":"unsupported_grant_type"}`), say(200, good)}, requests: 2},
-		"gone":            {answers: []http.HandlerFunc{say(410, ""), say(200, good)}, requests: 2},
-		"not found":       {answers: []http.HandlerFunc{say(404, `{"error":"no such token"}`), say(200, good)}, requests: 2},
-		"unprocessable":   {answers: []http.HandlerFunc{say(422, `{"message":"expired","errors":[]}`), say(200, good)}, requests: 2},
-		"prose with 200":  {answers: []http.HandlerFunc{say(200, `{"error":"The refresh token is invalid."}`), say(200, good)}, requests: 2},
-		"both refused":    {answers: []http.HandlerFunc{refused, refused}, requests: 2, code: "invalid_grant", status: 400, want: []error{auth.ErrCredentials}},
-		"wrong client":    {answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
-		"down":            {answers: []http.HandlerFunc{say(500, "")}, requests: 1, status: 500, want: []error{auth.ErrUnavailable}},
-		"a slow proxy":    {answers: []http.HandlerFunc{say(408, "")}, requests: 1, status: 408, want: []error{auth.ErrUnavailable}},
-		"busy":            {answers: []http.HandlerFunc{say(400, `{"error":"temporarily_unavailable"}`)}, requests: 1, code: "temporarily_unavailable", status: 400, want: []error{auth.ErrUnavailable}},
-		"moved":           {answers: []http.HandlerFunc{say(307, `{"error":"moved"}`)}, requests: 1, code: "moved", status: 307, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
-		"limited":         {answers: []http.HandlerFunc{say(429, "")}, requests: 1, status: 429, want: []error{auth.ErrRateLimited}},
-		"HTML":            {answers: []http.HandlerFunc{say(200, "<html>")}, requests: 1, status: 200, want: []error{auth.ErrProtocol}},
-		"consent":         {grant: "authorization_code", answers: []http.HandlerFunc{refused}, requests: 1, code: "invalid_grant", status: 400, want: []error{auth.ErrConsentRequired}},
-		"consent, token":  {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_token"}`)}, requests: 1, code: "invalid_token", status: 401, want: []error{auth.ErrConsentRequired}},
-		"consent, client": {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
-		"consent, echo":   {grant: "authorization_code", answers: []http.HandlerFunc{say(400, `{"error":"RT1"}`)}, requests: 1, status: 400, want: []error{auth.ErrCredentials}},
+		"rotated":          {answers: []http.HandlerFunc{say(200, `{"access_token":"AT","refresh_token":"RT2"}`)}, requests: 1, refresh: "RT2"},
+		"kept":             {answers: []http.HandlerFunc{say(200, good)}, requests: 1, refresh: "RT1"},
+		"full grant":       {answers: []http.HandlerFunc{refused, say(200, good)}, requests: 2},
+		"without a code":   {answers: []http.HandlerFunc{say(401, ""), say(200, good)}, requests: 2},
+		"vendor's code":    {answers: []http.HandlerFunc{say(400, `{"error":"validation_failed"}`), say(200, good)}, requests: 2},
+		"unsupported":      {answers: []http.HandlerFunc{say(400, `{"error":"unsupported_grant_type"}`), say(200, good)}, requests: 2},
+		"gone":             {answers: []http.HandlerFunc{say(410, ""), say(200, good)}, requests: 2},
+		"not found":        {answers: []http.HandlerFunc{say(404, `{"error":"no such token"}`), say(200, good)}, requests: 2},
+		"unprocessable":    {answers: []http.HandlerFunc{say(422, `{"message":"expired","errors":[]}`), say(200, good)}, requests: 2},
+		"prose with 200":   {answers: []http.HandlerFunc{say(200, `{"error":"The refresh token is invalid."}`), say(200, good)}, requests: 2},
+		"both refused":     {answers: []http.HandlerFunc{refused, refused}, requests: 2, code: "invalid_grant", status: 400, want: []error{auth.ErrCredentials}},
+		"wrong client":     {answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
+		"down":             {answers: []http.HandlerFunc{say(500, "")}, requests: 1, status: 500, want: []error{auth.ErrUnavailable}},
+		"a slow proxy":     {answers: []http.HandlerFunc{say(408, "")}, requests: 1, status: 408, want: []error{auth.ErrUnavailable}},
+		"busy":             {answers: []http.HandlerFunc{say(400, `{"error":"temporarily_unavailable"}`), say(200, good)}, requests: 2},
+		"ServiceNow":       {answers: []http.HandlerFunc{say(401, `{"error":"server_error","error_description":"access_denied"}`), say(200, good)}, requests: 2},
+		"ServiceNow, both": {answers: []http.HandlerFunc{say(401, `{"error":"server_error","error_description":"access_denied"}`)}, requests: 2, code: "server_error", status: 401, want: []error{auth.ErrCredentials}},
+		"moved":            {answers: []http.HandlerFunc{say(307, `{"error":"moved"}`)}, requests: 1, code: "moved", status: 307, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
+		"limited":          {answers: []http.HandlerFunc{say(429, "")}, requests: 1, status: 429, want: []error{auth.ErrRateLimited}},
+		"HTML":             {answers: []http.HandlerFunc{say(200, "<html>")}, requests: 1, status: 200, want: []error{auth.ErrProtocol}},
+		"consent":          {grant: "authorization_code", answers: []http.HandlerFunc{refused}, requests: 1, code: "invalid_grant", status: 400, want: []error{auth.ErrConsentRequired}},
+		"consent, token":   {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_token"}`)}, requests: 1, code: "invalid_token", status: 401, want: []error{auth.ErrConsentRequired}},
+		"consent, client":  {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
+		"consent, echo":    {grant: "authorization_code", answers: []http.HandlerFunc{say(400, `{"error":"RT1"}`)}, requests: 1, status: 400, want: []error{auth.ErrConsentRequired}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -481,6 +506,120 @@ func TestRefresh(t *testing.T) {
 				t.Errorf("%+v, %v", tok, err)
 			}
 		})
+	}
+}
+
+// TestRefusedRefresh tests what says that the refresh token of a person's consent is dead.
+func TestRefusedRefresh(t *testing.T) {
+	t.Parallel()
+	consent, credentials, protocol := auth.ErrConsentRequired, auth.ErrCredentials, auth.ErrProtocol
+	errorIs := func(code string) string { return `{"error":"` + code + `"}` }
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		want   error
+		code   string
+	}{
+		"as in the RFC":         {400, errorIs("invalid_grant"), consent, "invalid_grant"},
+		"upper case":            {400, errorIs("INVALID_GRANT"), consent, "invalid_grant"},
+		"nested":                {400, `{"error":{"code":"invalid_grant","message":"expired"}}`, consent, "invalid_grant"},
+		"nested and 200":        {200, `{"error":{"code":"Invalid_Grant"}}`, consent, "invalid_grant"},
+		"GitHub":                {200, errorIs("bad_refresh_token"), consent, "bad_refresh_token"},
+		"GitHub, a form":        {200, `error=bad_refresh_token&error_description=The+refresh+token+passed+is+incorrect+or+expired.`, consent, "bad_refresh_token"},
+		"Zoho":                  {200, errorIs("invalid_code"), consent, "invalid_code"},
+		"ServiceNow":            {401, `{"error":"server_error","error_description":"access_denied"}`, consent, "server_error"},
+		"temporarily":           {400, errorIs("temporarily_unavailable"), consent, "temporarily_unavailable"},
+		"403":                   {403, errorIs("access_denied"), consent, "access_denied"},
+		"prose":                 {401, errorIs("The refresh token is invalid."), consent, ""},
+		"only a message":        {400, `{"message":"Refresh token expired"}`, consent, ""},
+		"nothing in JSON":       {400, `{}`, consent, ""},
+		"an array":              {401, `[{"messageNumber":623}]`, consent, ""},
+		"no success":            {200, `{"success":false,"message":"expired"}`, consent, ""},
+		"a form":                {400, `error=invalid_grant`, consent, "invalid_grant"},
+		"invalid_token":         {401, errorIs("invalid_token"), consent, "invalid_token"},
+		"the client":            {401, errorIs("invalid_client"), credentials, "invalid_client"},
+		"the client and 200":    {200, errorIs("INVALID_CLIENT"), credentials, "invalid_client"},
+		"the client's grant":    {400, errorIs("unauthorized_client"), credentials, "unauthorized_client"},
+		"the grant":             {400, errorIs("unsupported_grant_type"), protocol, "unsupported_grant_type"},
+		"the scope":             {400, errorIs("invalid_scope"), protocol, "invalid_scope"},
+		"the request":           {400, errorIs("invalid_request"), protocol, "invalid_request"}, // the session knows whether it worked before
+		"HTML":                  {400, "<html>", protocol, ""},
+		"HTML and 203":          {203, "<html>", protocol, ""},
+		"empty":                 {401, "", protocol, ""},
+		"plain text":            {401, "Unauthorized", protocol, ""},
+		"cut off":               {400, `{"error":"invalid_gr`, protocol, ""},
+		"404":                   {404, errorIs("invalid_grant"), protocol, "invalid_grant"},
+		"410":                   {410, errorIs("invalid_grant"), protocol, "invalid_grant"},
+		"422":                   {422, errorIs("invalid_grant"), protocol, "invalid_grant"},
+		"500":                   {500, errorIs("invalid_grant"), auth.ErrUnavailable, "invalid_grant"},
+		"408":                   {408, errorIs("invalid_grant"), auth.ErrUnavailable, "invalid_grant"},
+		"429":                   {429, errorIs("invalid_grant"), auth.ErrRateLimited, "invalid_grant"},
+		"200 and no error":      {200, `{"ok":1}`, protocol, ""},
+		"200 and an empty code": {200, `{"error":""}`, protocol, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, got := serve(t, say(tc.status, tc.body))
+			c := basic(base)
+			c.Grant, c.AuthURL, c.RedirectURI = "authorization_code", base, "http://127.0.0.1:1/cb"
+			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "a refresh token"})
+			checkError(t, err, tc.code, tc.status, tc.want)
+			if n := len(got()); n != 1 {
+				t.Errorf("%d requests", n)
+			}
+		})
+	}
+}
+
+// TestResponseErrors tests Response.Errors, which decide before everything else.
+func TestResponseErrors(t *testing.T) {
+	t.Parallel()
+	errors := []ResponseError{
+		{Status: 401, Pointer: "/error_description", Equals: "access_denied", Means: "invalid_grant"},
+		{Pointer: "/errors/*/code", Equals: "7", Means: "invalid_client"},
+		{Status: 503, Pointer: "/license", Means: "invalid_scope"},
+		{Status: 403, Means: "temporarily_unavailable"},
+		{Pointer: "/busy", Equals: "true", Means: "temporarily_unavailable"},
+	}
+	for name, tc := range map[string]struct {
+		status        int
+		body          string
+		full, refresh error
+		code          string
+	}{
+		"refused":              {401, `{"error":"server_error","error_description":"access_denied"}`, auth.ErrCredentials, auth.ErrConsentRequired, "invalid_grant"},
+		"refused, a form":      {401, `error=server_error&error_description=access_denied`, auth.ErrCredentials, auth.ErrConsentRequired, "invalid_grant"},
+		"another status":       {400, `{"error":"server_error","error_description":"access_denied"}`, auth.ErrCredentials, auth.ErrConsentRequired, "server_error"},
+		"the client and 200":   {200, `{"access_token":"AT","errors":[{"code":1},{"code":7}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
+		"the client and 500":   {500, `{"errors":[{"code":"7"}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
+		"the client and 429":   {429, `{"errors":[{"code":"7"}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
+		"the client and 302":   {302, `{"errors":[{"code":"7"}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
+		"the first counts":     {403, `{"errors":[{"code":7}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
+		"exists":               {503, `{"license":"expired"}`, auth.ErrProtocol, auth.ErrProtocol, "invalid_scope"},
+		"exists not":           {503, `{"license":null}`, auth.ErrUnavailable, auth.ErrUnavailable, ""},
+		"passes":               {403, `{"error":"invalid_grant"}`, auth.ErrUnavailable, auth.ErrUnavailable, "temporarily_unavailable"},
+		"passes, HTML":         {403, `<html>`, auth.ErrUnavailable, auth.ErrUnavailable, "temporarily_unavailable"},
+		"passes and no error":  {200, `{"busy":true}`, auth.ErrUnavailable, auth.ErrUnavailable, "temporarily_unavailable"},
+		"none, as without one": {400, `{"error":"invalid_grant"}`, auth.ErrCredentials, auth.ErrConsentRequired, "invalid_grant"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, _ := serve(t, say(tc.status, tc.body))
+			c := basic(base)
+			c.Response.Errors = errors
+			_, err := must(t, c).Exchange(t.Context(), nil)
+			checkError(t, err, tc.code, tc.status, tc.full)
+			c.Grant, c.AuthURL, c.RedirectURI = "authorization_code", base, "http://127.0.0.1:1/cb"
+			_, err = must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "a refresh token"})
+			checkError(t, err, tc.code, tc.status, tc.refresh)
+		})
+	}
+	// A refresh token that passes for dead is replaced by the full grant.
+	base, got := serve(t, say(500, `{"x":1}`), say(200, good))
+	c := basic(base)
+	c.Response.Errors = []ResponseError{{Pointer: "/x", Means: "invalid_grant"}}
+	if tok, err := must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "RT"}); err != nil || tok.RefreshToken != "" || len(got()) != 2 {
+		t.Errorf("%+v, %v", tok, err)
 	}
 }
 
@@ -629,7 +768,7 @@ func TestRevoke(t *testing.T) {
 	if err := logout.Revoke(t.Context(), tok); err != nil {
 		t.Error("dead already:", err)
 	}
-	checkError(t, logout.Revoke(t.Context(), tok), "", 403, auth.ErrCredentials)
+	checkError(t, logout.Revoke(t.Context(), tok), "", 403, auth.ErrProtocol)
 	checkError(t, logout.Revoke(t.Context(), tok), "", 503, auth.ErrUnavailable)
 }
 
@@ -804,6 +943,13 @@ not_rejected_when.1.pointer: must be a JSON Pointer, such as /data/token (RFC 69
 rejected_when.0: is empty and would match every response
 rejected_when.1.status: must be from 100 to 599
 rejected_when.2.status: must be 400 or more to look at the body; below, the body is streamed`},
+		"response errors": {Config{TokenURL: x, ClientID: "id", Response: Response{Errors: []ResponseError{{}, {Status: 4, Pointer: "x", Means: "invalid_request"}, {Status: 200, Equals: "x", Means: "invalid_grant"}}}},
+			`response.errors.0.means: required
+response.errors.0: is empty and would match every response
+response.errors.1.means: must be one of invalid_client, invalid_grant, invalid_scope, temporarily_unavailable
+response.errors.1.pointer: must be a JSON Pointer, such as /data/token (RFC 6901)
+response.errors.1.status: must be from 100 to 599
+response.errors.2.equals: needs pointer`},
 		"lifetimes": {Config{TokenURL: x, ClientID: "id", DefaultLifetime: -1, RefreshLifetime: -1}, "default_lifetime: must not be negative\nrefresh_lifetime: must not be negative"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -17,6 +18,22 @@ func decode(body []byte) any {
 	doc, _ := parse(body)
 	return doc
 }
+
+// decodeForm parses a form with an error or an access token. It returns nil for anything else.
+func decodeForm(body []byte) any {
+	fields, err := url.ParseQuery(string(trim(body)))
+	if err != nil || !fields.Has("error") && !fields.Has("access_token") || bytes.ContainsAny(body, "<{") {
+		return nil
+	}
+	doc := map[string]any{}
+	for name := range fields {
+		doc[name] = fields.Get(name)
+	}
+	return doc
+}
+
+// trim removes the white space around body, and what some servers put before UTF-8.
+func trim(body []byte) []byte { return bytes.TrimSpace(bytes.TrimPrefix(body, byteOrderMark)) }
 
 // parse parses JSON and keeps numbers as they are written. Its error is [io.ErrUnexpectedEOF] if the
 // body is cut off.
@@ -78,6 +95,14 @@ func text(v any) string {
 		return strconv.FormatBool(v)
 	}
 	return ""
+}
+
+// token returns a string, or a number as it is written, and "" for anything else.
+func token(v any) string {
+	if n, ok := v.(json.Number); ok {
+		return n.String()
+	}
+	return str(v)
 }
 
 // str returns a string, and "" for anything else.

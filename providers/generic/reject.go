@@ -41,23 +41,30 @@ func incomplete(resp *http.Response, body []byte) bool {
 }
 
 func (c Condition) matches(status int, body []byte) bool {
-	if c.Status != 0 && c.Status != status || !bytes.Contains(body, []byte(c.BodyContains)) {
-		return false
-	}
-	return c.Pointer == "" || slices.ContainsFunc(find(decode(body), c.Pointer), func(v any) bool {
-		if c.Equals != "" {
-			return text(v) == c.Equals
+	return (c.Status == 0 || c.Status == status) && bytes.Contains(body, []byte(c.BodyContains)) &&
+		(c.Pointer == "" || holds(decode(body), c.Pointer, c.Equals))
+}
+
+func (e ResponseError) matches(status int, doc any) bool {
+	return (e.Status == 0 || e.Status == status) && (e.Pointer == "" || holds(doc, e.Pointer, e.Equals))
+}
+
+// holds reports whether a value at pointer equals equals, or, if that is "", is neither null nor "".
+func holds(doc any, pointer, equals string) bool {
+	return slices.ContainsFunc(find(doc, pointer), func(v any) bool {
+		if equals != "" {
+			return text(v) == equals
 		}
 		return v != nil && v != ""
 	})
 }
 
+func (c Condition) readsBody() bool { return c.Pointer != "" || c.BodyContains != "" }
+
 // check adds an error for each wrong field of the condition at key.
 func (c Condition) check(errs *settings.Errors, key string) {
-	readsBody := c.Pointer != "" || c.BodyContains != ""
 	errs.When(c == Condition{}, key, "is empty and would match every response")
 	errs.When(c.Status != 0 && (c.Status < 100 || c.Status > 599), key+".status", "must be from 100 to 599")
-	errs.When(c.Status >= 100 && c.Status < 400 && readsBody, key+".status", "must be 400 or more to look at the body; below, the body is streamed")
 	errs.When(c.Equals != "" && c.Pointer == "", key+".equals", "needs pointer")
 	if c.Pointer != "" {
 		errs.Add(key+".pointer", checkPointer(c.Pointer))

@@ -23,25 +23,29 @@ const maxResponse = 1 << 20
 
 // A request is a request to the token or the revocation endpoint, with its response.
 type request struct {
-	provider, op string
-	url          *url.URL
-	fields       url.Values
-	header       http.Header
-	refresh      bool     // its grant is a refresh token
-	secrets      []string // sent, and must not appear in an error
-	err          error    // why it cannot be sent
+	c       *Config
+	op      string
+	url     *url.URL
+	fields  url.Values
+	header  http.Header
+	refresh bool     // its grant is a refresh token
+	secrets []string // sent, and must not appear in an error
+	err     error    // why it cannot be sent
 
 	status      int
+	date        time.Time // when it was sent, by the server's clock
 	retryAfter  time.Duration
 	limitUsedUp bool // X-RateLimit-Remaining is 0
 	body        []byte
-	doc         any // the body, if it is JSON
-	failed      bool
+	doc         any    // the body, if it is JSON
+	said        any    // doc, or else the body's fields if it is a form
+	failed      bool   // it is an error response
 	code        string // the error code, if it may be shown
+	mapped      bool   // code is from [Response.Errors]
 }
 
 func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
-	r := &request{provider: p.c.Provider, op: op, url: u, fields: url.Values{}, header: http.Header{}, secrets: secrets}
+	r := &request{c: &p.c, op: op, url: u, fields: url.Values{}, header: http.Header{}, secrets: secrets}
 	for name, s := range p.c.StaticHeaders {
 		r.header[name] = []string{r.readSecret("static_headers."+name, s)}
 	}
@@ -132,6 +136,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	}
 	defer resp.Body.Close()
 	r.status = resp.StatusCode
+	r.date = retryafter.Date(resp.Header, time.Now())
 	r.retryAfter, _ = retryafter.Parse(resp.Header, time.Now())
 	r.limitUsedUp = resp.Header.Get("X-RateLimit-Remaining") == "0"
 	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
@@ -144,7 +149,10 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		return r.newError(err)
 	}
 	r.doc = decode(r.body)
-	if r.failed = p.readErrorCode(r) || !r.ok(); r.failed {
+	if r.said = r.doc; r.doc == nil {
+		r.said = decodeForm(r.body)
+	}
+	if r.failed = r.readError(); r.failed {
 		return r.newError(r.responseError())
 	}
 	return nil

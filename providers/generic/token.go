@@ -2,6 +2,7 @@ package generic
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -18,32 +19,38 @@ import (
 // when the exchange began, and so never ends later than the product's.
 func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error) {
 	response := &p.c.Response
-	body := bytes.TrimSpace(bytes.TrimPrefix(r.body, byteOrderMark))
-	tok := &oauth2.Token{}
-	if response.Format == "json" {
-		tok.AccessToken = first(r.doc, response.AccessToken, str)
-		tok.RefreshToken = first(r.doc, response.RefreshToken, str)
-		tok.TokenType = first(r.doc, response.TokenType, str)
-	} else if !bytes.ContainsAny(body, "{[<") {
+	doc, body, isText := r.doc, trim(r.body), response.Format == "text"
+	if isText {
+		doc = r.said
+	}
+	tok := &oauth2.Token{
+		AccessToken:  first(doc, response.AccessToken, token),
+		RefreshToken: first(doc, response.RefreshToken, token),
+		TokenType:    first(doc, response.TokenType, str),
+	}
+	if isText && r.doc != nil {
+		tok = &oauth2.Token{AccessToken: token(r.doc)} // in JSON's quotes
+	} else if isText && r.said == nil && !bytes.ContainsAny(body, "{[<") {
 		tok.AccessToken = string(body)
 	}
 	switch {
 	case bytes.HasPrefix(body, []byte("<")):
 		return nil, fmt.Errorf("%w: it is an HTML page", auth.ErrProtocol)
-	case response.Format == "json" && r.doc == nil:
+	case !isText && r.said != nil && r.doc == nil:
+		return nil, fmt.Errorf("%w: it is a form; set response.format to text", auth.ErrProtocol)
+	case !isText && r.doc == nil:
 		return nil, fmt.Errorf("%w: it is not JSON", auth.ErrProtocol)
 	case tok.AccessToken == "":
 		return nil, fmt.Errorf("%w: it has no access token", auth.ErrProtocol)
-	case !printable(tok.AccessToken) || response.Format == "text" && strings.Contains(tok.AccessToken, " "):
+	case !printable(tok.AccessToken) || isText && strings.Contains(tok.AccessToken, " "):
 		return nil, fmt.Errorf("%w: its access token has characters that cannot be sent in a header", auth.ErrProtocol)
 	}
-	life := lifetime(find(r.doc, response.ExpiresIn))
-	if life == 0 {
-		life, _ = jwt.Lifetime(tok.AccessToken)
+	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
+	life := lifetime(find(doc, response.ExpiresIn), unit)
+	if own, ok := jwt.Lifetime(tok.AccessToken, r.date); ok && own <= maxLifetime && (life == 0 || own < life) {
+		life = own
 	}
-	if life == 0 || life > maxLifetime {
-		life = p.c.DefaultLifetime
-	}
+	life = cmp.Or(life, p.c.DefaultLifetime)
 	tok.Expiry = start.Add(life)
 	if life%time.Second == 0 {
 		tok.ExpiresIn = int64(life / time.Second)
@@ -51,16 +58,17 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	return tok, nil
 }
 
-// maxLifetime is the longest plausible lifetime. A larger number is ignored: it is not in seconds.
+// maxLifetime is the longest plausible lifetime. A larger number is ignored: its unit is another one.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
-// lifetime reads expires_in: seconds, as a number or a string. 0 is unknown.
-func lifetime(found []any) time.Duration {
+// lifetime reads expires_in, as a number or a string. 0 is unknown.
+func lifetime(found []any, unit time.Duration) time.Duration {
 	for _, v := range found {
 		n := strings.TrimSpace(text(v))
-		seconds, err := strconv.ParseFloat(n, 64) // also accepts what is not a JSON number
-		if err == nil && json.Valid([]byte(n)) && seconds > 0 && seconds <= maxLifetime.Seconds() {
-			return time.Duration(seconds * float64(time.Second))
+		number, err := strconv.ParseFloat(n, 64) // also accepts what is not a JSON number
+		ns := number * float64(unit)
+		if err == nil && json.Valid([]byte(n)) && ns > 0 && ns <= float64(maxLifetime) {
+			return time.Duration(ns)
 		}
 	}
 	return 0

@@ -50,7 +50,7 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 		ClientID: c.ClientID, ClientSecret: c.ClientSecret,
 		RedirectURI:  c.RedirectURI,
 		SecretParams: map[string]auth.Secret{"auth_string": authString},
-		Encoding:     "json",
+		Encoding:     "json", CredentialsIn: "json",
 		Refresh:      generic.Refresh{Fields: []string{"redirect_uri"}},
 		TokenHeaders: []generic.Header{header},
 		// A 401 that names a field, such as a wrong old_password, is about the request.

@@ -1,6 +1,7 @@
 package yamldoc
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"net/url"
@@ -62,7 +63,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		if f.Tag.Get("path") == "true" && text != "" && !filepath.IsAbs(text) {
 			text = filepath.Join(d.dir, text) // as in ${file:PATH}
 		}
-		v.SetString(text)
+		v.SetString(cmp.Or(text, f.Tag.Get("empty")))
 	case v.Kind() == reflect.Bool:
 		if err = setBool(v, text, quoted); err != nil && expanded {
 			err = errBool // the other error would hint at the value
