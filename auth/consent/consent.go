@@ -80,8 +80,13 @@ func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) 
 	if err == nil {
 		err = describeTimeout(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
 	}
-	f.show(w, resultPage(f.connector.Name, err))
-	return err
+	if err != nil {
+		f.show(w, failedPage(f.connector.Name, err))
+		return err
+	}
+	st, _ := f.connector.Session.Status(ctx) // if the store fails, Status returns what the session knows
+	f.show(w, connectedPage(f.connector.Name, st, time.Now()))
+	return nil
 }
 
 // describeTimeout returns err or, if the timeout of [withTimeout] caused it, an error that says what was

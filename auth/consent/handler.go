@@ -180,7 +180,7 @@ func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 	f.browser, f.started = browser, time.Now()
 	f.listPath = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
 	if err := f.connector.Session.CheckStore(r.Context()); err != nil {
-		f.show(w, resultPage(name, err))
+		f.show(w, failedPage(name, err))
 		return
 	}
 	h.add(f)

@@ -512,6 +512,20 @@ func TestHandlerStates(t *testing.T) {
 			},
 			[]string{"<strong>Connected</strong></span>", "Reconnect"},
 		},
+		"connected, without a refresh token": {
+			func(t *testing.T) consent.Connector {
+				once := flow
+				once.Redeem = func(context.Context, string, string) (*oauth2.Token, error) {
+					return &oauth2.Token{AccessToken: "a", ExpiresIn: 3600}, nil
+				}
+				c := newConnector(t, &stub{flow: once})
+				if err := c.Session.Redeem(t.Context(), "c", "v"); err != nil {
+					t.Fatal(err)
+				}
+				return c
+			},
+			[]string{"<strong>Connected</strong> until <time", "gave no refresh token, so a person must then sign in again", "Reconnect"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -69,13 +69,26 @@ func (p page) write(w http.ResponseWriter) {
 	w.Write(b.Bytes())
 }
 
-// resultPage shows how a login ended.
-func resultPage(name string, err error) page {
+// connectedPage shows that a login is saved. st is the session's status.
+func connectedPage(name string, st auth.Status, now time.Time) page {
+	p := page{Status: http.StatusOK, Tone: "good", Title: name + " is connected",
+		What: "Access was granted and saved.",
+		Do:   "You are done. The connection renews itself from now on."}
+	if !st.Refreshable {
+		p.Tone, p.Do = "warning", "It ends "+in(st.Expiry.Sub(now))+". "+noRefreshToken
+	}
+	return p
+}
+
+const noRefreshToken = "The product gave no refresh token, so a person must then sign in again. Usually the scope offline_access is missing."
+
+// failedPage shows why a login failed.
+func failedPage(name string, err error) page {
 	switch {
-	case err == nil:
-		return page{Status: http.StatusOK, Tone: "good", Title: name + " is connected",
-			What: "Access was granted and saved.",
-			Do:   "You are done. The connection renews itself from now on."}
+	case errors.Is(err, auth.ErrNoRefreshToken):
+		return page{Status: http.StatusOK, Tone: "warning", Title: name + " keeps its earlier login",
+			What: "This sign-in gave no refresh token, so it was not used. The earlier login stays in force.",
+			Do:   "Usually the scope offline_access is missing. To replace the earlier login, run “itsmauth logout " + name + "” first. Then connect again."}
 	case errors.Is(err, errDenied):
 		return page{Status: http.StatusOK, Tone: "warning", Title: name + " was not connected",
 			What: "Access was denied on the sign-in page. Nothing was changed.",
@@ -223,7 +236,9 @@ func newRow(c Connector, st auth.Status, err error, now time.Time) row {
 		r.What = "The first request uses the configured refresh token."
 	default:
 		r.Tone, r.State, r.Until = "good", "Connected", st.ConsentExpiry.UTC()
-		if !r.Until.IsZero() {
+		if !st.Refreshable {
+			r.Tone, r.Until, r.What = "warning", st.Expiry.UTC(), noRefreshToken
+		} else if !r.Until.IsZero() {
 			r.What = "It expires " + in(r.Until.Sub(now)) + ", and renews itself while the service runs."
 		}
 	}

@@ -57,8 +57,11 @@ func (c *onlineCheck) checkToken(ctx context.Context) *oauth2.Token {
 
 func (c *onlineCheck) checkConsent(ctx context.Context) {
 	st, _ := session(c.Connector).Status(ctx) // checkStore has reported the error
-	switch left := time.Until(st.ConsentExpiry); {
-	case st.ConsentExpiry.IsZero():
+	end := loginEnd(c.Connector, st)
+	switch left := time.Until(end); {
+	case end.IsZero():
+	case !st.Refreshable:
+		c.found("consent", "warning", about(left)+" left: the product gave no refresh token", "usually the scope offline_access is missing: add it to scopes, and run: itsmauth login "+c.Name)
 	case left < consentWarning:
 		c.found("consent", "warning", about(left)+" left, unless it is used before", "run: itsmauth login "+c.Name)
 	default:

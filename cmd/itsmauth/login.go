@@ -77,7 +77,10 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 	}
 	st, _ := session(conn).Status(ctx) // if the store fails, Status returns what the session knows
 	until := ""
-	if !st.ConsentExpiry.IsZero() {
+	switch {
+	case !st.Refreshable:
+		until = " for " + about(time.Until(st.Expiry)) + " only: the product gave no refresh token, usually because the scope offline_access is missing; then log in again"
+	case !st.ConsentExpiry.IsZero():
 		until = " until " + st.ConsentExpiry.Local().Format("2 January 2006") + ", or longer if it is used"
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s is logged in%s\n", conn.Name, until)

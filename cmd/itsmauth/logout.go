@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,16 +19,39 @@ func (a *app) logout() *cobra.Command {
 		Args:  cobra.ExactArgs(1), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withConnector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
+				st, _ := session(conn).Status(cmd.Context()) // if the store fails, Revoke says so
 				err := session(conn).Revoke(cmd.Context())
 				if err != nil && cmd.Context().Err() == nil && !errors.Is(err, auth.ErrStore) {
 					message, _ := splitAdvice(err) // which is to try again, but the tokens are deleted
 					return reworded{err, message + "; the tokens are deleted here but may still be valid: revoke them in the product"}
 				}
 				if err == nil {
-					_, err = fmt.Fprintf(a.stdout, "%s is logged out\n", conn.Name)
+					_, err = fmt.Fprintf(a.stdout, "%s is logged out%s\n", conn.Name, notRevoked(conn, st))
 				}
 				return err
 			})
 		},
 	}
+}
+
+// notRevoked says what a logout leaves valid at the product, if the product was not told. st is the
+// status before the logout.
+func notRevoked(conn *config.Connector, st auth.Status) string {
+	var valid []string
+	if left := time.Until(st.Expiry); left > 0 {
+		valid = append(valid, "its access token stays valid there for "+about(left))
+	}
+	if left := time.Until(st.ConsentExpiry); left > 0 {
+		valid = append(valid, "its refresh token for "+about(left))
+	} else if st.Refreshable && st.ConsentExpiry.IsZero() {
+		valid = append(valid, "its refresh token until the product ends it")
+	}
+	if session(conn).CanRevoke() || valid == nil {
+		return ""
+	}
+	why := ", which cannot revoke tokens: "
+	if conn.Provider == "oauth2" {
+		why = ", because the connector has no revoke_url: "
+	}
+	return " here, but not at the product" + why + strings.Join(valid, ", ")
 }

@@ -47,11 +47,11 @@ use) and consent_required (run itsmauth login NAME).`,
 					st, err := session(conn).Status(cmd.Context())
 					entry := connectorStatus{
 						Connector: conn.Name, Provider: conn.Provider, State: cmp.Or(st.State, auth.StateNone),
-						Expiry: exact(st.Expiry), ConsentExpiry: exact(st.ConsentExpiry),
+						Expiry: exact(st.Expiry), ConsentExpiry: exact(loginEnd(conn, st)),
 						Obtained: exact(st.Obtained), Host: st.Host, Store: conns.Store(),
 					}
 					row := cells(plain, conn.Name, conn.Provider, cmp.Or(string(st.State), "-"),
-						when(st.Expiry, terminal), when(st.ConsentExpiry, terminal), obtained(st, terminal), conns.Store())
+						when(st.Expiry, terminal), when(loginEnd(conn, st), terminal), obtained(st, terminal), conns.Store())
 					row[2].style = stateStyles[st.State]
 					if err != nil {
 						errs = append(errs, err)
@@ -69,6 +69,15 @@ use) and consent_required (run itsmauth login NAME).`,
 			})
 		},
 	}
+}
+
+// loginEnd returns when a person's login ends unless it is used before, or zero. Without a refresh token
+// it ends with the access token.
+func loginEnd(conn *config.Connector, st auth.Status) time.Time {
+	if session(conn).CodeFlow() != nil && !st.Refreshable {
+		return st.Expiry
+	}
+	return st.ConsentExpiry
 }
 
 func obtained(st auth.Status, terminal bool) string {

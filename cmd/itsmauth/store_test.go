@@ -50,10 +50,35 @@ func readOnly(t *testing.T) string {
 	return dir
 }
 
-// fullDisk returns a directory on a full disk.
-func fullDisk(t *testing.T) string {
+// If the store becomes read-only, logout fails, but has told the product, and says both.
+func TestLogoutFromReadOnlyStore(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4k,mode=700", "none", dir).CombinedOutput(); err != nil {
+	mount(t, dir, "size=1m,mode=700")
+	s := newServer(t, withLogin+"    revoke_url: URL/revoke\n")
+	s.store(dir)
+	s.answers(200, `{"access_token": "a1", "expires_in": 3600, "refresh_token": "r1"}`)
+	if code, _, _, stderr := s.logIn(); code != 0 {
+		t.Fatal(stderr)
+	}
+	s.seen()
+	if out, err := exec.Command("mount", "-o", "remount,ro", dir).CombinedOutput(); err != nil {
+		t.Skipf("%v: %s", err, out)
+	}
+	code, stdout, stderr := s.run("logout", "api")
+	if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "itsmauth: api: store: token store failed: ") ||
+		!strings.HasSuffix(stderr, "read-only file system; the product has revoked the tokens, but the store still has them; check token_store\n") {
+		t.Errorf("exit %d, %s%s", code, stdout, stderr)
+	}
+	if got := s.seen(); got != "POST /revoke token=r1, POST /revoke token=a1" {
+		t.Error(got)
+	}
+}
+
+// mount mounts a small disk at dir.
+func mount(t *testing.T, dir, options string) {
+	t.Helper()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", options, "none", dir).CombinedOutput(); err != nil {
 		t.Skipf("a small disk cannot be mounted here: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
@@ -61,6 +86,12 @@ func fullDisk(t *testing.T) string {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
+}
+
+// fullDisk returns a directory on a full disk.
+func fullDisk(t *testing.T) string {
+	dir := t.TempDir()
+	mount(t, dir, "size=4k,mode=700")
 	if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}

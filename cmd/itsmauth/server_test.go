@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// A server is a small product with a token endpoint, and the configuration of the connector api to it.
+type server struct {
+	*testing.T
+	url, yaml string
+	connector string // its part of the YAML
+
+	mu       sync.Mutex
+	token    func(url.Values) (status int, body string) // answers token requests
+	requests []string                                   // "POST /path key=value" of the keys grant_type and token
+}
+
+// newServer starts a server. lines are further lines of the connector.
+func newServer(t *testing.T, lines string) *server {
+	t.Helper()
+	s := &server{T: t, token: func(url.Values) (int, string) { return 200, `{"access_token": "a1", "expires_in": 3600}` }}
+	h := httptest.NewServer(s)
+	t.Cleanup(h.Close)
+	s.url = h.URL
+	redirect, err := freeRedirectURI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s.yaml = filepath.Join(dir, "itsmauth.yaml")
+	lines = strings.NewReplacer("URL", s.url, "REDIRECT", redirect).Replace(lines)
+	s.connector = fmt.Sprintf("connectors:\n  api:\n    provider: oauth2\n    base_url: %s\n    token_url: %[1]s/token\n    client_id: me\n%s", s.url, lines)
+	s.store(filepath.Join(dir, "tokens"))
+	return s
+}
+
+// store writes the configuration with a file store in dir.
+func (s *server) store(dir string) {
+	s.Helper()
+	text := "version: 1\ntoken_store: {type: file, path: " + dir + "}\n" + s.connector
+	if err := os.WriteFile(s.yaml, []byte(text), 0o600); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.ParseForm()
+	s.mu.Lock()
+	line := r.Method + " " + r.URL.RequestURI()
+	for _, key := range []string{"grant_type", "token"} {
+		if v := r.PostForm.Get(key); v != "" {
+			line += " " + key + "=" + v
+		}
+	}
+	s.requests = append(s.requests, line)
+	token := s.token
+	s.mu.Unlock()
+	if r.URL.Path == "/token" {
+		status, body := token(r.PostForm)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+		return
+	}
+	io.WriteString(w, "{}")
+}
+
+func (s *server) answers(status int, body string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = func(url.Values) (int, string) { return status, body }
+}
+
+// seen returns the requests since the last time.
+func (s *server) seen() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := strings.Join(s.requests, ", ")
+	s.requests = nil
+	return list
+}
+
+func (s *server) run(args ...string) (code int, stdout, stderr string) {
+	return itsmauth(context.WithoutCancel(s.Context()), append([]string{"--config", s.yaml}, args...)...)
+}
+
+// logIn runs login and is the browser that comes back with a code. It returns the last page as text.
+func (s *server) logIn() (code int, page, stdout, stderr string) {
+	s.Helper()
+	out, in := io.Pipe()
+	var errs strings.Builder
+	done := make(chan int, 1)
+	go func() {
+		done <- run(context.WithoutCancel(s.Context()), []string{"--config", s.yaml, "login", "api", "--no-browser"}, nil, in, &errs)
+		in.Close()
+	}()
+	lines := bufio.NewReader(out)
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		return <-done, "", line, errs.String()
+	}
+	u, err := url.Parse(strings.TrimSpace(line))
+	if err != nil {
+		s.Fatal(err)
+	}
+	resp, err := http.Get(u.Query().Get("redirect_uri") + "?code=c&state=" + u.Query().Get("state"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.Fatal(err)
+	}
+	rest, _ := io.ReadAll(lines)
+	_, page, _ = strings.Cut(string(b), "<main>")
+	return <-done, page, string(rest), errs.String()
+}
+
+const withLogin = "    grant: authorization_code\n    auth_url: URL/authorize\n    redirect_uri: REDIRECT\n    pkce: true\n"
+
+// A product that gives no refresh token, usually because the scope offline_access is missing.
+func TestLoginWithoutRefreshToken(t *testing.T) {
+	t.Parallel()
+	const (
+		without = `{"access_token": "a2", "expires_in": 3600}`
+		with    = `{"access_token": "a1", "expires_in": 3600, "refresh_token": "r1"}`
+	)
+	for name, revoke := range map[string]string{"": "", "revoked": "    revoke_url: URL/revoke\n"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, withLogin+revoke)
+			s.answers(200, without)
+			code, page, stdout, stderr := s.logIn()
+			if code != 0 || stdout != "api is logged in for 59m only: the product gave no refresh token, usually because the scope offline_access is missing; then log in again\n" {
+				t.Errorf("exit %d, %s%s", code, stdout, stderr)
+			}
+			if !strings.Contains(page, "api is connected") || !regexp.MustCompile("It ends in (59|60) minutes").MatchString(page) || !strings.Contains(page, "offline_access") {
+				t.Error(page)
+			}
+			if _, stdout, _ := s.run("--output", "json", "status"); strings.Contains(stdout, `"consent_expiry": null`) {
+				t.Error(stdout)
+			}
+			if _, stdout, _ := s.run("check", "--online"); !strings.Contains(stdout, "api: consent: warning: 59m left: the product gave no refresh token") {
+				t.Error(stdout)
+			}
+
+			s.answers(200, with)
+			if code, page, stdout, stderr = s.logIn(); code != 0 || stdout != "api is logged in\n" || !strings.Contains(page, "renews itself") {
+				t.Errorf("exit %d, %s%s\n%s", code, stdout, stderr, page)
+			}
+			s.seen()
+			s.answers(200, without)
+			code, page, stdout, stderr = s.logIn()
+			if code != 1 || stdout != "" || !strings.Contains(stderr, "itsmauth: api: login: the sign-in gave no refresh token, so it is not used: the earlier login stays in force; ") ||
+				!strings.HasSuffix(stderr, "to replace the earlier login, first run: itsmauth logout api\n") {
+				t.Errorf("exit %d, %s%s", code, stdout, stderr)
+			}
+			for _, want := range []string{"api keeps its earlier login", "gave no refresh token", "offline_access", "itsmauth logout api"} {
+				if !strings.Contains(page, want) {
+					t.Errorf("no %q in %s", want, page)
+				}
+			}
+			want := "POST /token grant_type=authorization_code"
+			if revoke != "" {
+				want += ", POST /revoke token=a2"
+			}
+			if got := s.seen(); got != want {
+				t.Errorf("requests: %s", got)
+			}
+			if _, stdout, _ := s.run("token", "api"); stdout != "a1\n" {
+				t.Error(stdout)
+			}
+		})
+	}
+}
+
+// logout says what it did not do.
+func TestLogoutSaysWhatStays(t *testing.T) {
+	t.Parallel()
+	const answer = `{"access_token": "a1", "expires_in": 3600, "refresh_token": "r1"}`
+	for name, tt := range map[string]struct {
+		lines, stdout string
+	}{
+		"revoked":         {"    client_secret: x\n    revoke_url: URL/revoke\n", "api is logged out\n"},
+		"an access token": {"    client_secret: x\n    refresh: {fallback: grant}\n", "api is logged out here, but not at the product, because the connector has no revoke_url: its access token stays valid there for 59m\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, tt.lines)
+			if code, stdout, stderr := s.run("logout", "api"); code != 0 || stdout != "api is logged out\n" || stderr != "" {
+				t.Errorf("without a token: exit %d, %s%s", code, stdout, stderr)
+			}
+			s.run("token", "api")
+			if code, stdout, stderr := s.run("logout", "api"); code != 0 || stdout != tt.stdout || stderr != "" {
+				t.Errorf("exit %d, %s%s", code, stdout, stderr)
+			}
+		})
+	}
+	t.Run("a login", func(t *testing.T) {
+		t.Parallel()
+		s := newServer(t, withLogin)
+		s.answers(200, answer)
+		s.logIn()
+		if code, stdout, stderr := s.run("logout", "api"); code != 0 || stderr != "" ||
+			stdout != "api is logged out here, but not at the product, because the connector has no revoke_url: its access token stays valid there for 59m, its refresh token until the product ends it\n" {
+			t.Errorf("exit %d, %s%s", code, stdout, stderr)
+		}
+	})
+}
