@@ -37,7 +37,9 @@ func ParseKey(s string) (Key, error) {
 	if err != nil || len(b) != keySize {
 		return Key{}, errors.New("an encryption key must be base64 of 32 bytes; `itsmauth keygen` makes one")
 	}
-	return Key{SecretString(string(b))}, nil
+	key := SecretString(string(b))
+	key.raw = true
+	return Key{key}, nil
 }
 
 // sealMark begins the data of each encrypted record. It is followed by 8 bytes that identify the key,

@@ -1,71 +1,111 @@
 package auth
 
 import (
-	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
+	"time"
+
+	"github.com/itsmauth/itsmauth/internal/follow"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 )
 
 const redacted = "[redacted]"
 
-// maxSecret is the largest file that is read as a secret.
-const maxSecret = 1 << 20
-
 // A Secret is read each time it is used, so a change of its file or environment variable takes effect
 // without a restart. It is always printed and marshalled as [redacted]. The zero Secret is absent.
-type Secret struct{ read func() (string, error) }
+type Secret struct {
+	read  func() (string, error)
+	fixed bool // read always returns the same
+	raw   bool // the value is bytes, not text: a [Key]'s
+}
 
 // SecretString is a secret that never changes.
 func SecretString(s string) Secret {
-	return SecretFunc(func() (string, error) { return s, nil })
+	return Secret{read: func() (string, error) { return s, nil }, fixed: true}
 }
 
-// SecretFile is the content of a file of at most 1 MiB, without one trailing newline.
+// SecretFile is the content of a file of at most 1 MiB.
 func SecretFile(path string) Secret {
 	return SecretFunc(func() (string, error) {
-		f, err := os.Open(path)
+		text, err := textfile.Read(path)
 		if err != nil {
 			return "", err
 		}
-		defer f.Close()
-		b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
-		switch {
-		case err != nil:
-			return "", err
-		case len(b) > maxSecret:
-			return "", fmt.Errorf("%s is larger than 1 MiB", path)
-		}
-		if line, ok := bytes.CutSuffix(b, []byte("\n")); ok {
-			b = bytes.TrimSuffix(line, []byte("\r"))
-		}
-		return string(b), nil
+		return clean(path, text)
 	})
 }
 
 // SecretEnv is the value of an environment variable, which must be set.
 func SecretEnv(name string) Secret {
-	return SecretFunc(func() (string, error) {
-		v, ok := os.LookupEnv(name)
+	return Secret{read: func() (string, error) {
+		text, ok := os.LookupEnv(name)
 		if !ok {
 			return "", fmt.Errorf("environment variable %s is not set", name)
 		}
-		return v, nil
-	})
+		return clean("environment variable "+name, text)
+	}}
 }
 
-// SecretFunc is what f returns, for example from a vault. f is called concurrently. Its errors are
-// shown, so they must not contain the secret.
-func SecretFunc(f func() (string, error)) Secret { return Secret{f} }
+// secretPatience is how long a use of a secret waits for its source, if there is an earlier value.
+const secretPatience = 5 * time.Second
 
-// Value reads the secret. The value of the zero Secret is "".
+// SecretFunc is what f returns, for example from a vault. f is called at each use, but once at a time. If it
+// does not return within 5 s, what it returned last is used. Its errors are shown, so they must not contain
+// the secret.
+func SecretFunc(f func() (string, error)) Secret {
+	type result struct {
+		text string
+		err  error
+	}
+	latest := follow.New(0, secretPatience, func() (result, error) {
+		text, err := f()
+		return result{text, err}, nil
+	})
+	return Secret{read: func() (string, error) {
+		r := latest.Get(context.Background())
+		return r.text, r.err
+	}}
+}
+
+// Value reads the secret, without a byte order mark and without newlines at its end. A secret in UTF-16, one
+// with a control character, or one of several lines that is neither PEM nor JSON, is an error. The value of
+// the zero Secret is "".
 func (s Secret) Value() (string, error) {
 	if s.read == nil {
 		return "", nil
 	}
-	return s.read()
+	text, err := s.read()
+	if err != nil || s.raw {
+		return text, err
+	}
+	return clean("the secret", text)
+}
+
+// clean returns the text of the secret what, as it is sent.
+func clean(what, text string) (string, error) {
+	text, err := textfile.Decode(text)
+	if err != nil {
+		return "", fmt.Errorf("%s %w", what, err)
+	}
+	text = strings.TrimRight(text, "\r\n")
+	rest := strings.ReplaceAll(text, "\r\n", "\n")
+	oneLine := !strings.Contains(rest, "\n")
+	if isKey := strings.Contains(rest, "-----BEGIN ") || strings.HasPrefix(rest, "{"); isKey { // PEM, or a JSON Web Key
+		rest, oneLine = strings.ReplaceAll(rest, "\n", ""), true
+	}
+	switch {
+	case !oneLine:
+		return "", errors.New(what + " has several lines, which only a key or a certificate may have")
+	case strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == '\x7f' }):
+		return "", errors.New(what + " holds a control character (U+0000 to U+001F, or U+007F)")
+	}
+	return text, nil
 }
 
 // IsZero reports whether the secret is absent.

@@ -264,7 +264,10 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| reference | is replaced by |\n| --- | --- |\n" +
 	"| `${env:NAME}` | the environment variable, which must not be empty |\n" +
 	"| `${env:NAME:-default}` | the environment variable, or `default` if it is not set or empty |\n" +
-	"| `${file:PATH}` | the file's content without its last newline |\n" +
+	"| `${file:PATH}` | the file's content, in UTF-8, of at most 1 MiB, without a byte order mark and its last newline |\n" +
 	"| `$${` | a literal `${` |\n\n" +
+	"A secret is used without a byte order mark and without newlines at its end, wherever it comes from. A secret in UTF-16\n" +
+	"(which PowerShell's `>` writes), with a control character, or with several lines is an error; keys and certificates (PEM,\n" +
+	"JSON Web Keys) may have several lines.\n\n" +
 	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +
 	"the store's `path`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"

@@ -41,7 +41,8 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		d.replace(v, at.value, at.Path, errors.New("must be a single value, not a list or a mapping"))
 		return
 	}
-	text, expanded, err := expand(n.Value, d.dir)
+	source := sources{d.dir, v.Type() == secretType}
+	text, expanded, err := expand(n.Value, source)
 	// The value of a reference has no type in YAML, so it takes the field's.
 	quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	isBool := !expanded && n.Tag == "!!bool"
@@ -52,7 +53,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 	case isBool && (v.Type() == secretType || v.Kind() == reflect.String):
 		err = errString
 	case v.Type() == secretType:
-		err = setSecret(v, text, n.Value, d.dir)
+		err = setSecret(v, text, n.Value, source, expanded)
 	case v.Type() == urlType:
 		err = setURL(v, text)
 	case v.Type() == durationType:
@@ -93,16 +94,21 @@ func isDefault(v reflect.Value, f settings.Field) bool {
 	return v.Type() == f.Type && (v.IsZero() || v.Comparable() && v.Equal(f.Default()))
 }
 
-// setSecret sets a secret that is read again at each use. text is what it is now.
-func setSecret(v reflect.Value, text, source, dir string) error {
-	if text == "" {
-		return errors.New("must not be empty")
+// setSecret sets a secret that is read again at each use if references says so. text is what it is now.
+func setSecret(v reflect.Value, text, value string, source sources, references bool) error {
+	secret := auth.SecretString(text)
+	if references {
+		secret = auth.SecretFunc(func() (string, error) {
+			text, _, err := expand(value, source)
+			return text, err
+		})
 	}
-	v.Set(reflect.ValueOf(auth.SecretFunc(func() (string, error) {
-		text, _, err := expand(source, dir)
-		return text, err
-	})))
-	return nil
+	text, err := secret.Value()
+	if err == nil && text == "" {
+		err = errors.New("must not be empty")
+	}
+	v.Set(reflect.ValueOf(secret))
+	return err
 }
 
 // setURL hides net/url's own errors, which repeat the URL.

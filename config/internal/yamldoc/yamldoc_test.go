@@ -96,11 +96,11 @@ func FuzzExpand(f *testing.F) {
 		if strings.Contains(s, "${file:") {
 			return
 		}
-		got, expanded, err := expand(s, "testdata")
+		got, expanded, err := expand(s, sources{dir: "testdata"})
 		if !strings.Contains(s, "${") && (got != s || expanded || err != nil) {
 			t.Errorf("%q became %q, %v, %v", s, got, expanded, err)
 		}
-		literal, expanded, err := expand(strings.ReplaceAll(s, "${", "$${"), "testdata")
+		literal, expanded, err := expand(strings.ReplaceAll(s, "${", "$${"), sources{dir: "testdata"})
 		if literal != s && !strings.Contains(s, "$${") || expanded || err != nil {
 			t.Errorf("%q became %q, %v", s, literal, err)
 		}

@@ -1,0 +1,70 @@
+// Package follow reads values that may change, such as files, where a read may hang.
+package follow
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A Value is what a read returned last. It is safe for concurrent use; one read runs at a time.
+type Value[T any] struct {
+	read            func() (T, error)
+	every, patience time.Duration
+
+	mu     sync.Mutex
+	known  bool
+	latest T
+	began  time.Time
+	done   chan struct{} // closed when the running read ends, else nil
+}
+
+// New makes the Value of read, which is not known yet. Get reads it again if the last read began at least
+// every ago, and waits for that for patience.
+func New[T any](every, patience time.Duration, read func() (T, error)) *Value[T] {
+	return &Value[T]{read: read, every: every, patience: patience}
+}
+
+// Know sets the value to what was just read elsewhere, and returns v.
+func (v *Value[T]) Know(latest T) *Value[T] {
+	v.known, v.latest, v.began = true, latest, time.Now()
+	return v
+}
+
+// Get returns the latest value. It returns the one before if reading fails, or takes longer than patience or
+// until ctx ends; while that read runs on, it does so at once. The first value is waited for until it is
+// known or ctx ends.
+func (v *Value[T]) Get(ctx context.Context) T {
+	v.mu.Lock()
+	if v.done == nil && (!v.known || time.Since(v.began) >= v.every) {
+		v.began, v.done = time.Now(), make(chan struct{})
+		go v.run()
+	}
+	done := v.done
+	var late <-chan time.Time
+	if done != nil && v.known {
+		late = time.After(time.Until(v.began.Add(v.patience)))
+	}
+	v.mu.Unlock()
+	if done != nil {
+		select {
+		case <-done:
+		case <-late:
+		case <-ctx.Done():
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.latest
+}
+
+func (v *Value[T]) run() {
+	latest, err := v.read()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err == nil {
+		v.known, v.latest = true, latest
+	}
+	close(v.done)
+	v.done = nil
+}

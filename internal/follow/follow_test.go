@@ -1,0 +1,85 @@
+package follow_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/itsmauth/itsmauth/internal/follow"
+)
+
+const every, patience = time.Second, 250 * time.Millisecond
+
+func TestEvery(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		var fails error
+		v := follow.New(every, patience, func() (int, error) { reads++; return reads, fails }).Know(-1)
+		get := func(want int) {
+			t.Helper()
+			if got := v.Get(t.Context()); got != want {
+				t.Errorf("%d, want %d", got, want)
+			}
+		}
+		get(-1)
+		time.Sleep(every - 1)
+		get(-1)
+		time.Sleep(1)
+		get(1)
+		get(1)
+		fails = errors.New("no")
+		time.Sleep(every)
+		get(1)
+		get(1)
+		fails = nil
+		time.Sleep(every)
+		get(3)
+	})
+}
+
+// While a read hangs, Get waits for patience once, or until ctx ends, and returns the last value.
+func TestHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		reads := 0
+		v := follow.New(0, patience, func() (int, error) { reads++; <-hang; return reads, nil }).Know(-1)
+		for _, tc := range []struct{ limit, want time.Duration }{
+			{patience / 2, patience / 2}, {time.Hour, patience / 2}, {time.Hour, 0}, {0, 0},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), tc.limit)
+			start := time.Now()
+			if got := v.Get(ctx); got != -1 {
+				t.Error(got)
+			}
+			if took := time.Since(start); took != tc.want {
+				t.Errorf("took %s, want %s", took, tc.want)
+			}
+			cancel()
+		}
+		close(hang)
+		synctest.Wait()
+		if got := v.Get(t.Context()); got != 2 || reads != 2 {
+			t.Errorf("%d after %d reads", got, reads)
+		}
+	})
+}
+
+// The first value has none before it, so Get waits until it is known.
+func TestFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := follow.New(every, patience, func() (int, error) { time.Sleep(time.Minute); return 1, nil })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if got := v.Get(ctx); got != 0 {
+			t.Error(got)
+		}
+		if got := v.Get(t.Context()); got != 1 {
+			t.Error(got)
+		}
+	})
+}

@@ -1,0 +1,50 @@
+// Package textfile reads small files of UTF-8 text, such as secrets and certificates.
+package textfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// maxSize is the largest file that is read.
+const maxSize = 1 << 20
+
+// Read returns the content of a file of at most 1 MiB, without a byte order mark.
+func Read(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return "", err
+	}
+	if len(b) > maxSize {
+		return "", fmt.Errorf("%s is larger than 1 MiB", path)
+	}
+	text, err := Decode(string(b))
+	if err != nil {
+		return "", fmt.Errorf("%s %w", path, err)
+	}
+	return text, nil
+}
+
+var errUTF16 = errors.New("is UTF-16, which PowerShell's > writes; save it as UTF-8")
+
+// Decode removes byte order marks. It refuses UTF-16: its error says what the text is.
+func Decode(text string) (string, error) {
+	for _, start := range []string{"\xff\xfe", "\xfe\xff"} {
+		if strings.HasPrefix(text, start) {
+			return "", errUTF16
+		}
+	}
+	// Without a mark, every other byte of Latin letters is 0.
+	if len(text) >= 4 && (text[0] == 0 && text[2] == 0 || text[1] == 0 && text[3] == 0) {
+		return "", errUTF16
+	}
+	return strings.TrimLeft(text, "\ufeff"), nil
+}
