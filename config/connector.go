@@ -60,17 +60,21 @@ func (c *Connector) Proxy(u *url.URL) (*url.URL, error) {
 	return &url.URL{Scheme: proxy.Scheme, Host: proxy.Host}, err
 }
 
-var absolute = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*:)?//`)
+var absolute = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*`)
 
 // NewRequest is [http.NewRequestWithContext] for a path below BaseURL, which may have a query. An
-// absolute URL of the same origin, such as a link to the next page, is used unchanged. An absolute URL of
-// another origin, or a path that leaves BaseURL with "..", is refused with [auth.ErrInsecure].
+// absolute URL of the same origin, such as a link to the next page, is used in place of BaseURL. An
+// absolute URL of another origin, or a path that leaves BaseURL with "..", is refused with
+// [auth.ErrInsecure]. What a path or query cannot have (RFC 3986 section 3.3, 3.4), such as a space, " or
+// {, and a % that begins no escape, is percent-encoded; what is encoded is left.
 func (c *Connector) NewRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	isURL := absolute.MatchString(path)
+	authority := absolute.FindString(path)
+	isURL := authority != ""
+	path = path[len(authority):]
 	if !isURL && path != "" && !strings.ContainsAny(path[:1], "/?") {
 		path = "/" + path
 	}
-	ref, err := url.Parse(path)
+	ref, err := url.Parse(authority + percentEncode(path))
 	if err != nil {
 		return nil, fmt.Errorf("%s: the path is not one a URL can have", c.Name)
 	}
@@ -85,8 +89,22 @@ func (c *Connector) NewRequest(ctx context.Context, method, path string, body io
 	default:
 		u.Path, u.RawPath = c.BaseURL.Path+ref.Path, c.BaseURL.EscapedPath()+ref.EscapedPath()
 	}
-	u.RawQuery, u.ForceQuery = strings.ReplaceAll(ref.RawQuery, " ", "%20"), ref.ForceQuery
+	u.RawPath = percentEncode(u.RawPath)
+	u.RawQuery, u.ForceQuery = ref.RawQuery, ref.ForceQuery
 	return http.NewRequestWithContext(ctx, method, u.String(), body)
+}
+
+// disallowed matches what a path or query cannot have, and escapes, so that their % is not matched alone.
+var disallowed = regexp.MustCompile("%[0-9A-Fa-f]{2}|[][ \"%<>\\\\^`{|}]|[^\\x00-\\x7f]")
+
+// percentEncode encodes what some servers, such as Tomcat, refuse.
+func percentEncode(s string) string {
+	return disallowed.ReplaceAllStringFunc(s, func(match string) string {
+		if match[0] == '%' && len(match) == 3 {
+			return match
+		}
+		return url.PathEscape(match)
+	})
 }
 
 func (c *Connector) insecure(why string) error {
