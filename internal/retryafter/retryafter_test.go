@@ -59,6 +59,21 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("Retry-After: %.40q: got %v, %v; want %v, %v", tt.value, wait, ok, tt.wait, tt.ok)
 		}
 	}
+	for _, tt := range []struct {
+		after, date string
+		wait        time.Duration
+	}{
+		{in(90 * time.Second).Format(http.TimeFormat), in(80 * time.Second).Format(http.TimeFormat), 10 * time.Second},
+		{in(90 * time.Second).Format(http.TimeFormat), in(-10 * time.Minute).Format(http.TimeFormat), 690 * time.Second},
+		{in(-10 * time.Minute).Format(http.TimeFormat), in(-11 * time.Minute).Format(time.RFC850), time.Minute},
+		{in(90 * time.Second).Format(http.TimeFormat), in(91 * time.Second).Format(http.TimeFormat), 0},
+		{in(90 * time.Second).Format(http.TimeFormat), "yesterday", 90 * time.Second},
+		{"7", in(-10 * time.Minute).Format(http.TimeFormat), 7 * time.Second},
+	} {
+		if wait, ok := Parse(http.Header{"Retry-After": {tt.after}, "Date": {tt.date}}, now); wait != tt.wait || !ok {
+			t.Errorf("Retry-After: %s, Date: %s: got %v, %v; want %v", tt.after, tt.date, wait, ok, tt.wait)
+		}
+	}
 	if wait, ok := Parse(nil, now); ok {
 		t.Errorf("no header: got %v, true", wait)
 	}
