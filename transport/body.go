@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -20,8 +21,9 @@ type callBody struct {
 
 	mu        sync.Mutex
 	kept      []byte
-	truncated bool  // more was read than is kept
-	err       error // how body ended
+	truncated bool        // more was read than is kept
+	err       error       // how body ended
+	first     attemptBody // part of this, to save an allocation
 	last      *attemptBody
 	open      int  // attemptBodies not closed yet
 	final     bool // no further attempt: body is closed with the last attemptBody
@@ -46,15 +48,19 @@ func (p *callBody) replayable() bool {
 	return !p.truncated && (p.err == nil || p.err == io.EOF)
 }
 
-// next returns the body of the next attempt. That of the attempt before must be abandoned.
+// next returns the body of the next sending. That of the sending before must be abandoned.
 func (p *callBody) next(a *attempt) (*attemptBody, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u := &attemptBody{attempt: a, p: p}
+	u := &p.first
+	if p.last != nil {
+		u = new(attemptBody)
+	}
+	u.attempt, u.p = a, p
 	if p.getBody != nil && p.last != nil {
 		body, err := p.getBody()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("GetBody of the request failed: %w", err)
 		}
 		u.copied = body
 	}
@@ -63,7 +69,7 @@ func (p *callBody) next(a *attempt) (*attemptBody, error) {
 	return u, nil
 }
 
-// abandon takes the body from the latest attempt, whose pending Reads then fail. It reports false, and
+// abandon takes the body from the latest sending, whose pending Reads then fail. It reports false, and
 // does nothing, if the body cannot be sent again.
 func (p *callBody) abandon() bool {
 	if p == nil {
@@ -114,7 +120,7 @@ func (p *callBody) update(change func()) {
 	}
 }
 
-// attemptBody is the request body of one attempt.
+// attemptBody is the request body of one sending.
 type attemptBody struct {
 	attempt *attempt
 	p       *callBody

@@ -33,6 +33,7 @@ type call struct {
 	current *attempt // the latest
 	first   attempt
 	ended   bool
+	endless bool // no limit ends the response's body
 
 	returned bool // the caller has the response, so Timeout is over
 	respBody returnedBody
@@ -55,8 +56,10 @@ func (c *call) do() (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request, c.returned = c.req, true
+	if resp.StatusCode == http.StatusSwitchingProtocols || isEventStream(resp) {
+		c.endLimits()
+	}
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		c.timer.Stop()
 		resp.Body = &upgraded{conn, c.current} // a connection now, which the caller owns
 		return resp, nil
 	}

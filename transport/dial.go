@@ -2,40 +2,29 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"sync/atomic"
 	"time"
-
-	"github.com/itsmauth/itsmauth/auth"
 )
 
 // newPool returns the [http.Transport] that makes and keeps the connections.
 func newPool(o *Options) *http.Transport {
 	dialer := &net.Dialer{Timeout: o.AttemptTimeout, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: recordDial(dialer.DialContext),
-		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-			if s := resp.StatusCode; s == http.StatusProxyAuthRequired || s == http.StatusUnauthorized { // tinyproxy sends 401
-				return &auth.Error{Op: "request", Status: s, Err: errProxyAuth}
-			}
-			return nil
-		},
-		ForceAttemptHTTP2:     true,
-		MaxIdleConns:          128,
-		MaxIdleConnsPerHost:   128, // a connector has one host
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   2 * o.AttemptTimeout, // AttemptTimeout ends the attempt sooner; this ends the connection
-		ExpectContinueTimeout: time.Second,
+		Proxy:                  o.noteProxy,
+		DialContext:            o.dialProxy(recordDial(dialer.DialContext)),
+		OnProxyConnectResponse: onConnect,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           128,
+		MaxIdleConnsPerHost:    128, // a connector has one host
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    2 * o.AttemptTimeout, // AttemptTimeout ends the attempt sooner; this ends the connection
+		ExpectContinueTimeout:  time.Second,
 		// Without pings, a dead HTTP/2 connection would stay in the pool and fail every attempt.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: o.AttemptTimeout / 3, PingTimeout: o.AttemptTimeout / 3},
-	}
-	if o.Proxy != nil {
-		t.Proxy = o.Proxy
 	}
 	if o.TLS != nil {
 		t.TLSClientConfig = o.TLS.Clone()
@@ -65,15 +54,28 @@ func recordDial(dial dialFunc) dialFunc {
 	}
 }
 
-// errProxyAuth is an ErrProtocol so that Session does not retry it: proxies lock accounts.
-var errProxyAuth = fmt.Errorf("%w: the proxy refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol)
-
 // dialed is a connection that was made for an attempt, or is being made. Silence counts from the last
 // write to it, whether of the TLS handshake or of the request.
 type dialed struct {
 	net.Conn // nil: it is being made, which the dialer limits itself
 	made     time.Time
 	last     atomic.Int64 // write, in ns since made
+	requests atomic.Int64 // parts of requests that were written
+}
+
+// longestAlert is the size of the longest TLS record with an alert. A request begins with a longer write.
+const longestAlert = 75
+
+// below returns the connection below conn's TLS, or nil if recordDial has not made it.
+func below(conn net.Conn) *dialed {
+	for {
+		t, ok := conn.(*tls.Conn)
+		if !ok {
+			d, _ := conn.(*dialed)
+			return d
+		}
+		conn = t.NetConn()
+	}
 }
 
 // lastWrite returns when this attempt last wrote to the connection, at most limit after it was made: other
@@ -91,6 +93,9 @@ func (d *dialed) lastWrite(limit time.Duration) time.Time {
 func (d *dialed) Write(b []byte) (int, error) {
 	n, err := d.Conn.Write(b)
 	d.last.Store(int64(time.Since(d.made)))
+	if n > longestAlert {
+		d.requests.Add(1)
+	}
 	return n, err
 }
 

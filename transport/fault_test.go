@@ -43,6 +43,7 @@ type fault struct {
 	flood   bool  // of headers; the client's limit is lowered
 	upload  int64 // the size of the body; such a row has no GET
 	idle    bool  // the server then closes that connection
+	moved   bool  // the server redirects, so several requests are no retries
 }
 
 // kinds are the requests of the table: the columns.
@@ -67,6 +68,25 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 		}
 	}
 	good := answer(ok)
+	http2 := func(ca *testpki.CA) *tls.Config {
+		c := serving("127.0.0.1", time.Hour)(ca)
+		c.NextProtos = []string{"h2"}
+		return c
+	}
+	// unless plays an HTTP/2 server that answers the first request on its first connection with refusal.
+	unless := func(refusal func(stream string) string) func(*faultServer, *peer) {
+		return func(s *faultServer, c *peer) {
+			first := c.n == 1
+			c.http2(func(stream string) string {
+				if first {
+					first = false
+					return refusal(stream)
+				}
+				s.acted.Add(1)
+				return ok2(stream)
+			})
+		}
+	}
 	proxied := func(scheme string) func(*faultServer, *string, *transport.Options) {
 		return func(s *faultServer, base *string, o *transport.Options) {
 			*base, o.AllowHTTP = scheme+"://api.example.com", true
@@ -184,6 +204,32 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 				c.say(ok)
 			}
 		}},
+		{name: "idle connection that closes before the next request is written", warm: true, play: func(_ *faultServer, c *peer) {
+			for c.act() {
+				c.say(ok)
+			}
+		}, meet: func(_ *faultServer, _ *string, o *transport.Options) {
+			wrap, writes := o.Wrap, 0
+			o.Wrap = func(next http.RoundTripper) http.RoundTripper {
+				t := next.(*http.Transport)
+				dial := t.DialContext
+				t.DialContext = transport.RecordDial(func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := dial(ctx, network, addr)
+					return &breaking{conn, func() bool { writes++; return writes == 2 }}, err
+				})
+				return wrap(t)
+			}
+		}},
+		{name: "HTTP/2: REFUSED_STREAM", https: http2, play: unless(refusedStream)},
+		{name: "HTTP/2: GOAWAY above the last stream", https: http2, play: unless(func(string) string { return goAway(0) })},
+		{name: "HTTP/2: GOAWAY with an error, as the first answer on the connection", https: http2, play: unless(func(string) string { return goAway(11) })},
+		{name: "HTTP/2: reset after the request was read", https: http2, play: func(s *faultServer, c *peer) {
+			c.http2(func(string) string {
+				s.acted.Add(1)
+				c.reset()
+				return ""
+			})
+		}},
 		{name: "TLS: the handshake breaks off", https: serving("127.0.0.1", time.Hour), play: func(_ *faultServer, c *peer) {
 			c.tcp.Read(make([]byte, 1))
 			c.reset()
@@ -218,6 +264,9 @@ func faults(t *testing.T, ca *testpki.CA) []fault {
 		{name: "answers 500 (502, 503, 504, 408 are the same)", play: answer("HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\nContent-Length: 4\r\n\r\ndone")},
 		{name: "answers 429", play: refuse("HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Length: 4\r\n\r\ndone")},
 		{name: "answers 503, Retry-After above max_retry_after", play: answer("HTTP/1.1 503 Unavailable\r\nRetry-After: 86400\r\nContent-Length: 4\r\n\r\ndone")},
+		{name: "answers 301 (302 is the same)", moved: true, play: redirect("301 Moved Permanently")},
+		{name: "answers 303", moved: true, play: redirect("303 See Other")},
+		{name: "answers 307 (308 is the same)", moved: true, play: redirect("307 Temporary Redirect")},
 		{name: "answers 404", play: answer("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ndone")},
 		{name: "none", play: good},
 	}
@@ -229,6 +278,25 @@ func refuse(text string) func(*faultServer, *peer) {
 		if c.read() {
 			c.say(text)
 			c.half()
+		}
+	}
+}
+
+// redirect leads to /there, and processes what comes there.
+func redirect(status string) func(*faultServer, *peer) {
+	return func(s *faultServer, c *peer) {
+		for {
+			r, err := http.ReadRequest(c.r)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			if r.URL.Path == "/there" {
+				s.acted.Add(1)
+				c.say(ok)
+				continue
+			}
+			c.say("HTTP/1.1 " + status + "\r\nLocation: /there\r\nContent-Length: 5\r\n\r\nmoved")
 		}
 	}
 }
@@ -372,7 +440,7 @@ func measureIn(t *testing.T, ca *testpki.CA, f fault, method, key string, o tran
 	m.sent, m.acted = sent.Load(), s.acted.Load()
 	silent := strings.Contains(m.gets, "Timeout()") || strings.Contains(m.gets, "Deadline")
 	switch whole := time.Duration(m.sent) * o.AttemptTimeout; {
-	case err == nil && m.sent == 1:
+	case err == nil && (m.sent == 1 || f.moved):
 		m.lasts = "as the server takes"
 	case silent && took.Truncate(100*time.Millisecond) == whole: // the waits between attempts are shorter
 		m.lasts = fmt.Sprintf("%d × `attempt_timeout`", m.sent)

@@ -142,4 +142,48 @@ func (c *peer) drip(s string, every time.Duration) {
 	}
 }
 
+// http2 serves HTTP/2 (RFC 9113). It sends the frames that respond returns for each complete request.
+func (c *peer) http2(respond func(stream string) (frames string)) {
+	frames := make(chan string, 16) // reads on while it writes: a connection in memory has no buffer
+	defer close(frames)
+	go func() {
+		for f := range frames {
+			c.say(f)
+		}
+	}()
+	c.r.Discard(24) // the preface
+	frames <- frame(4, 0, noStream, "")
+	for head := make([]byte, 9); ; {
+		if _, err := io.ReadFull(c.r, head); err != nil {
+			return
+		}
+		payload := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+		io.ReadFull(c.r, payload)
+		kind, flags, stream := head[3], head[4], string(head[5:])
+		switch endStream := flags&1 != 0; {
+		case kind == 6 && flags == 0:
+			frames <- frame(6, 1, stream, string(payload)) // PING
+		case kind <= 1 && endStream: // DATA or HEADERS
+			frames <- respond(stream)
+		}
+	}
+}
+
+const noStream = "\x00\x00\x00\x00"
+
+func frame(kind, flags byte, stream, payload string) string {
+	return string([]byte{byte(len(payload) >> 16), byte(len(payload) >> 8), byte(len(payload)), kind, flags}) + stream + payload
+}
+
+// ok2 is ok over HTTP/2.
+func ok2(stream string) string { return frame(1, 4, stream, "\x88") + frame(0, 1, stream, "done") }
+
+// refusedStream refuses a stream before it is processed.
+func refusedStream(stream string) string { return frame(3, 0, stream, "\x00\x00\x00\x07") }
+
+// goAway ends the connection. The server has processed no stream.
+func goAway(code byte) string {
+	return frame(7, 0, noStream, noStream+"\x00\x00\x00"+string(rune(code)))
+}
+
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"

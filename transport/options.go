@@ -38,6 +38,9 @@ type Options struct {
 	TLS *tls.Config
 	// Proxy returns the proxy of a request; nil means [http.ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
+	// NoProxy lists hosts that Proxy is not asked for, in the syntax of the environment variable NO_PROXY:
+	// "example.com, .internal, 10.0.0.0/8, intranet:8443". "" lists none.
+	NoProxy string
 	// UserAgent is sent with requests that set none. "" leaves it to net/http.
 	UserAgent string
 

@@ -25,7 +25,7 @@ func (c *call) shouldRetry(resp *http.Response, err error) (time.Duration, bool)
 		return 0, false
 	}
 	now := time.Now()
-	wait := cmp.Or(c.current.pause, rand.N(c.backoff()))
+	wait := cmp.Or(c.current.pause, c.backoff())
 	if resp != nil {
 		if after, ok := retryafter.Parse(resp.Header, now); ok {
 			if after > o.MaxRetryAfter {
@@ -51,10 +51,15 @@ func (c *call) fitsDeadline(wait time.Duration, now time.Time) bool {
 	return !ok || !now.Add(wait).After(end)
 }
 
-// backoff returns the longest wait before the next attempt.
+// backoff returns a random wait before the next attempt. The second wait and later ones are at least half
+// of what they can be, so that the attempts do not end before a short restart of the server does.
 func (c *call) backoff() time.Duration {
 	o := &c.t.o.Retry
-	return max(retryablehttp.DefaultBackoff(o.MinBackoff, o.MaxBackoff, max(c.attempts-1, 0), nil), 1)
+	most := max(retryablehttp.DefaultBackoff(o.MinBackoff, o.MaxBackoff, c.attempts-1, nil), 1)
+	if c.attempts == 1 {
+		return rand.N(most)
+	}
+	return most - rand.N(most/2+1)
 }
 
 // retryable reports whether another attempt may succeed, and is safe: a request that is not idempotent
@@ -63,7 +68,7 @@ func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
 		_, ours := errors.AsType[*auth.Error](err)
-		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && c.idempotent())
+		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && (unprocessed(err) || c.idempotent()))
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:
@@ -80,7 +85,7 @@ func permanentSendError(err error) bool {
 	alert, ok2 := errors.AsType[*net.OpError](err)
 	return ok && dns.IsNotFound || ok2 && alert.Op == "remote error" ||
 		errors.As(err, new(*tls.CertificateVerificationError)) || errors.As(err, new(tls.RecordHeaderError)) ||
-		errors.Is(err, errProxyAuth) || invalidRequest(err)
+		invalidRequest(err)
 }
 
 func (c *call) idempotent() bool {
@@ -107,7 +112,7 @@ func (a *attempt) pauseIdentity(resp *http.Response) {
 		if resp.StatusCode == http.StatusServiceUnavailable {
 			return
 		}
-		a.pause = rand.N(a.call.backoff())
+		a.pause = a.call.backoff()
 		after = a.pause
 	}
 	t := a.call.t

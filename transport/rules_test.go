@@ -357,6 +357,57 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// A stream of events may be silent for longer than attempt_timeout, and ends when the caller closes it or
+// its context ends. Other bodies may not be silent.
+func TestEventStream(t *testing.T) {
+	t.Parallel()
+	for media, endless := range map[string]bool{
+		"text/event-stream":                true,
+		"Text/Event-Stream; charset=utf-8": true,
+		"text/event-stream2":               false,
+		"application/json":                 false,
+	} {
+		t.Run(media, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := serveInMemory(t, nil, func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", media)
+					for {
+						io.WriteString(w, "data: x\n\n")
+						w.(http.Flusher).Flush()
+						select {
+						case <-time.After(time.Hour):
+						case <-r.Context().Done():
+							return
+						}
+					}
+				})
+				c := client(t, new(product), "http://api.example.com", inMemory(l.Dial, transport.Options{Limiter: transport.NewLimiter(nil, 1)}))
+				for range 2 { // the second would be refused if the first still counted
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					req, _ := http.NewRequestWithContext(ctx, "GET", "http://api.example.com/", nil)
+					resp, err := c.Do(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					n, err := io.ReadFull(resp.Body, make([]byte, 3*len("data: x\n\n")))
+					if endless != (err == nil) || !endless && (n != len("data: x\n\n") || !errors.Is(err, context.DeadlineExceeded)) {
+						t.Errorf("%d bytes, %v", n, err)
+					}
+					if endless {
+						time.AfterFunc(time.Minute, cancel)
+						if _, err := resp.Body.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+							t.Errorf("after the caller has canceled: %v", err)
+						}
+					}
+					resp.Body.Close()
+				}
+			})
+		})
+	}
+}
+
 // However a call ends, it no longer counts against max_concurrency.
 func TestPlacesComeBack(t *testing.T) {
 	t.Parallel()
@@ -866,114 +917,69 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// net/http itself resends a request if its reused connection broke or its stream was refused. The product
-// may see both, so both count against the limit.
+// net/http itself resends a GET if its reused connection broke. The product may see both, so both count
+// against the limit.
 func TestLimitHoldsWhereNetHTTPSendsAgain(t *testing.T) {
 	t.Parallel()
-	const fits, never = 500 * time.Millisecond, time.Hour
-	for name, test := range map[string]struct {
-		https bool
-		play  func(seen func() int, c *peer)
-		calls int   // the last of which is resent
-		conns int64 // needed for that
-	}{
-		"HTTP/1": {false, func(seen func() int, c *peer) {
-			for c.read() {
-				if seen() == 2 {
-					return
-				}
-				c.say(ok)
-			}
-		}, 2, 2},
-		"HTTP/2": {true, func(seen func() int, c *peer) {
-			frames := make(chan string, 16) // reads on while it writes: the in-memory connection has no buffer
-			defer close(frames)
-			go func() {
-				for f := range frames {
-					c.say(f)
-				}
-			}()
-			c.r.Discard(24) // the preface
-			frames <- "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-			for head := make([]byte, 9); ; {
-				if _, err := io.ReadFull(c.r, head); err != nil {
-					return
-				}
-				text := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
-				io.ReadFull(c.r, text)
-				stream := string(head[5:])
-				switch ping, headers := head[3] == 6 && head[4] == 0, head[3] == 1; {
-				case ping:
-					frames <- "\x00\x00\x08\x06\x01" + stream + string(text)
-				case headers && seen() == 1:
-					frames <- "\x00\x00\x04\x03\x00" + stream + "\x00\x00\x00\x07" // REFUSED_STREAM
-				case headers:
-					frames <- "\x00\x00\x01\x01\x05" + stream + "\x88" // 200
-				}
-			}
-		}, 1, 1},
-	} {
-		for _, per := range []time.Duration{fits, never} {
-			t.Run(fmt.Sprint(name, " ", per), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					var mu sync.Mutex
-					var at []time.Time
-					ca := testpki.New(t)
-					base, attempts := "http://api.example.com", 0
-					var config *tls.Config
-					if test.https {
-						base = "https://api.example.com"
-						config = &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "api.example.com", time.Now().Add(time.Hour))}, NextProtos: []string{"h2"}}
-					}
-					l := memnet.Listen()
-					s := serveFaultsOn(t, l, config, func(_ *faultServer, c *peer) {
-						test.play(func() int {
-							mu.Lock()
-							defer mu.Unlock()
-							at = append(at, time.Now())
-							return len(at)
-						}, c)
-					})
-					c := client(t, new(product), base, inMemory(l.Dial, transport.Options{
-						Limiter: transport.NewLimiter([]auth.Limit{{Requests: test.calls, Per: per}}, 1),
-						TLS:     &tls.Config{RootCAs: ca.Pool()}, AttemptTimeout: fits * 4 / 5, Retry: transport.Retry{MaxAttempts: 1},
-						Wrap: func(next http.RoundTripper) http.RoundTripper {
-							return roundTrip(func(r *http.Request) (*http.Response, error) { attempts++; return next.RoundTrip(r) })
-						}}))
-					for i := range test.calls {
-						resp, err := c.Get(base)
-						if last := i == test.calls-1; last && per == never {
-							if !errors.Is(err, auth.ErrRateLimited) {
-								t.Error(resp, err)
-							}
-							continue
+	const fits, never, calls = 500 * time.Millisecond, time.Hour, 2
+	for _, per := range []time.Duration{fits, never} {
+		t.Run(per.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var at []time.Time
+				attempts := 0
+				l := memnet.Listen()
+				s := serveFaultsOn(t, l, nil, func(_ *faultServer, c *peer) {
+					for c.read() {
+						mu.Lock()
+						at = append(at, time.Now())
+						breaks := len(at) == calls
+						mu.Unlock()
+						if breaks {
+							return
 						}
-						if err != nil {
-							t.Fatal(err)
-						}
-						io.Copy(io.Discard, resp.Body)
-						resp.Body.Close()
-					}
-					time.Sleep(time.Minute) // for requests that should not come
-					mu.Lock()
-					defer mu.Unlock()
-					if s.conns.Load() != test.conns || attempts != test.calls {
-						t.Fatalf("%d connections, %d attempts: not the case that is meant", s.conns.Load(), attempts)
-					}
-					want := test.calls
-					if per == fits {
-						want++
-					}
-					if len(at) != want {
-						t.Fatalf("%d requests, want %d", len(at), want)
-					}
-					if took := at[len(at)-1].Sub(at[0]); per == fits && took <= per {
-						t.Errorf("%d requests within %s", len(at), took)
+						c.say(ok)
 					}
 				})
+				c := client(t, new(product), "http://api.example.com", inMemory(l.Dial, transport.Options{
+					Limiter:        transport.NewLimiter([]auth.Limit{{Requests: calls, Per: per}}, 1),
+					AttemptTimeout: fits * 4 / 5, Retry: transport.Retry{MaxAttempts: 1},
+					Wrap: func(next http.RoundTripper) http.RoundTripper {
+						return roundTrip(func(r *http.Request) (*http.Response, error) { attempts++; return next.RoundTrip(r) })
+					}}))
+				for i := range calls {
+					resp, err := c.Get("http://api.example.com")
+					if last := i == calls-1; last && per == never {
+						if !errors.Is(err, auth.ErrRateLimited) {
+							t.Error(resp, err)
+						}
+						continue
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				time.Sleep(time.Minute) // for requests that should not come
+				mu.Lock()
+				defer mu.Unlock()
+				if s.conns.Load() != 2 || attempts != calls {
+					t.Fatalf("%d connections, %d attempts: not the case that is meant", s.conns.Load(), attempts)
+				}
+				want := calls
+				if per == fits {
+					want++
+				}
+				if len(at) != want {
+					t.Fatalf("%d requests, want %d", len(at), want)
+				}
+				if took := at[len(at)-1].Sub(at[0]); per == fits && took <= per {
+					t.Errorf("%d requests within %s", len(at), took)
+				}
 			})
-		}
+		})
 	}
 }
 

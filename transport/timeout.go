@@ -3,6 +3,8 @@ package transport
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"strings"
 	"time"
 )
 
@@ -43,6 +45,21 @@ func (c *call) headerDeadline(now time.Time) int64 {
 // due returns the deadline for the response headers.
 func (c *call) due() time.Time { return time.Unix(0, c.deadline.Load()) }
 
+// isEventStream reports whether the response is a stream of server-sent events, which may be silent for
+// any time (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+func isEventStream(resp *http.Response) bool {
+	media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(media), "text/event-stream")
+}
+
+// endLimits ends the limits: the response's body may be silent for any time.
+func (c *call) endLimits() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endless = true
+	c.timer.Stop()
+}
+
 // expire is called by the timer.
 func (c *call) expire() {
 	c.mu.Lock()
@@ -52,7 +69,7 @@ func (c *call) expire() {
 
 // checkLimitsLocked cancels what exceeds its limit, or sets the timer for the next check.
 func (c *call) checkLimitsLocked() {
-	if c.ended {
+	if c.ended || c.endless {
 		return
 	}
 	limit := c.t.o.AttemptTimeout
@@ -71,7 +88,7 @@ func (c *call) checkLimitsLocked() {
 		a.cancel(timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
 		return
 	case left <= 0:
-		a.cancel(timeoutError{fmt.Sprintf("no sign of the server for %s (attempt_timeout)", limit), true})
+		a.cancel(timeoutError{fmt.Sprintf("no sign of %s for %s (attempt_timeout)", a.peer(), limit), true})
 		left = min(limit, due)
 	default:
 		left = min(left, due)

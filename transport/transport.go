@@ -56,9 +56,10 @@ func newRoundTripper(a auth.Authenticator, o *Options) (*roundTripper, error) {
 	return t, nil
 }
 
-// NewClient returns a client over [New]. It follows a redirect to another origin only for GET and
-// HEAD, and without credentials: no token, no Referer, no credentials that the caller set. For other
-// methods it returns the redirect response.
+// NewClient returns a client over [New]. It follows 301 and 302 only for GET and HEAD, makes a GET after
+// 303, and keeps method and body after 307 and 308 (RFC 9110 section 15.4). To another origin it follows
+// only for GET and HEAD, and without credentials: no token, no Referer, no credentials that the caller
+// set. Otherwise it returns the redirect response.
 func NewClient(a auth.Authenticator, o *Options) (*http.Client, error) {
 	t, err := newRoundTripper(a, o)
 	if err != nil {
@@ -102,7 +103,7 @@ func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	}
 	own, foreign := newPool(&t.o), newPool(&t.o)
 	if c := foreign.TLSClientConfig; c != nil {
-		c.Certificates, c.GetClientCertificate, c.ServerName = nil, nil, ""
+		withoutIdentity(c)
 	}
 	t.pools = []*http.Transport{own, foreign}
 	t.inner, t.anonymous = wrap(own), wrap(foreign)
@@ -185,10 +186,18 @@ func (t *roundTripper) checkRedirect(req *http.Request, via []*http.Request) err
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
-	if t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !mayLeaveOrigin(r) }) {
+	if isLostWrite(req, via) || t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !mayLeaveOrigin(r) }) {
 		return http.ErrUseLastResponse
 	}
 	return nil
+}
+
+// isLostWrite reports whether net/http has made a GET of another method after a 301 or 302 (RFC 9110
+// section 15.4.2 permits it): the caller would take the page it leads to for the result of the write.
+func isLostWrite(req *http.Request, via []*http.Request) bool {
+	status, method := req.Response.StatusCode, via[len(via)-1].Method
+	return (status == http.StatusMovedPermanently || status == http.StatusFound) &&
+		method != "" && method != http.MethodGet && method != http.MethodHead
 }
 
 // checkScheme refuses plain http, except to loopback or with AllowHTTP.

@@ -432,9 +432,21 @@ func TestRedirects(t *testing.T) {
 				} else if stray.Load() != nil || resp.StatusCode != status {
 					t.Errorf("it went elsewhere, or status %d", resp.StatusCode)
 				}
-				do("/here")
-				if last := home[len(home)-1]; last.URL.Path != "/there" || last.Header.Get("Access_token") != "T1" {
-					t.Errorf("same origin: %s %v", last.URL, last.Header)
+				resp = do("/here")
+				last := home[len(home)-1]
+				wantMethod, wantPath, wantStatus := method, "/there", 200
+				switch {
+				case safe:
+				case status == 303:
+					wantMethod = "GET"
+				case status < 303: // a GET would lose the write
+					wantPath, wantStatus = "/here", status
+				}
+				if last.Method != wantMethod || last.URL.Path != wantPath || last.Header.Get("Access_token") != "T1" || resp.StatusCode != wantStatus {
+					t.Errorf("same origin: status %d after %s %s %v", resp.StatusCode, last.Method, last.URL, last.Header)
+				}
+				if hasBody := method == "POST" || method == "PUT"; (last.ContentLength > 0) != (hasBody && wantMethod == method) {
+					t.Errorf("same origin: a body of %d bytes", last.ContentLength)
 				}
 				if safe {
 					do("/away-and-back")
@@ -630,8 +642,8 @@ func TestRetryAfter(t *testing.T) {
 		"huge":            {"99999999999999999999", 0, 1, 0, 0},
 		"beyond timeout":  {"20", 10 * time.Second, 1, 0, 0},
 		"second too long": {"20", 35 * time.Second, 2, 20 * time.Second, 21 * time.Second},
-		"zero":            {"0", 0, 4, 0, 4 * time.Second},
-		"none":            {"", 0, 4, 0, 4 * time.Second},
+		"zero":            {"0", 0, 4, 1500 * time.Millisecond, 4 * time.Second},
+		"none":            {"", 0, 4, 1500 * time.Millisecond, 4 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -657,6 +669,81 @@ func TestRetryAfter(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A date in Retry-After counts from the server's own clock.
+func TestRetryAfterOfAnotherClock(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-10 * time.Minute, 0, 10 * time.Minute} {
+		for _, status := range []int{429, 503} {
+			synctest.Test(t, func(t *testing.T) {
+				var at []time.Time
+				c := stub(t, transport.Options{Limiter: transport.NewLimiter(nil, 0)}, func(*http.Request) (*http.Response, error) {
+					at = append(at, time.Now())
+					clock := time.Now().Add(off).UTC()
+					return answer(status, "Date", clock.Format(http.TimeFormat), "Retry-After", clock.Add(5*time.Second).Format(http.TimeFormat)), nil
+				})
+				resp, err := c.Get("https://api.example.com/")
+				if err != nil || resp.StatusCode != status || len(at) != 4 {
+					t.Fatalf("%v %v after %d attempts", resp, err, len(at))
+				}
+				for i := range 3 {
+					if wait := at[i+1].Sub(at[i]); wait != 5*time.Second {
+						t.Errorf("clock off by %s, %d: waited %s", off, status, wait)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The first wait is anywhere between 0 and min_backoff, each later one in the upper half of its range.
+func TestBackoff(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	for name, test := range map[string]struct {
+		retry  transport.Retry
+		ranges [][2]time.Duration
+	}{
+		"defaults": {transport.Retry{}, [][2]time.Duration{{0, 500 * ms}, {500 * ms, 1000 * ms}, {1000 * ms, 2000 * ms}}},
+		"at the limit": {transport.Retry{MinBackoff: 10 * time.Second, MaxBackoff: 15 * time.Second, MaxAttempts: 5},
+			[][2]time.Duration{{0, 10000 * ms}, {7500 * ms, 15000 * ms}, {7500 * ms, 15000 * ms}, {7500 * ms, 15000 * ms}}},
+	} {
+		for _, status := range []int{429, 503} {
+			t.Run(fmt.Sprint(name, " ", status), func(t *testing.T) {
+				t.Parallel()
+				var seen [][]time.Duration
+				for range 40 {
+					synctest.Test(t, func(t *testing.T) {
+						var at []time.Time
+						c := stub(t, transport.Options{Retry: test.retry, Timeout: time.Hour}, func(*http.Request) (*http.Response, error) {
+							at = append(at, time.Now())
+							return answer(status), nil
+						})
+						c.Get("https://api.example.com/")
+						var waits []time.Duration
+						for i := range at[1:] {
+							waits = append(waits, at[i+1].Sub(at[i]))
+						}
+						seen = append(seen, waits)
+					})
+				}
+				for i, r := range test.ranges {
+					least, most := r[1], r[0]
+					for _, waits := range seen {
+						if len(waits) != len(test.ranges) {
+							t.Fatalf("%d waits", len(waits))
+						}
+						least, most = min(least, waits[i]), max(most, waits[i])
+					}
+					// All 40 are in one half of the range once in 2^39 runs.
+					if middle := (r[0] + r[1]) / 2; least < r[0] || most > r[1] || least > middle || most < middle {
+						t.Errorf("wait %d: from %s to %s; want from %s to %s", i+1, least, most, r[0], r[1])
+					}
+				}
+			})
+		}
 	}
 }
 
@@ -1228,7 +1315,12 @@ func stack(t testing.TB) (http.RoundTripper, *http.Request) {
 	rt, err := transport.New(auth.New(new(product), nil), &transport.Options{
 		BaseURL: parse(t, "https://api.example.com"),
 		Wrap: func(http.RoundTripper) http.RoundTripper {
-			return roundTrip(func(*http.Request) (*http.Response, error) { return ok, nil })
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if r.Body != nil {
+					r.Body.Close()
+				}
+				return ok, nil
+			})
 		},
 	})
 	if err != nil {
@@ -1239,11 +1331,17 @@ func stack(t testing.TB) (http.RoundTripper, *http.Request) {
 	return rt, req
 }
 
-// A request costs the call, its context (2) and timer (2), the copy of the request, and its header (2).
+// A request costs the call, its context (2) and timer (2), the copy of the request, and its header (2). A
+// body costs its two layers.
 func TestAllocations(t *testing.T) {
 	rt, req := stack(t)
 	if n := testing.AllocsPerRun(1000, func() { rt.RoundTrip(req) }); n != 8 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("GET: %v allocations", n)
+	}
+	req.Method, req.Body = "POST", io.NopCloser(strings.NewReader("body"))
+	req.GetBody = func() (io.ReadCloser, error) { return req.Body, nil }
+	if n := testing.AllocsPerRun(1000, func() { rt.RoundTrip(req) }); n != 10 {
+		t.Errorf("POST: %v allocations", n)
 	}
 }
 

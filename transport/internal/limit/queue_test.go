@@ -301,7 +301,7 @@ func TestSlotWrittenTwiceCountsTwice(t *testing.T) {
 		s := take(t, l, false)
 		again := func() {
 			t.Helper()
-			if err := s.Resend(t.Context(), time.Time{}); err != nil {
+			if err := s.Resend(t.Context(), time.Time{}, true); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -324,12 +324,62 @@ func TestSlotWrittenTwiceCountsTwice(t *testing.T) {
 		r := <-call
 		at(1150 * ms)
 		r.slot.Received()
-		err := r.slot.Resend(t.Context(), time.Now().Add(900*ms))
+		err := r.slot.Resend(t.Context(), time.Now().Add(900*ms), true)
 		wantLimited(t, err, 960*ms)
 		r.slot.Done()
 		time.Sleep(oneWay)
 		idle(t, l)
 	})
+}
+
+// A resend of what the server has not processed keeps its slot, which counts from the resend. If the slot
+// has left a window meanwhile, the resend takes another.
+func TestUnprocessedResendKeepsTheSlot(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	for name, tt := range map[string]struct {
+		limits      []auth.Limit
+		after       time.Duration // from the writing to the resend
+		takesSecond bool
+	}{
+		"at once":                   {[]auth.Limit{perSecond(1)}, 0, false},
+		"before it has arrived":     {[]auth.Limit{perSecond(1)}, 50 * ms, false},
+		"just in the window":        {[]auth.Limit{perSecond(1)}, 1100 * ms, false},
+		"after the window":          {[]auth.Limit{perSecond(1)}, 1101 * ms, true},
+		"in both windows":           {[]auth.Limit{perHour(1), perSecond(1)}, 50 * ms, false},
+		"in the longer window only": {[]auth.Limit{perHour(2), perSecond(1)}, 2000 * ms, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := New(tt.limits, 1)
+				s := take(t, l, false)
+				s.Wrote()
+				time.Sleep(tt.after)
+				resent := time.Now()
+				if err := s.Resend(t.Context(), time.Time{}, false); err != nil || time.Now() != resent {
+					t.Fatalf("%v after %v", err, time.Since(resent))
+				}
+				s.Wrote()
+				time.Sleep(10 * ms)
+				s.Received()
+				s.Done()
+				l.mu.Lock()
+				n := l.sentLocked(&l.windows[len(l.windows)-1])
+				l.mu.Unlock()
+				if second := n == 2; second != (tt.takesSecond && len(tt.limits) == 2) || n == 0 {
+					t.Errorf("%d requests count in the longest window", n)
+				}
+				if slices.ContainsFunc(tt.limits, func(l auth.Limit) bool { return l.Per > time.Second }) {
+					return
+				}
+				take := <-queue(t.Context(), l, false, time.Time{})
+				if got := time.Since(resent).Truncate(ms); take.err != nil || got != 1010*ms {
+					t.Errorf("the next one %v after the resend, %v; want 1.01s", got, take.err)
+				}
+			})
+		})
+	}
 }
 
 // If the call ends while Resend waits, the second slot is given back.
@@ -340,7 +390,7 @@ func TestResendAfterTheEnd(t *testing.T) {
 		s := take(t, l, false)
 		s.Wrote()
 		resent := make(chan error)
-		go func() { resent <- s.Resend(t.Context(), time.Time{}) }()
+		go func() { resent <- s.Resend(t.Context(), time.Time{}, true) }()
 		synctest.Wait()
 		s.Done()
 		if err := <-resent; err != context.Canceled {

@@ -162,15 +162,31 @@ func TestSharedRelease(t *testing.T) {
 		"written twice": {func(s *Slot) {
 			s.Wrote()
 			time.Sleep(20 * time.Millisecond)
-			s.Resend(context.Background(), time.Time{})
+			s.Resend(context.Background(), time.Time{}, true)
 			s.Wrote()
 			time.Sleep(20 * time.Millisecond)
 			s.Received()
 		}, oneWay, []string{"true", "true"}},
+		"written twice, processed once": {func(s *Slot) {
+			s.Wrote()
+			time.Sleep(20 * time.Millisecond)
+			s.Resend(context.Background(), time.Time{}, false)
+			s.Wrote()
+			time.Sleep(20 * time.Millisecond)
+			s.Received()
+		}, 40 * time.Millisecond, []string{"true"}},
+		"written twice, far apart, processed once": {func(s *Slot) {
+			s.Wrote()
+			time.Sleep(time.Second)
+			s.Resend(context.Background(), time.Time{}, false)
+			s.Wrote()
+			time.Sleep(time.Second)
+			s.Done()
+		}, time.Second + oneWay, []string{"true", "true"}},
 		"written twice, far apart": {func(s *Slot) {
 			s.Wrote()
 			time.Sleep(time.Second)
-			s.Resend(context.Background(), time.Time{})
+			s.Resend(context.Background(), time.Time{}, true)
 			s.Wrote()
 			time.Sleep(time.Second)
 			s.Done()

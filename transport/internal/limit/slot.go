@@ -78,11 +78,17 @@ func (s *Slot) writtenLocked(now time.Duration) {
 	}
 }
 
-// Resend takes a second slot, ahead of all calls, when net/http is about to resend a request that was
-// written: the server may see both. The Slot then stands for the second sending.
-func (s *Slot) Resend(ctx context.Context, deadline time.Time) (err error) {
+// Resend must be called when net/http is about to send a request, the first time or again. If the server
+// may have processed what was written, it may see both: then Resend takes a second slot, ahead of all
+// calls. The Slot stands for the latest sending.
+func (s *Slot) Resend(ctx context.Context, deadline time.Time, processed bool) (err error) {
 	unwritten := false
-	s.update(func(time.Duration) { unwritten = s.state == granted })
+	s.update(func(now time.Duration) {
+		if !processed {
+			s.unwriteLocked(now)
+		}
+		unwritten = s.state == granted
+	})
 	if unwritten {
 		return nil
 	}
@@ -102,6 +108,16 @@ func (s *Slot) Resend(ctx context.Context, deadline time.Time) (err error) {
 		s.snapshotUseLocked(now)
 	})
 	return err
+}
+
+// unwriteLocked takes back that the request was written, unless it has left a window by now.
+func (s *Slot) unwriteLocked(now time.Duration) {
+	if s.state != written || !s.q.Limited() || now-s.arrival > s.q.windows[0].per || s.lapse != nil && !s.lapse.Stop() {
+		return
+	}
+	s.state, s.lapse = granted, nil
+	s.q.arrivals.postpone(s.arrival)
+	s.snapshotUseLocked(now)
 }
 
 // Failed notes that the attempt failed. The server may still receive the request, so it counts as if it

@@ -67,15 +67,27 @@ func (r *arrivalTimes) forget(head int) {
 // drop removes the latest time, if there is one.
 func (r *arrivalTimes) drop() { r.times = r.times[:max(0, len(r.times)-1)] }
 
+// latest returns where in times the latest is that is not after t, or the first.
+func (r *arrivalTimes) latest(t time.Duration) int {
+	i := len(r.times) - 1
+	for i > 0 && r.times[i] > t {
+		i--
+	}
+	return i
+}
+
+// postpone replaces one time by never.
+func (r *arrivalTimes) postpone(t time.Duration) {
+	i := r.latest(t)
+	r.times = append(slices.Delete(r.times, i, i+1), never)
+}
+
 // move replaces one time by an earlier one. There are no times in a Queue without windows.
 func (r *arrivalTimes) move(from, to time.Duration) {
 	if len(r.times) == 0 {
 		return
 	}
-	i := len(r.times) - 1
-	for i > 0 && r.times[i] > from {
-		i--
-	}
+	i := r.latest(from)
 	j, _ := slices.BinarySearch(r.times[:i], to)
 	copy(r.times[j+1:i+1], r.times[j:i])
 	r.times[j] = to
