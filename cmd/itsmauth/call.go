@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,10 +30,13 @@ func (a *app) call() *cobra.Command {
 		Short: "Make one authenticated request",
 		Long: `Make one authenticated request to PATH below the connector's base_url. PATH may
 have a query. Data that begins with { or [ is sent as JSON, other data as a form,
-unless -H sets a Content-Type. The body of the response is printed unchanged. If
-its status is 400 or more, the exit status is 1. It is 3 or 4 if the token was
-refused and no new one can be requested: because a person must log in, or because
-the credentials were refused.`,
+unless -H sets a Content-Type. The body of the response is printed unchanged.
+
+The exit status is 1 if the status of the response is 400 or more, or a redirect
+that is not followed: one to another host with a body, or 301 or 302 of anything
+but GET, which would become a GET. It is 3 or 4 if the token was refused and no
+new one can be requested: because a person must log in, or because the
+credentials were refused.`,
 		Example: `  itsmauth call support /api/command?action=get_api_info
   itsmauth call shop POST /api/v4/customers/change-password -d @passwords.json
   itsmauth call remedy DELETE /api/arsys/v1/entry/HPD:IncidentInterface/INC01 -i`,
@@ -131,10 +135,14 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	if _, err := io.Copy(a.stdout, resp.Body); err != nil {
 		return fmt.Errorf("%s: %s %s: %w", conn.Name, req.Method, req.URL.Path, err)
 	}
-	if resp.StatusCode < 400 {
+	redirected := slices.Contains([]int{301, 302, 303, 307, 308}, resp.StatusCode)
+	if resp.StatusCode < 400 && !redirected {
 		return nil
 	}
-	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, resp.Status)
+	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, statusText(resp))
+	if redirected {
+		return fmt.Errorf("%w, and this redirect is not followed; call the address in its header Location, which -i shows", err)
+	}
 	// If the product refused the token, and no other could be obtained, the session knows why.
 	st, _ := session(conn).Status(req.Context())
 	for _, why := range []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrStore} {
@@ -143,4 +151,9 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 		}
 	}
 	return err
+}
+
+// statusText returns the status with our text, because the server's reason phrase may contain anything.
+func statusText(resp *http.Response) string {
+	return strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", http.StatusText(resp.StatusCode)))
 }

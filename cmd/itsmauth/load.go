@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/filestore"
@@ -245,15 +247,12 @@ func all(conns *config.Connectors) []*config.Connector {
 // session returns conn's session: config makes no other Authenticator.
 func session(conn *config.Connector) *auth.Session { return conn.Authenticator().(*auth.Session) }
 
-// completeName completes the argument NAME in a shell.
-func (a *app) completeName(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+// completeName completes the argument NAME in a shell. It works although the file has faults.
+func (a *app) completeName(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var file struct{ Connectors map[string]yaml.Node }
+	if len(args) == 0 {
+		data, _ := os.ReadFile(a.path())
+		_ = yaml.Unmarshal(data, &file) // without a file, there are no names
 	}
-	conns, err := a.loadWithoutStore(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer conns.Close()
-	return conns.Names(), cobra.ShellCompDirectiveNoFileComp
+	return slices.Sorted(maps.Keys(file.Connectors)), cobra.ShellCompDirectiveNoFileComp
 }

@@ -23,6 +23,7 @@ type server struct {
 	connector string // its part of the YAML
 
 	mu       sync.Mutex
+	api      http.HandlerFunc                           // answers other requests; nil is {}
 	token    func(url.Values) (status int, body string) // answers token requests
 	requests []string                                   // "POST /path key=value" of the keys grant_type and token
 }
@@ -72,6 +73,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
 		io.WriteString(w, body)
+		return
+	}
+	if s.api != nil {
+		s.api(w, r)
 		return
 	}
 	io.WriteString(w, "{}")
@@ -219,4 +224,89 @@ func TestLogoutSaysWhatStays(t *testing.T) {
 			t.Errorf("exit %d, %s%s", code, stdout, stderr)
 		}
 	})
+}
+
+// A redirect that is not followed means that a write was not made. Nobody must take it for done.
+func TestCallIsRedirected(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		method, location string
+		status, code     int
+		want             string // the request that arrived last
+	}{
+		{"GET", "/done", 302, 0, "GET /done"},
+		{"GET", "", 302, 1, "GET /x"},
+		{"GET", "", 304, 0, "GET /x"},
+		{"GET", "", 300, 0, "GET /x"},
+		{"POST", "/done", 303, 0, "GET /done"},
+		{"POST", "/done", 307, 0, "POST /done"},
+		{"POST", "http://127.0.0.1:1/done", 307, 1, "POST /x"},
+		{"POST", "http://127.0.0.1:1/done", 308, 1, "POST /x"},
+	} {
+		t.Run(fmt.Sprint(tt.method, " ", tt.status, " ", tt.location != ""), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, "    client_secret: x\n")
+			s.api = func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/x" {
+					if tt.location != "" {
+						w.Header().Set("Location", tt.location)
+					}
+					w.WriteHeader(tt.status)
+				}
+			}
+			args := []string{"call", "api", tt.method, "/x"}
+			if tt.method != "GET" {
+				args = append(args, "-d", "a=1")
+			}
+			code, stdout, stderr := s.run(args...)
+			seen := s.seen()
+			if code != tt.code || !strings.HasSuffix(seen, ", "+tt.want) {
+				t.Errorf("exit %d, %s%s; requests: %s", code, stdout, stderr, seen)
+			}
+			want := fmt.Sprintf("itsmauth: api: %s /x: the product answered %d %s, and this redirect is not followed; call the address in its header Location, which -i shows\n", tt.method, tt.status, http.StatusText(tt.status))
+			if code != 0 && stderr != want {
+				t.Errorf("%s\nwant %s", stderr, want)
+			}
+		})
+	}
+}
+
+// A reason phrase is the server's text, and may hold anything.
+func TestCallShowsNoReasonPhrase(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "    client_secret: x\n    probe: /x\n")
+	s.api = func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		io.WriteString(conn, "HTTP/1.1 404 \x1b[31mtoken a1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		conn.Close()
+	}
+	for _, args := range [][]string{{"call", "api", "/x"}, {"check", "--online"}} {
+		code, stdout, stderr := s.run(args...)
+		if code != 1 || !strings.Contains(stdout+stderr, "404 Not Found") || strings.Contains(stdout+stderr, "a1") {
+			t.Errorf("%s: exit %d, %s%s", args, code, stdout, stderr)
+		}
+	}
+}
+
+// If the credentials are refused, token and check name the key that says how they are sent.
+func TestRefusedCredentialsNameTheKey(t *testing.T) {
+	t.Parallel()
+	for lines, want := range map[string]string{
+		"    client_secret: ab\n":                              "try credentials_in: form (HTTP 401, invalid_client); check",
+		"    client_secret: a+b%\n    credentials_in: basic\n": "try credentials_encoding: raw (HTTP 401, invalid_client); check",
+		"    client_secret: ab\n    credentials_in: form\n":    "credentials refused (HTTP 401, invalid_client); check",
+	} {
+		s := newServer(t, lines)
+		s.answers(401, `{"error": "invalid_client"}`)
+		for _, args := range [][]string{{"token", "api"}, {"check", "--online"}} {
+			code, stdout, stderr := s.run(args...)
+			if code != 4 || !strings.Contains(stdout+stderr, want) {
+				t.Errorf("%s: exit %d, %s%s\nwant %s", args, code, stdout, stderr, want)
+			}
+		}
+	}
 }
