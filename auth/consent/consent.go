@@ -74,6 +74,24 @@ func (f *flow) hasState(q url.Values) bool {
 	return len(q["state"]) == 1 && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(f.state)) == 1
 }
 
+// form returns what a product that uses the Form Post Response Mode has the browser post to the redirect
+// URI. For other requests it is empty.
+func form(w http.ResponseWriter, r *http.Request) url.Values {
+	if r.Method != http.MethodPost {
+		return nil
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	_ = r.ParseForm() // without its state, the form is not a callback
+	return r.PostForm
+}
+
+// redirectForm has the browser come back with q in the query. With a form of the product it does not send
+// our cookie, which is SameSite=Lax.
+func redirectForm(w http.ResponseWriter, r *http.Request, q url.Values) {
+	to := url.URL{Path: sentPath(r), RawQuery: q.Encode()}
+	http.Redirect(w, r, to.String(), http.StatusSeeOther)
+}
+
 // finish redeems the code in q and writes a page with the result.
 func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
 	code, err := f.connector.code(q)

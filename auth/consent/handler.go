@@ -111,6 +111,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.callback(w, r)
 	case isList && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		h.list(w, r, http.StatusOK, "")
+	case isCallback && h.find(form(w, r)) != nil:
+		redirectForm(w, r, r.PostForm)
 	case isList && r.Method == http.MethodPost:
 		h.connect(w, r)
 	case isList:

@@ -181,6 +181,37 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+// A product may have the browser post a form to the redirect URI. The cookie does not come with it.
+func TestHandlerCallbackByForm(t *testing.T) {
+	t.Parallel()
+	for _, mount := range []string{"root", "below", "apart", "stripped", "same"} {
+		t.Run(mount, func(t *testing.T) {
+			t.Parallel()
+			s, b := newSite(t, mount), newBrowser(t)
+			redirect, err := s.emulator.Consent(b.begin(s.list))
+			if err != nil {
+				t.Fatal(err)
+			}
+			form := redirect.Query()
+			redirect.RawQuery = ""
+			req, _ := http.NewRequest("POST", redirect.String(), strings.NewReader(form.Encode()))
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			req.Header.Set("Sec-Fetch-Site", "cross-site")
+			resp, body := newBrowser(t).do(req)
+			to, err := resp.Location()
+			if resp.StatusCode != 303 || err != nil || to.Path != redirect.Path || to.Host != redirect.Host {
+				t.Fatalf("posted: %d %v, %v\n%s", resp.StatusCode, to, err, body)
+			}
+			if resp, body := newBrowser(t).get(to.String()); resp.StatusCode != 403 {
+				t.Errorf("in another browser: %d\n%s", resp.StatusCode, body)
+			}
+			if resp, body := b.get(to.String()); resp.StatusCode != 200 || !strings.Contains(body, "tickets is connected") {
+				t.Errorf("callback: %d\n%s", resp.StatusCode, body)
+			}
+		})
+	}
+}
+
 func TestHandlerRefusals(t *testing.T) {
 	t.Parallel()
 	s, b := newSite(t, "below"), newBrowser(t)

@@ -149,6 +149,8 @@ func (l *loginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		wrongHostPage.write(w)
 	case r.URL.Path != l.redirect.Path:
 		unknownPage.write(w)
+	case l.hasState(form(w, r)):
+		redirectForm(w, r, r.PostForm)
 	case r.Method != http.MethodGet:
 		writeWrongMethod(w, "GET")
 	case !l.hasState(q):

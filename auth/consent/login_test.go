@@ -165,6 +165,44 @@ func TestLoginWaitsOn(t *testing.T) {
 	}
 }
 
+// A product may have the browser post a form to the redirect URI.
+func TestLoginByForm(t *testing.T) {
+	t.Parallel()
+	uri := freeURI(t)
+	s, c := newRemedy(t, uri, true)
+	err := consent.Login(t.Context(), c, &consent.LoginOptions{Open: func(u string) error {
+		redirect, err := s.Consent(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong, _ := url.Parse(query(redirect.String(), "state", "x"))
+		large := redirect.Query()
+		large.Set("id_token", strings.Repeat("x", 64<<10))
+		for _, tt := range []struct {
+			name   string
+			form   url.Values
+			status int
+		}{
+			{"empty", url.Values{}, 405}, {"wrong state", wrong.Query(), 405}, {"too large", large, 405},
+			{"right", redirect.Query(), 200},
+		} {
+			resp, err := http.PostForm(uri, tt.form)
+			if err != nil {
+				t.Errorf("%s: %v", tt.name, err)
+			} else if resp.Body.Close(); resp.StatusCode != tt.status {
+				t.Errorf("%s: %d, want %d", tt.name, resp.StatusCode, tt.status)
+			}
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Session.Token(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // The browser sends the callback again while the code is being redeemed.
 func TestLoginCountsOneCallback(t *testing.T) {
 	t.Parallel()
