@@ -95,7 +95,7 @@ func TestLoginEnds(t *testing.T) {
 		},
 		"code refused": {
 			url.Values{"code": {secret}}, 502, "did not accept the authorization code", auth.ErrConsentRequired,
-			"tickets: login: consent required: the authorization code was refused: expired, used before, or for another redirect_uri (HTTP 400, invalid_grant); run: itsmauth login tickets",
+			"tickets: login: consent required: the authorization code was refused: expired, used before, or for another redirect_uri; the product says \"Authorization code is invalid or expired\" (HTTP 400, invalid_grant); run: itsmauth login tickets",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
