@@ -42,8 +42,8 @@ func (e *Errors) check(v reflect.Value, prefix string) {
 	for _, f := range Fields(v.Type()) {
 		key, v := prefix+f.Key, v.FieldByIndex(f.Index)
 		e.When(f.Required && v.IsZero(), key, "required")
-		if v.IsZero() {
-			v.Set(f.Default())
+		if d := f.Default(); v.IsZero() && !d.IsZero() { // a list may be shared, and is only read
+			v.Set(d)
 		}
 		d, _ := v.Interface().(time.Duration)
 		e.When(d < 0, key, "must not be negative")
