@@ -90,6 +90,7 @@ func (p products) close() {
 //	json VALUE                      stdout of the last run must be VALUE; "*" is any text
 //	lines N                         stderr of the last run must have N lines
 //	exchanges CONNECTOR N           the emulator must have counted N exchanges
+//	requested CONNECTOR PATH        the last request to the emulator must have this path and query, on the wire
 //	revoke CONNECTOR                make all access tokens invalid
 //	down CONNECTOR                  let the product respond with 503 from now on
 //	edit FROM TO OLD NEW            copy a file, replacing a regular expression
@@ -140,6 +141,13 @@ func TestScripts(t *testing.T) {
 			"exchanges": func(ts *testscript.TestScript, _ bool, args []string) {
 				if n := ts.Value("products").(products)[args[0]].Stats().Exchanges; strconv.Itoa(n) != args[1] {
 					ts.Fatalf("%d exchanges, not %s", n, args[1])
+				}
+			},
+			"requested": func(ts *testscript.TestScript, _ bool, args []string) {
+				list := ts.Value("products").(products)[args[0]].Requests()
+				line, _, _ := strings.Cut(string(list[len(list)-1].Wire), "\r\n")
+				if got := strings.Fields(line)[1]; got != args[1] {
+					ts.Fatalf("%s, not %s", got, args[1])
 				}
 			},
 			"revoke": func(ts *testscript.TestScript, _ bool, args []string) {
