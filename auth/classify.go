@@ -25,7 +25,7 @@ func permanent(err error) bool {
 
 // classify makes an [*Error] of a provider's error, without the URL and the body that x/oauth2 and
 // net/http put into theirs.
-func classify(ctx context.Context, err error, spends bool) *Error {
+func (c *core) classify(ctx context.Context, err error, spends bool) *Error {
 	e := &Error{Op: "exchange", Err: err}
 	var ours *Error
 	var ue *url.Error
@@ -52,8 +52,8 @@ func classify(ctx context.Context, err error, spends bool) *Error {
 	case errors.As(err, &ue):
 		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, ue.Err)
 	}
-	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && !errors.Is(e.Err, ErrUnavailable) {
-		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, exchangeTimeout, context.DeadlineExceeded)
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && (e.Status == 0 || !errors.Is(e.Err, ErrUnavailable)) {
+		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, c.timeout, context.DeadlineExceeded)
 	}
 	return e
 }

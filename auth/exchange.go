@@ -44,7 +44,7 @@ func (c *core) run(f *flight) {
 // obtain drives the protocol: again after a conflict in which nothing was spent, and again while a
 // caller waits and the store, which is silent, is needed.
 func (c *core) obtain(f *flight) *protocol {
-	late := time.NewTimer(exchangeTimeout)
+	late := time.NewTimer(c.timeout)
 	defer late.Stop()
 	for conflicts := 0; ; {
 		p := c.drive(f)
@@ -59,7 +59,7 @@ func (c *core) obtain(f *flight) *protocol {
 		select {
 		case <-back:
 		case <-late.C:
-			p.fail("store", fmt.Errorf("%w; asked again for %s, and the refresh token was not spent", cmp.Or(c.store.gate(), ErrStore), exchangeTimeout))
+			p.fail("store", fmt.Errorf("%w; asked again for %s, and the refresh token was not spent", cmp.Or(c.store.gate(), ErrStore), c.timeout))
 			return p
 		case <-c.closing.Done():
 			p.fail("token", ErrClosed)
@@ -119,7 +119,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 		if f.redeem != nil {
 			return f.redeem()
 		}
-		return c.try(p.previous.token(), p.spends)
+		return c.try(p)
 	case waiting:
 		select {
 		case <-time.After(p.wait):
@@ -185,6 +185,9 @@ func (c *core) tell(f *flight, r result) {
 			c.lost = &Error{Op: "store", Err: fmt.Errorf("%w: the rotated refresh token is lost with this process", r.err)}
 		case seedRefused:
 			c.refusedSeed = r.record.Seed
+		case answerLost:
+			var e *Error
+			c.unanswered, c.givenUp = r.record.Pending.Since, errors.As(r.err, &e) && e.Timeout()
 		case offersExpected:
 			c.expectOffersLocked()
 		case consentEnded:
@@ -271,13 +274,14 @@ func (r tokenRecord) token() *oauth2.Token {
 // try makes the exchange within its own deadline. It is made again if the product was unavailable and
 // no refresh token is spent, and once more if a secret changed while the credentials were refused.
 // The event's error is an [*Error].
-func (c *core) try(prev *oauth2.Token, spends bool) (e event) {
+func (c *core) try(p *protocol) (e event) {
 	const tries = 3
-	ctx, cancel := context.WithTimeout(c.life, exchangeTimeout)
+	ctx, cancel := context.WithDeadline(c.life, p.until)
 	defer cancel()
+	prev := p.previous.token()
 	secrets := c.secrets()
 	for n, changed := 1, false; ; n++ {
-		e = c.exchange(ctx, spends, func(ctx context.Context) (*oauth2.Token, error) { return c.provider.Exchange(ctx, prev) })
+		e = c.exchange(ctx, p.spends, func(ctx context.Context) (*oauth2.Token, error) { return c.provider.Exchange(ctx, prev) })
 		e.secrets = secrets
 		switch {
 		case errors.Is(e.err, ErrCredentials) && !changed:
@@ -286,9 +290,9 @@ func (c *core) try(prev *oauth2.Token, spends bool) (e event) {
 				return e
 			}
 			secrets = now
-		case errors.Is(e.err, ErrUnavailable) && !spends && n < tries && !permanent(e.err):
+		case errors.Is(e.err, ErrUnavailable) && !p.spends && n < tries && !permanent(e.err):
 			wait := max(retryAfter(e.err), jitter(250*time.Millisecond<<n))
-			if end, _ := ctx.Deadline(); time.Until(end) <= wait {
+			if time.Until(p.until) <= wait {
 				return e
 			}
 			select {
@@ -311,7 +315,7 @@ func (c *core) exchange(ctx context.Context, spends bool, f func(context.Context
 		e.err = fmt.Errorf("%w: no access token", ErrProtocol)
 	}
 	if e.err != nil {
-		e.err = classify(ctx, e.err, spends)
+		e.err = c.classify(ctx, e.err, spends)
 	}
 	return e
 }

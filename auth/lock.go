@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// lockTimeout is the longest wait for the store's lock: longer than its holder can need.
-	lockTimeout = 70 * time.Second
+	// lockSlack is how much longer than two exchanges the store's lock is waited for: its holder may wait
+	// for another process's exchange before its own.
+	lockSlack = 10 * time.Second
 	// The lock is tried again after lockPauseLeast, then less often, and after a second each lockPauseMost.
 	lockPauseLeast = 10 * time.Millisecond
 	lockPauseMost  = 200 * time.Millisecond
@@ -18,7 +19,7 @@ const (
 // lock takes the store's lock, for f.unlock to free. It returns without it as soon as p sees a record
 // that is enough.
 func (c *core) lock(f *flight, p *protocol) (r tokenRecord, version uint64, err error) {
-	ctx, cancel := context.WithTimeout(c.life, lockTimeout)
+	ctx, cancel := context.WithTimeout(c.life, 2*c.timeout+lockSlack)
 	defer cancel()
 	closed, stop := outlasting(c.closing, closeGrace) // the holder may need long
 	defer stop()

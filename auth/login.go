@@ -32,7 +32,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	f := newFlight(&task{reason: login})
 	f.lockCtx, f.giveUp = ctx, late.Done()
 	f.redeem = func() event {
-		exchange, cancel := context.WithTimeout(s.life, exchangeTimeout)
+		exchange, cancel := context.WithTimeout(s.life, s.timeout)
 		defer cancel()
 		defer context.AfterFunc(late, cancel)()
 		e := s.exchange(exchange, true, func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) })
@@ -82,10 +82,10 @@ func (c *core) revoke(tok *oauth2.Token) (told bool, err error) {
 	if tok == nil || !c.CanRevoke() {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(c.life, exchangeTimeout)
+	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
 	if err = c.provider.(Revoker).Revoke(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client), tok); err != nil {
-		err = classify(ctx, err, false)
+		err = c.classify(ctx, err, false)
 	}
 	return true, err
 }

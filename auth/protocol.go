@@ -26,6 +26,7 @@ type protocol struct {
 	wait      time.Duration
 
 	previous    tokenRecord // what the exchange starts from
+	until       time.Time   // when the exchange must be over
 	spends      bool        // the exchange spends a refresh token that cannot be replaced
 	withoutLock bool        // the store failed, and no refresh token is at stake
 	made        tokenRecord // what the exchange gave
@@ -50,8 +51,12 @@ type rules struct {
 	seeded       bool   // the settings give a refresh token
 	refusedSeed  string // digest of the configured refresh token, once it was refused
 	earlyRefresh time.Duration
-	owner        string // tells our pending marks from others'
+	timeout      time.Duration // of an exchange
+	owner        string        // tells our pending marks from others'
 	host         string
+
+	unanswered time.Time // our mark of an exchange that got no answer
+	givenUp    bool      // because of a time limit: that exchange may still be under way
 }
 
 type step int
@@ -111,6 +116,7 @@ const (
 	rotationUnsaved      // err is why; it is saved again
 	rotationStuck        // it has been saved again for long
 	rotationLost         // the session closes
+	answerLost           // record has the mark of the exchange, and err is why
 	refusalUnsaved       // err is why
 	seedRefused          // record has its digest
 	offersExpected       // other processes may have newer tokens to offer
@@ -261,7 +267,7 @@ func (p *protocol) triedLock(now time.Time, e event) {
 		return
 	case e.err != nil:
 		p.tell(storeBypassed, tokenRecord{}, e.err)
-		p.withoutLock, p.step = true, exchanging
+		p.withoutLock, p.step, p.until = true, exchanging, now.Add(p.timeout)
 		return
 	}
 	switch p.record, p.version = e.record, e.version; {
@@ -304,10 +310,10 @@ func (p *protocol) underLock(now time.Time, e event) {
 		p.adopt(p.record)
 	case p.storeLost && p.suppress != nil:
 		p.endWithNothing()
-	case mark != nil && mark.Owner != p.owner && !mark.Since.Equal(p.record.Interrupted):
-		// Another process was about to spend the refresh token. Its exchange gets the time that it may take.
+	case mark != nil && !mark.Since.Equal(p.record.Interrupted) && (mark.Owner != p.owner || p.givenUp && mark.Since.Equal(p.unanswered)):
+		// An exchange was about to spend the refresh token. It gets the time that it may take, by either clock.
 		p.awaited, p.step = mark.Since, waiting
-		p.wait = min(max(mark.Since.Add(exchangeTimeout).Sub(now), markWait), exchangeTimeout)
+		p.wait = max(min(mark.Since.Add(mark.lasts()).Sub(now), mark.lasts()), markWait)
 	case p.seeded && (p.record.RefreshToken == "" || p.record.ConsentLost != nil):
 		p.step = seeding
 	default:
@@ -354,10 +360,13 @@ func (p *protocol) mark(now time.Time, previous tokenRecord) {
 		p.end(previous.refusal())
 		return
 	}
+	if mark := previous.Pending; mark != nil && mark.Since.Equal(p.unanswered) {
+		previous.Interrupted = mark.Since
+	}
 	previous.Pending = nil
-	p.previous, p.step = previous, exchanging
+	p.previous, p.step, p.until = previous, exchanging, now.Add(p.timeout)
 	if p.spends = previous.RefreshToken != "" && !p.refresh.Expendable; p.spends {
-		previous.Pending = &pending{Owner: p.owner, Since: now.Round(0)}
+		previous.Pending = &pending{Owner: p.owner, Since: now.Round(0), Until: p.until.Round(0)}
 		p.save(marking, previous)
 	}
 }
@@ -418,6 +427,9 @@ func (p *protocol) exchangeFailed(now time.Time, err error) {
 		p.save(failing, r)
 	case unspent(e):
 		p.save(failing, r)
+	case e.Status < 300 && errors.Is(e, ErrUnavailable):
+		e.Err = fmt.Errorf("%w; if there was an answer, it was lost, and with it the next refresh token", e.Err)
+		p.tell(answerLost, p.record, e)
 	}
 }
 

@@ -3,9 +3,11 @@ package auth
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"go/parser"
 	"go/token"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -115,13 +117,19 @@ type process struct {
 	reason                                                          reason
 	replaces, record, writing, previous, made                       rec
 	version                                                         uint8
+	unanswered                                                      mark // outlives the flight, with givenUp
+	givenUp                                                         bool
 	awaited                                                         mark
 	storeLost, suppressed, spends, alone, rotated, published, again bool
 }
 
+func (c *row) rules(id int, p *process) rules {
+	return rules{owner: fmt.Sprint("P", id), person: !c.client, unanswered: p.unanswered.time(), givenUp: p.givenUp}
+}
+
 // protocol is p's, as it runs.
 func (c *row) protocol(id int, p *process) *protocol {
-	q := newProtocol(rules{owner: fmt.Sprint("P", id), person: !c.client}, task{reason: p.reason})
+	q := newProtocol(c.rules(id, p), task{reason: p.reason})
 	if p.replaces != (rec{}) {
 		q.task.replaces = &snapshot{record: c.real(p.replaces, p.need)}
 	}
@@ -159,6 +167,8 @@ func (c *row) keep(p *process, q *protocol) {
 			p.unsaved = true
 		case tokenSaved:
 			p.unsaved = false
+		case answerLost:
+			p.unanswered, p.givenUp = markAt(r.record.Pending.Since), r.err.(*Error).Timeout()
 		}
 	}
 	if p.step == finished && !p.locked {
@@ -168,7 +178,7 @@ func (c *row) keep(p *process, q *protocol) {
 
 // rest is p after its flight.
 func (c *row) rest(p *process) {
-	*p = process{last: p.last, need: p.need, unsaved: p.unsaved, flights: p.flights}
+	*p = process{last: p.last, need: p.need, unsaved: p.unsaved, flights: p.flights, unanswered: p.unanswered, givenUp: p.givenUp}
 	if !c.client {
 		p.need = 0
 	}
@@ -255,7 +265,7 @@ type adder func(who int, what string, must bool, change func(n *world))
 // begin begins a flight with a look at the record, which is one step with it.
 func (c *row) begin(s *world, i int, why reason) {
 	p := &s.p[i]
-	q := newProtocol(rules{owner: fmt.Sprint("P", i+1), person: !c.client}, task{reason: why})
+	q := newProtocol(c.rules(i+1, p), task{reason: why})
 	if p.last != (rec{}) {
 		q.task.replaces = &snapshot{record: c.real(p.last, p.need)}
 	}
@@ -406,12 +416,12 @@ func (c *row) process(s *world, i int, add adder) {
 				over(n, p, e)
 			})
 		}
-		unavailable := event{err: &Error{Err: ErrUnavailable}}
-		may(func(b *bounds) *uint8 { return &b.lost }, "gets no answer", func(n *world, p *process) { over(n, p, unavailable) })
+		unavailable := func(cause error) event { return event{err: &Error{Err: fmt.Errorf("%w: %w", ErrUnavailable, cause)}} }
+		may(func(b *bounds) *uint8 { return &b.lost }, "gets no answer", func(n *world, p *process) { over(n, p, unavailable(io.EOF)) })
 		if q.answer == 0 {
 			may(func(b *bounds) *uint8 { return &b.late }, "gives up a request that is still under way", func(n *world, p *process) {
 				request := n.request[i]
-				over(n, p, unavailable)
+				over(n, p, unavailable(context.DeadlineExceeded))
 				n.request[i] = request
 			})
 		}
@@ -762,7 +772,7 @@ var rows = []row{
 	// What cannot be, and what holds all the same.
 	{name: "crash in an exchange", may: bounds{crash: 1}, broken: "A13 C6"},
 	{name: "answer lost", large: true, may: bounds{lost: 1}, broken: "A12 C6"},
-	{name: "request given up and yet processed", large: true, may: bounds{late: 1}, broken: "A12 C6"},
+	{name: "request given up and yet processed", large: true, may: bounds{late: 1}, broken: "A13 C6"},
 	{name: "pause of more than 30 s", large: true, may: bounds{pause: 1}, long: true, broken: "A12 C12 F10"},
 	{name: "failover in an exchange", large: true, may: bounds{failover: 1}, broken: "A12 C12 F10"},
 	{name: "failover in an exchange, lenient product", large: true, may: bounds{failover: 1}, lenient: true, broken: "A12 F10"},

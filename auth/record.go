@@ -26,7 +26,7 @@ type tokenRecord struct {
 	Refreshed    time.Time     `json:"refreshed,omitzero"`   // when RefreshToken was received
 	Seed         string        `json:"seed,omitempty"`       // digest of the configured refresh token that began the chain
 	Pending      *pending      `json:"pending,omitempty"`    // an exchange that may have spent RefreshToken
-	Interrupted  time.Time     `json:"interrupted,omitzero"` // when a process that died may have spent RefreshToken
+	Interrupted  time.Time     `json:"interrupted,omitzero"` // when an exchange without an answer may have spent RefreshToken
 	ConsentLost  *consentLost  `json:"refused,omitempty"`    // RefreshToken was refused, or a person logged out
 }
 
@@ -34,6 +34,15 @@ type tokenRecord struct {
 type pending struct {
 	Owner string    `json:"owner"`
 	Since time.Time `json:"since"`
+	Until time.Time `json:"until,omitzero"` // when the exchange will be over; zero is exchangeTimeout after Since
+}
+
+// lasts returns how long the exchange may take, by the clock of the process that made it.
+func (m pending) lasts() time.Duration {
+	if m.Until.IsZero() {
+		return exchangeTimeout
+	}
+	return m.Until.Sub(m.Since)
 }
 
 // recordVersion is compared to see whether the store changed since a failure. Pending marks are left
@@ -74,7 +83,7 @@ func (r consentLost) Error() string {
 	case r.Interrupted.IsZero():
 		return fmt.Sprintf("the refresh token was refused at %s", r.Since.Format(time.RFC3339))
 	}
-	return fmt.Sprintf("an exchange was interrupted at %s before the new refresh token was saved, and the old one is refused",
+	return fmt.Sprintf("an exchange was interrupted at %s: its answer was lost before the new refresh token was saved, and the old one is refused",
 		r.Interrupted.Format(time.RFC3339))
 }
 

@@ -37,13 +37,15 @@ type Options struct {
 	// EarlyRefresh (5 min) is how long before its expiry a token is replaced in the background: at most
 	// a fifth of its lifetime, and up to a fifth less at random.
 	EarlyRefresh time.Duration
+	// ExchangeTimeout (30 s) is how long an exchange may take, whoever started it, with its retries.
+	ExchangeTimeout time.Duration
 	// Client sends the exchanges. nil is a client that follows no redirects.
 	Client *http.Client
 	// Logger gets what goes wrong in the background. nil logs nothing.
 	Logger *slog.Logger
 }
 
-// exchangeTimeout is an exchange's own deadline. It does not depend on the caller who started it.
+// exchangeTimeout is the default of [Options.ExchangeTimeout].
 const exchangeTimeout = 30 * time.Second
 
 // closeGrace is how long Close still waits for a store lock held by another process, or for a provider
@@ -111,7 +113,8 @@ func New(p Provider, opts *Options) *Session {
 	if c.opts.EarlyRefresh <= 0 {
 		c.opts.EarlyRefresh = 5 * time.Minute
 	}
-	c.rules = rules{owner: rand.Text(), earlyRefresh: c.opts.EarlyRefresh}
+	c.opts.ExchangeTimeout = cmp.Or(max(c.opts.ExchangeTimeout, 0), exchangeTimeout)
+	c.rules = rules{owner: rand.Text(), earlyRefresh: c.opts.EarlyRefresh, timeout: c.opts.ExchangeTimeout}
 	c.host, _ = os.Hostname() // "" is unknown; in a container it is the container's
 	if r, ok := p.(Refresher); ok {
 		c.refresh = r.Refresh()

@@ -143,8 +143,10 @@ func (l *loader) build(c *Connectors, p *plan) {
 		if w, ok := c.store.(auth.Windower); ok {
 			p.transport.Limiter.Share(w.Window(p.key, limits, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second)))
 		}
-		exchanger := transport.NewExchanger(&p.transport)
 		so := p.sessionOptions()
+		exchanges := p.transport
+		exchanges.Timeout = so.ExchangeTimeout // the session's own limit comes first
+		exchanger := transport.NewExchanger(&exchanges)
 		so.Store, so.Client, so.Logger = c.store, exchanger, l.opts.logger
 		p.session = auth.New(p.provider, so)
 		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
