@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -271,11 +272,11 @@ func (r tokenRecord) token() *oauth2.Token {
 	return &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)}
 }
 
-// try makes the exchange within its own deadline. It is made again if the product was unavailable and
-// no refresh token is spent, and once more if a secret changed while the credentials were refused.
+// try makes the exchange within its own deadline. It is made again if the product asks to wait, or was
+// unavailable and no refresh token is spent, and once more if a secret changed while the credentials were
+// refused.
 // The event's error is an [*Error].
 func (c *core) try(p *protocol) (e event) {
-	const tries = 3
 	ctx, cancel := context.WithDeadline(c.life, p.until)
 	defer cancel()
 	prev := p.previous.token()
@@ -290,9 +291,9 @@ func (c *core) try(p *protocol) (e event) {
 				return e
 			}
 			secrets = now
-		case errors.Is(e.err, ErrUnavailable) && !p.spends && n < tries && !permanent(e.err):
-			wait := max(retryAfter(e.err), jitter(250*time.Millisecond<<n))
-			if time.Until(p.until) <= wait {
+		default:
+			wait := c.waitAfter(e.err, p.spends, n)
+			if wait == 0 || time.Until(p.until) <= wait {
 				return e
 			}
 			select {
@@ -302,10 +303,26 @@ func (c *core) try(p *protocol) (e event) {
 			case <-c.closing.Done():
 				return e
 			}
-		default:
-			return e
 		}
 	}
+}
+
+// waitAfter returns how long to wait after the nth failure of an exchange before it is made again, or 0 if it
+// is not.
+func (c *core) waitAfter(err error, spends bool, n int) time.Duration {
+	const tries = 3
+	var e *Error
+	errors.As(err, &e)
+	unavailable := errors.Is(err, ErrUnavailable)
+	switch {
+	case errors.Is(err, ErrRateLimited), unavailable && e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
+		if e.RetryAfter <= c.opts.MaxRetryAfter {
+			return max(e.RetryAfter, jitter(backoff(n, time.Second, 8*time.Second)))
+		}
+	case unavailable && !spends && n < tries && !permanent(err):
+		return max(e.RetryAfter, jitter(250*time.Millisecond<<n))
+	}
+	return 0
 }
 
 // exchange makes one exchange with f.

@@ -39,6 +39,9 @@ type Options struct {
 	EarlyRefresh time.Duration
 	// ExchangeTimeout (30 s) is how long an exchange may take, whoever started it, with its retries.
 	ExchangeTimeout time.Duration
+	// MaxRetryAfter (30 s) is the longest Retry-After of the token endpoint for which an exchange waits, if it
+	// then still has the time: with a 429, or a 503 (RFC 9110 section 10.2.3).
+	MaxRetryAfter time.Duration
 	// Client sends the exchanges. nil is a client that follows no redirects.
 	Client *http.Client
 	// Logger gets what goes wrong in the background. nil logs nothing.
@@ -114,6 +117,7 @@ func New(p Provider, opts *Options) *Session {
 		c.opts.EarlyRefresh = 5 * time.Minute
 	}
 	c.opts.ExchangeTimeout = cmp.Or(max(c.opts.ExchangeTimeout, 0), exchangeTimeout)
+	c.opts.MaxRetryAfter = cmp.Or(c.opts.MaxRetryAfter, 30*time.Second)
 	c.rules = rules{owner: rand.Text(), earlyRefresh: c.opts.EarlyRefresh, timeout: c.opts.ExchangeTimeout}
 	c.host, _ = os.Hostname() // "" is unknown; in a container it is the container's
 	if r, ok := p.(Refresher); ok {

@@ -131,7 +131,7 @@ func (l *loader) setIdentity(p *plan) {
 
 func (p *plan) sessionOptions() *auth.Options {
 	o := &auth.Options{Connector: p.name, Provider: p.Provider, Account: p.Account, EarlyRefresh: p.EarlyRefresh,
-		ExchangeTimeout: max(p.Transport.AttemptTimeout, 30*time.Second)}
+		ExchangeTimeout: max(p.Transport.AttemptTimeout, 30*time.Second), MaxRetryAfter: p.Transport.Retry.MaxRetryAfter}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
 		if s, ok := p.settings[key].Value.(auth.Secret); ok {
 			o.Secrets = append(o.Secrets, s)
