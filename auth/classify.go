@@ -1,14 +1,17 @@
 package auth
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,16 +41,11 @@ func (c *core) classify(ctx context.Context, err error, spends bool) *Error {
 		e.Err = ErrProtocol
 		if re.Response != nil {
 			e.RetryAfter, _ = retryafter.Parse(re.Response.Header, time.Now())
-			switch e.Status = re.Response.StatusCode; {
-			case e.Status == 429:
-				e.Err = ErrRateLimited
-			case e.Status >= 500, e.Status == 408, re.ErrorCode == "temporarily_unavailable", re.ErrorCode == "server_error":
-				e.Err = ErrUnavailable
-			case re.ErrorCode == "invalid_grant" && spends:
-				e.Err = ErrConsentRequired
-			case e.Status == 400, e.Status == 401, e.Status == 403:
-				e.Err = ErrCredentials
+			e.Status = re.Response.StatusCode
+			if code := strings.ToLower(re.ErrorCode); slices.Contains(errorCodes, code) {
+				e.Code = code
 			}
+			e.Err = e.sentinel(re, spends)
 		}
 	case errors.As(err, &ue):
 		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, ue.Err)
@@ -56,6 +54,29 @@ func (c *core) classify(ctx context.Context, err error, spends bool) *Error {
 		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, c.timeout, context.DeadlineExceeded)
 	}
 	return e
+}
+
+// errorCodes are those of RFC 6749 section 5.2. Others are not shown, because they may quote what was sent.
+var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
+
+// sentinel is what an error response means. Its status decides before its error code, and a body that is no
+// token endpoint's refuses nothing.
+func (e *Error) sentinel(re *oauth2.RetrieveError, refresh bool) error {
+	body := bytes.TrimSpace(re.Body)
+	isForm := strings.HasPrefix(re.Response.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
+	understood := re.ErrorCode != "" || isForm || bytes.HasPrefix(body, []byte("{")) && json.Valid(body)
+	switch {
+	case e.Status == 429:
+		return ErrRateLimited
+	case e.Status >= 500, e.Status == 408:
+		return ErrUnavailable
+	case !e.refuses(), len(body) == 0 && !understood, bytes.HasPrefix(body, []byte("<")), refresh && !understood,
+		e.is("invalid_request"), e.is("invalid_scope"), e.is("unsupported_grant_type"):
+		return ErrProtocol
+	case refresh && !e.is("invalid_client") && !e.is("unauthorized_client"):
+		return ErrConsentRequired
+	}
+	return ErrCredentials
 }
 
 // storeError makes err, if there is one, an ErrStore, unless it is an ErrConflict.

@@ -137,6 +137,26 @@ func withoutQueries(text string, err error) string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// is reports whether e has that error code (RFC 6749 section 5.2). Some products write it in capitals.
+func (e *Error) is(code string) bool { return strings.EqualFold(e.Code, code) }
+
+// refuses reports whether e's status says that something was refused: with another one, the error code does
+// not count.
+func (e *Error) refuses() bool {
+	return e.Status/100 == 2 || e.Status == 400 || e.Status == 401 || e.Status == 403
+}
+
+// productSays begins the product's own words in a provider's error.
+const productSays = "; the product says "
+
+// becomes makes err the cause of e, with the product's own words.
+func (e *Error) becomes(err error) {
+	if _, said, ok := strings.Cut(e.Err.Error(), productSays); ok {
+		err = fmt.Errorf("%w%s%s", err, productSays, said)
+	}
+	e.Err = err
+}
+
 // Timeout reports whether a time limit was the cause; [net/url.Error] asks for it.
 func (e *Error) Timeout() bool {
 	var t net.Error

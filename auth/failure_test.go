@@ -144,21 +144,36 @@ func TestRetrieveError(t *testing.T) {
 	for _, tt := range []struct {
 		status  int
 		code    string
+		body    string
 		refresh bool
 		want    error
 	}{
-		{400, "invalid_grant", true, auth.ErrConsentRequired},
-		{400, "invalid_grant", false, auth.ErrCredentials},
-		{401, "invalid_client", true, auth.ErrCredentials},
-		{403, "", true, auth.ErrCredentials},
-		{404, "", true, auth.ErrProtocol},
-		{408, "", true, auth.ErrUnavailable},
-		{429, "", true, auth.ErrRateLimited},
-		{400, "temporarily_unavailable", true, auth.ErrUnavailable},
-		{400, "server_error", true, auth.ErrUnavailable},
-		{503, "", true, auth.ErrUnavailable},
+		{400, "invalid_grant", "s3cr3t", true, auth.ErrConsentRequired},
+		{400, "INVALID_GRANT", "s3cr3t", true, auth.ErrConsentRequired},
+		{400, "invalid_grant", "s3cr3t", false, auth.ErrCredentials},
+		{401, "invalid_client", "s3cr3t", true, auth.ErrCredentials},
+		{400, "unauthorized_client", "s3cr3t", true, auth.ErrCredentials},
+		{400, "invalid_scope", "s3cr3t", true, auth.ErrProtocol},
+		{400, "unsupported_grant_type", "s3cr3t", true, auth.ErrProtocol},
+		{401, "server_error", "s3cr3t", true, auth.ErrConsentRequired},
+		{401, "server_error", "s3cr3t", false, auth.ErrCredentials},
+		{200, "bad_refresh_token", "s3cr3t", true, auth.ErrConsentRequired},
+		{403, "", "{}", true, auth.ErrConsentRequired},
+		{403, "", "{}", false, auth.ErrCredentials},
+		{403, "", "s3cr3t", true, auth.ErrProtocol},
+		{403, "", "s3cr3t", false, auth.ErrCredentials},
+		{403, "", "<html>s3cr3t", true, auth.ErrProtocol},
+		{403, "", "<html>s3cr3t", false, auth.ErrProtocol},
+		{403, "", "", false, auth.ErrProtocol},
+		{404, "", "{}", true, auth.ErrProtocol},
+		{404, "invalid_grant", "s3cr3t", true, auth.ErrProtocol},
+		{408, "", "s3cr3t", true, auth.ErrUnavailable},
+		{429, "", "s3cr3t", true, auth.ErrRateLimited},
+		{400, "temporarily_unavailable", "s3cr3t", true, auth.ErrConsentRequired},
+		{500, "invalid_grant", "s3cr3t", true, auth.ErrUnavailable},
+		{503, "", "s3cr3t", true, auth.ErrUnavailable},
 	} {
-		t.Run(fmt.Sprint(tt.status, tt.code, tt.refresh), func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.status, tt.code, tt.body, tt.refresh), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				p := &product{lifetime: time.Hour, refresh: tt.refresh}
@@ -167,7 +182,7 @@ func TestRetrieveError(t *testing.T) {
 				p.setFail(func(int) error {
 					return &oauth2.RetrieveError{
 						Response:  &http.Response{StatusCode: tt.status, Header: http.Header{"Retry-After": {"20"}}},
-						Body:      []byte("s3cr3t"),
+						Body:      []byte(tt.body),
 						ErrorCode: tt.code,
 					}
 				})

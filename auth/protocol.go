@@ -130,6 +130,13 @@ const (
 	saveFirst = 50 * time.Millisecond
 	saveEvery = 2 * time.Second
 	markWait  = saveEvery + time.Second
+
+	// refusedAgainAfter is when a refused refresh token is sent once more, unless the product said
+	// invalid_grant: other words may have had another reason.
+	refusedAgainAfter = 5 * time.Minute
+	// refreshTriedFor is how long an expendable refresh token is tried while the product is unavailable: some
+	// products fail in that way where they mean to refuse it.
+	refreshTriedFor = time.Minute
 )
 
 func newProtocol(r rules, t task) *protocol {
@@ -231,7 +238,7 @@ func (p *protocol) endWithNothing() {
 // first, that is all.
 func (p *protocol) looked(now time.Time, e event) {
 	p.record, p.version = e.record, e.version
-	if p.task.reason == watch && (e.err != nil || !p.refresh.renewalDue(p.record, now)) {
+	if p.task.reason == watch && (e.err != nil || !p.refresh.renewalDue(p.record, now) && !p.record.sendsAgain(now)) {
 		p.suppress = errNotDue
 	}
 	p.storeLost = e.err == nil && p.restores(p.record)
@@ -356,12 +363,15 @@ func (p *protocol) seed(now time.Time, e event) {
 
 // mark saves that a refresh token is about to be spent, if one is.
 func (p *protocol) mark(now time.Time, previous tokenRecord) {
-	if previous.ConsentLost != nil {
+	if previous.ConsentLost != nil && !previous.sendsAgain(now) {
 		p.end(previous.refusal())
 		return
 	}
 	if mark := previous.Pending; mark != nil && mark.Since.Equal(p.unanswered) {
 		previous.Interrupted = mark.Since
+	}
+	if !previous.Unavailable.IsZero() && now.Sub(previous.Unavailable) >= refreshTriedFor {
+		previous.RefreshToken = "" // the full grant
 	}
 	previous.Pending = nil
 	p.previous, p.step, p.until = previous, exchanging, now.Add(p.timeout)
@@ -412,22 +422,34 @@ func (p *protocol) exchanged(now time.Time, e event) {
 func (p *protocol) exchangeFailed(now time.Time, err error) {
 	p.end(err)
 	var e *Error
-	if !p.spends || !errors.As(err, &e) {
+	if !errors.As(err, &e) {
 		return
 	}
 	r := p.previous
+	unavailable := errors.Is(e, ErrUnavailable)
 	switch {
-	case errors.Is(err, ErrConsentRequired):
-		r.ConsentLost = &consentLost{Since: now.Round(0), Interrupted: r.Interrupted}
+	case p.refresh.Expendable && r.RefreshToken != "" && unavailable == r.Unavailable.IsZero():
+		if r.Unavailable = (time.Time{}); unavailable {
+			r.Unavailable = now.Round(0)
+		}
+		p.save(failing, r)
+	case !p.spends:
+	case errors.Is(e, ErrConsentRequired), e.is("invalid_request") && e.refuses() && r.Refreshes:
+		lost := &consentLost{Since: now.Round(0), Interrupted: r.Interrupted}
+		if r.ConsentLost == nil && !e.is("invalid_grant") {
+			lost.Again = now.Add(refusedAgainAfter).Round(0)
+		}
+		r.ConsentLost = lost
 		if digest(r.RefreshToken) == r.Seed {
 			p.tell(seedRefused, r, nil)
 		}
 		why := r.refusal()
-		e.Op, e.Err = why.Op, why.Err
+		e.Op = why.Op
+		e.becomes(why.Err)
 		p.save(failing, r)
 	case unspent(e):
 		p.save(failing, r)
-	case e.Status < 300 && errors.Is(e, ErrUnavailable):
+	case e.Status < 300 && unavailable:
 		e.Err = fmt.Errorf("%w; if there was an answer, it was lost, and with it the next refresh token", e.Err)
 		p.tell(answerLost, p.record, e)
 	}

@@ -28,6 +28,8 @@ type tokenRecord struct {
 	Pending      *pending      `json:"pending,omitempty"`    // an exchange that may have spent RefreshToken
 	Interrupted  time.Time     `json:"interrupted,omitzero"` // when an exchange without an answer may have spent RefreshToken
 	ConsentLost  *consentLost  `json:"refused,omitempty"`    // RefreshToken was refused, or a person logged out
+	Refreshes    bool          `json:"refreshes,omitempty"`  // a refresh has worked since the login
+	Unavailable  time.Time     `json:"unavailable,omitzero"` // since when refreshes with an expendable RefreshToken meet only ErrUnavailable
 }
 
 // pending marks a refresh token that a process is about to spend.
@@ -66,6 +68,12 @@ type consentLost struct {
 	Since       time.Time `json:"since"`
 	Interrupted time.Time `json:"interrupted,omitzero"`
 	LoggedOut   bool      `json:"logged_out,omitempty"`
+	Again       time.Time `json:"again,omitzero"` // when the refresh token is sent once more, or zero: the refusal is final
+}
+
+// sendsAgain reports whether r's refresh token, which was refused, is to be sent once more.
+func (r tokenRecord) sendsAgain(now time.Time) bool {
+	return r.ConsentLost != nil && !r.ConsentLost.Again.IsZero() && !now.Before(r.ConsentLost.Again)
 }
 
 // loggedOut reports whether r is what a logout leaves.
@@ -76,15 +84,20 @@ func (r tokenRecord) refusal() *Error {
 	return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.ConsentLost)}
 }
 
-func (r consentLost) Error() string {
+func (r consentLost) Error() (text string) {
 	switch {
 	case r.LoggedOut:
 		return fmt.Sprintf("logged out at %s", r.Since.Format(time.RFC3339))
 	case r.Interrupted.IsZero():
-		return fmt.Sprintf("the refresh token was refused at %s", r.Since.Format(time.RFC3339))
+		text = fmt.Sprintf("the refresh token was refused at %s", r.Since.Format(time.RFC3339))
+	default:
+		text = fmt.Sprintf("an exchange was interrupted at %s: its answer was lost before the new refresh token was saved, and the old one is refused",
+			r.Interrupted.Format(time.RFC3339))
 	}
-	return fmt.Sprintf("an exchange was interrupted at %s: its answer was lost before the new refresh token was saved, and the old one is refused",
-		r.Interrupted.Format(time.RFC3339))
+	if !r.Again.IsZero() {
+		text += fmt.Sprintf("; it is tried once more after %s", r.Again.Format(time.RFC3339))
+	}
+	return text
 }
 
 // decodeRecord reads what encode wrote. An absent record is the zero tokenRecord.
@@ -172,6 +185,7 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time, host string)
 		Lifetime:     lifetime(tok, start),
 		Refreshed:    start.Round(0),
 		Seed:         prev.Seed,
+		Refreshes:    prev.RefreshToken != "",
 	}
 	if r.RefreshToken == "" || r.RefreshToken == prev.RefreshToken {
 		r.RefreshToken, r.Refreshed = prev.RefreshToken, prev.Refreshed

@@ -142,7 +142,7 @@ func (s *state) failed(now time.Time, p *protocol) (warning string, attrs []any)
 	if p.secrets != "" {
 		m.secrets = p.secrets
 	}
-	after := retryAfter(p.err)
+	after := retryAfter(now, p.err)
 	wait := time.Duration(0)
 	if s.current().valid(now) || p.task.reason != needed && store {
 		warning = "background exchange failed; the current token stays"
@@ -171,12 +171,15 @@ func (s *state) failed(now time.Time, p *protocol) (warning string, attrs []any)
 }
 
 // retryAfter is how long an exchange that failed with err is not tried again, whatever the back-off.
-func retryAfter(err error) (d time.Duration) {
+func retryAfter(now time.Time, err error) (d time.Duration) {
 	var e *Error
 	if errors.As(err, &e) {
 		d = min(e.RetryAfter, maxRetryAfter)
 	}
+	var lost consentLost
 	switch {
+	case errors.As(err, &lost) && !lost.Again.IsZero():
+		return max(d, lost.Again.Sub(now))
 	case errors.Is(err, ErrConsentRequired):
 		return forever
 	case errors.Is(err, ErrCredentials):
