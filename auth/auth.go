@@ -28,8 +28,9 @@ type Provider interface {
 	// refresh uses prev.RefreshToken. Exchange makes no retries and keeps nothing. The HTTP client
 	// to use is in ctx under [oauth2.HTTPClient], as in x/oauth2.
 	//
-	// The token's lifetime is ExpiresIn, else Expiry, else exp minus iat if the access token is a JWT (exp
-	// minus now if it has no iat), else an hour. The error should be an [*Error], so that Session knows what to do next.
+	// The token's lifetime is ExpiresIn, else Expiry; or exp minus iat, if the access token is a JWT and that is
+	// shorter. If the token says nothing, it is exp minus now if the access token is a JWT, else an hour. It is a
+	// second at least. The error should be an [*Error], so that Session knows what to do next.
 	Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error)
 
 	// Header returns the request headers that carry tok. It is called once for each token. Keys are

@@ -247,7 +247,7 @@ func (c *core) changed(record recordVersion) bool {
 func (c *core) load(ctx context.Context, load func(context.Context, string) (Record, error)) (t tokenRecord, version uint64, err error) {
 	rec, err := load(ctx, c.key)
 	if err == nil {
-		t, err = decodeRecord(rec)
+		t, err = decodeRecord(rec, time.Now())
 	}
 	if err != nil {
 		return tokenRecord{}, 0, err // without its version, over which it could be saved

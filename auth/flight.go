@@ -40,7 +40,7 @@ func (f *flight) answer() { f.once.Do(func() { close(f.answered) }) }
 func (c *core) startBackground() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Now().UnixNano() >= c.next.Load() {
+	if int64(time.Since(c.epoch)) >= c.next.Load() {
 		c.startLocked(stale)
 	}
 }
@@ -58,9 +58,9 @@ func (c *core) startLocked(why reason) {
 // showLocked makes visible to Token what the state says.
 func (c *core) showLocked() {
 	c.current.Store(c.state.current())
-	next := c.state.nextTry()
+	next := c.state.backgroundAfter.Sub(c.epoch)
 	if c.flight != nil {
 		next = math.MaxInt64
 	}
-	c.next.Store(next)
+	c.next.Store(int64(next))
 }

@@ -57,7 +57,8 @@ func (c *core) tryLock(ctx context.Context, l *locked, p *protocol) error {
 		}
 		if r.Version != l.version {
 			l.version = r.Version
-			if l.tokenRecord, err = decodeRecord(r); err != nil || p.enough(time.Now(), l.tokenRecord) {
+			now := time.Now()
+			if l.tokenRecord, err = decodeRecord(r, now); err != nil || p.enough(now, l.tokenRecord) {
 				return err
 			}
 			continue

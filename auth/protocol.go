@@ -568,6 +568,9 @@ func (p *protocol) adopts(now time.Time, r tokenRecord) bool {
 	}
 	expires := r.Obtained.Add(r.Lifetime)
 	if p.task.reason != needed && p.task.reason != login {
+		if r.ahead {
+			return false
+		}
 		expires = expires.Add(-min(p.earlyRefresh, r.Lifetime/5)) // it would have to be replaced at once
 	}
 	return now.Before(expires) && !(p.task.reason == watch && p.refresh.renewalDue(r, now))

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -29,6 +30,7 @@ type tokenRecord struct {
 	Interrupted  time.Time     `json:"interrupted,omitzero"` // when an exchange without an answer may have spent RefreshToken
 	ConsentLost  *consentLost  `json:"refused,omitempty"`    // RefreshToken was refused, or a person logged out
 	Refreshes    bool          `json:"refreshes,omitempty"`  // a refresh has worked since the login
+	ahead        bool          // Obtained was so far in the future that the token counts as stale
 	Unavailable  time.Time     `json:"unavailable,omitzero"` // since when refreshes with an expendable RefreshToken meet only ErrUnavailable
 }
 
@@ -100,8 +102,12 @@ func (r consentLost) Error() (text string) {
 	return text
 }
 
-// decodeRecord reads what encode wrote. An absent record is the zero tokenRecord.
-func decodeRecord(r Record) (tokenRecord, error) {
+// maxSkew is how far the clock of another machine may be ahead.
+const maxSkew = 5 * time.Minute
+
+// decodeRecord reads what encode wrote. An absent record is the zero tokenRecord. One from the future counts
+// from now.
+func decodeRecord(r Record, now time.Time) (tokenRecord, error) {
 	if r.Version == 0 {
 		return tokenRecord{}, nil
 	}
@@ -114,6 +120,12 @@ func decodeRecord(r Record) (tokenRecord, error) {
 	}
 	if t.Format > recordFormat {
 		return t, fmt.Errorf("%w: the record has format %d, newer than this program's %d", ErrStore, t.Format, recordFormat)
+	}
+	t.ahead = t.Obtained.Sub(now) > maxSkew
+	for _, at := range []*time.Time{&t.Obtained, &t.Refreshed} {
+		if at.After(now) {
+			*at = now.Round(0)
+		}
 	}
 	return t, nil
 }
@@ -138,13 +150,13 @@ func (r *Refresh) consentExpiry(t tokenRecord) time.Time {
 	// The lifetime is counted by our clock, exp by the product's. For a configured refresh token only exp
 	// is known: it is older than its Refreshed.
 	if d, ok := jwt.Lifetime(t.RefreshToken, t.Refreshed); ok && !t.Refreshed.IsZero() && digest(t.RefreshToken) != t.Seed {
-		return t.Refreshed.Add(d)
+		return t.Refreshed.Add(max(d, leastConsent))
 	}
 	if at, ok := jwt.Expiry(t.RefreshToken); ok {
 		return at
 	}
 	if r.Lifetime > 0 && !t.Refreshed.IsZero() {
-		return t.Refreshed.Add(r.Lifetime)
+		return t.Refreshed.Add(max(r.Lifetime, leastConsent))
 	}
 	return time.Time{}
 }
@@ -157,8 +169,8 @@ func (r *Refresh) inForce(t tokenRecord, now time.Time) bool {
 
 // consentLife is the whole life of t's refresh token, or zero if that is unknown.
 func (r *Refresh) consentLife(t tokenRecord) time.Duration {
-	if ends := r.consentExpiry(t); !ends.IsZero() {
-		return ends.Sub(t.Refreshed)
+	if life := r.consentExpiry(t).Sub(t.Refreshed); life > 0 {
+		return max(life, leastConsent)
 	}
 	return 0
 }
@@ -170,8 +182,14 @@ func (r *Refresh) renewalDue(t tokenRecord, now time.Time) bool {
 	return life > 0 && now.Sub(t.Refreshed) >= life/2 && now.Sub(t.Obtained) >= life/10
 }
 
-// maxLifetime is the longest lifetime of a token that is believed.
-const maxLifetime = 10 * 365 * 24 * time.Hour
+const (
+	// maxLifetime is the longest lifetime of a token that is believed.
+	maxLifetime = 10 * 365 * 24 * time.Hour
+	// leastLifetime and leastConsent are the shortest of access and refresh tokens: shorter ones would mean
+	// one exchange after the other.
+	leastLifetime = time.Second
+	leastConsent  = 10 * time.Second
+)
 
 // received makes the record of a successful exchange. A response without a refresh token leaves the old
 // one in force (RFC 6749 section 6).
@@ -193,15 +211,20 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time, host string)
 	return r
 }
 
+// lifetime is the shorter of what the provider says and of the token's own life if it is a JWT.
 func lifetime(tok *oauth2.Token, start time.Time) time.Duration {
+	var life time.Duration
 	if tok.ExpiresIn > 0 && tok.ExpiresIn <= int64(maxLifetime/time.Second) {
-		return time.Duration(tok.ExpiresIn) * time.Second
+		life = time.Duration(tok.ExpiresIn) * time.Second
+	} else if d := tok.Expiry.Sub(start); !tok.Expiry.IsZero() && d > 0 && d <= maxLifetime {
+		life = d
 	}
-	if d := tok.Expiry.Sub(start); !tok.Expiry.IsZero() && d > 0 && d <= maxLifetime {
-		return d
+	issued := start
+	if life > 0 {
+		issued = time.Time{} // exp alone is by the product's clock, which the provider may know
 	}
-	if d, ok := jwt.Lifetime(tok.AccessToken, start); ok && d > 0 && d <= maxLifetime {
-		return d
+	if own, ok := jwt.Lifetime(tok.AccessToken, issued); ok && own <= maxLifetime && (life == 0 || own < life) {
+		life = own
 	}
-	return time.Hour
+	return max(cmp.Or(life, time.Hour), leastLifetime)
 }

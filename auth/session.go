@@ -87,7 +87,7 @@ type core struct {
 	epoch    time.Time // of the monotonic clock
 
 	current atomic.Pointer[snapshot] // state.current
-	next    atomic.Int64             // state.nextTry, or later while an exchange runs
+	next    atomic.Int64             // state.backgroundAfter in ns since epoch, or later while an exchange runs
 
 	closing context.Context // ends when Close begins
 	shut    context.CancelFunc
@@ -182,13 +182,14 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 		if int64(time.Since(s.epoch)) < snap.fresh.Load() {
 			return snap.public, nil
 		}
-		now := time.Now().UnixNano()
-		if now < snap.stale {
-			snap.fresh.Store(int64(time.Since(s.epoch)) + min(snap.stale-now, int64(wallClockEvery)))
+		now := time.Now()
+		sinceEpoch := int64(now.Sub(s.epoch))
+		if d := left(now, snap.stale); d > 0 {
+			snap.fresh.Store(sinceEpoch + int64(min(d, wallClockEvery)))
 			return snap.public, nil
 		}
-		if now < snap.expires {
-			if now >= s.next.Load() {
+		if snap.valid(now) {
+			if sinceEpoch >= s.next.Load() {
 				s.startBackground()
 			}
 			return snap.public, nil

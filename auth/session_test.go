@@ -179,16 +179,23 @@ func TestLeaderLeaves(t *testing.T) {
 func TestLifetimes(t *testing.T) {
 	t.Parallel()
 	jwt := "e30.eyJpYXQiOjEwMDAsImV4cCI6MTYwMH0.x" // exp - iat = 600
+	onlyExp := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, time.Date(2000, 1, 1, 0, 1, 0, 0, time.UTC).Unix())) + ".x"
 	for name, test := range map[string]struct {
 		tok  oauth2.Token
 		want time.Duration
 	}{
-		"expires_in":  {oauth2.Token{AccessToken: jwt, ExpiresIn: 60}, time.Minute},
-		"expiry":      {oauth2.Token{AccessToken: jwt, Expiry: time.Date(2000, 1, 1, 0, 2, 0, 0, time.UTC)}, 2 * time.Minute},
-		"jwt":         {oauth2.Token{AccessToken: jwt}, 10 * time.Minute},
-		"absurd":      {oauth2.Token{AccessToken: "x", ExpiresIn: 1 << 60}, time.Hour},
-		"negative":    {oauth2.Token{AccessToken: "x", ExpiresIn: -1}, time.Hour},
-		"none at all": {oauth2.Token{AccessToken: "x"}, time.Hour},
+		"expires_in":             {oauth2.Token{AccessToken: jwt, ExpiresIn: 60}, time.Minute},
+		"expiry":                 {oauth2.Token{AccessToken: jwt, Expiry: time.Date(2000, 1, 1, 0, 2, 0, 0, time.UTC)}, 2 * time.Minute},
+		"jwt":                    {oauth2.Token{AccessToken: jwt}, 10 * time.Minute},
+		"jwt, longer expires_in": {oauth2.Token{AccessToken: jwt, ExpiresIn: 3_600_000}, 10 * time.Minute}, // in milliseconds
+		"jwt, longer expiry":     {oauth2.Token{AccessToken: jwt, Expiry: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}, 10 * time.Minute},
+		"jwt without iat":        {oauth2.Token{AccessToken: onlyExp}, time.Minute},
+		"its expires_in":         {oauth2.Token{AccessToken: onlyExp, ExpiresIn: 3600}, time.Hour}, // by the product's clock
+		"jwt of an instant":      {oauth2.Token{AccessToken: "e30.eyJpYXQiOjEwMDAsImV4cCI6MTAwMC41fQ.x"}, time.Second},
+		"expiry of an instant":   {oauth2.Token{AccessToken: "x", Expiry: time.Date(2000, 1, 1, 0, 0, 0, 1000, time.UTC)}, time.Second},
+		"absurd":                 {oauth2.Token{AccessToken: "x", ExpiresIn: 1 << 60}, time.Hour},
+		"negative":               {oauth2.Token{AccessToken: "x", ExpiresIn: -1}, time.Hour},
+		"none at all":            {oauth2.Token{AccessToken: "x"}, time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

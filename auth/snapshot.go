@@ -14,22 +14,31 @@ type snapshot struct {
 	public   *oauth2.Token
 	header   http.Header
 	fresh    atomic.Int64 // until then by the monotonic clock, ns since core.epoch
-	stale    int64        // wall clock, ns
-	expires  int64
+	stale    time.Time
+	expires  time.Time
 	accepted atomic.Bool // a response has shown that the product accepts it
 }
 
+// left returns how long it is until t, by the clock that says less: the monotonic clock stops while the
+// machine is suspended, and the wall clock may be set back.
+func left(now, t time.Time) time.Duration {
+	return min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
+}
+
 // valid reports whether the token may be sent at now.
-func (s *snapshot) valid(now time.Time) bool { return s != nil && now.UnixNano() < s.expires }
+func (s *snapshot) valid(now time.Time) bool { return s != nil && left(now, s.expires) > 0 }
 
 // snapshot makes what callers see of r.
 func (c *core) snapshot(r tokenRecord) *snapshot {
-	expires := r.Obtained.Add(r.Lifetime)
+	now, expires := time.Now(), r.Obtained.Add(r.Lifetime)
 	s := &snapshot{
 		record:  r,
 		public:  &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, Expiry: expires},
-		stale:   expires.Add(-jitter(min(c.opts.EarlyRefresh, r.Lifetime/5))).UnixNano(),
-		expires: expires.UnixNano(),
+		stale:   now,
+		expires: now.Add(expires.Sub(now)), // by both clocks
+	}
+	if !r.ahead {
+		s.stale = s.expires.Add(-jitter(min(c.opts.EarlyRefresh, r.Lifetime/5)))
 	}
 	if r.AccessToken != "" {
 		s.header = c.provider.Header(s.public)

@@ -79,14 +79,6 @@ func (s *state) current() *snapshot {
 	return s.token
 }
 
-// nextTry is the time in ns before which a stale token starts no exchange, so that Token need not lock.
-func (s *state) nextTry() int64 {
-	if s.backgroundAfter.IsZero() {
-		return 0
-	}
-	return s.backgroundAfter.UnixNano()
-}
-
 // want makes a task.
 func (s *state) want(now time.Time, why reason) *task {
 	t := &task{reason: why, replaces: s.token, forced: s.dropped && s.token.record.AccessToken != ""}
@@ -118,12 +110,14 @@ func (s *state) obtained(now time.Time, t *task, token *snapshot, adopted bool) 
 	}
 	s.token, s.dropped = token, false
 	// Wait at least min(1 s, lifetime/5) before the next background exchange: an endpoint that repeats one
-	// token until it expires would be asked more and more often.
+	// token until it expires would be asked more and more often. Exchanges begin a second apart.
 	s.backgroundAfter = now.Add(min(time.Second, token.record.Lifetime/5))
-	if s.failure.backgroundAfter.After(s.backgroundAfter) {
-		s.backgroundAfter = s.failure.backgroundAfter
+	for _, after := range []time.Time{token.record.Obtained.Add(time.Second), s.failure.backgroundAfter} {
+		if after.After(s.backgroundAfter) {
+			s.backgroundAfter = after
+		}
 	}
-	return adopted && now.UnixNano() >= token.stale
+	return adopted && left(now, token.stale) <= 0
 }
 
 // failed notes that p, which is finished, obtained no token. It returns a warning to be logged once core.mu

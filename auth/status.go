@@ -66,7 +66,7 @@ func (s *Session) Status(ctx context.Context) (Status, error) {
 	}
 	now := time.Now()
 	switch {
-	case r.AccessToken != "" && !dropped && r.ConsentLost == nil && now.UnixNano() < snap.stale:
+	case r.AccessToken != "" && !dropped && r.ConsentLost == nil && left(now, snap.stale) > 0:
 		st.State = StateFresh
 	case r.AccessToken != "" && !dropped && r.ConsentLost == nil && snap.valid(now):
 		st.State = StateStale
