@@ -5,13 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -258,6 +262,84 @@ func TestNginxThrottles(t *testing.T) {
 			}
 			if name == "with Retry-After" && time.Since(start) < time.Duration(throttled)*time.Second {
 				t.Errorf("429 %d times within %s", throttled, time.Since(start))
+			}
+		})
+	}
+}
+
+// nginx ends an HTTP/2 connection after 100 requests, while others are on their way: no POST is lost, and
+// none is processed twice.
+func TestNginxEndsConnections(t *testing.T) {
+	t.Parallel()
+	testNginxEndsConnections(t, 600)
+}
+
+func testNginxEndsConnections(t *testing.T, posts int) {
+	const workers, perConnection = 16, 100
+	ca := testpki.New(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	lines := fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; keepalive_requests %d; location /write { return 200 done; }", cert, key, perConnection)
+	trust := "tls_config: {ca_file: " + ca.File(t) + "}"
+	for name, client := range map[string]func(p *product, base string) *http.Client{
+		"http.Client": func(*product, string) *http.Client {
+			return &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}}}
+		},
+		"itsmauth": func(p *product, base string) *http.Client { return behind(t, p, base, trust).Client() },
+		// One slot for each POST and one for the exchange: a resend takes none.
+		"itsmauth with a rate limit": func(p *product, base string) *http.Client {
+			return behind(t, p, base, fmt.Sprintf("%s, rate_limits: [{requests: %d, per: 1h}]", trust, posts+1)).Client()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := webcommander(t)
+			base, log := nginx(t, p, "ssl http2", lines)
+			c := client(p, base)
+			defer c.CloseIdleConnections()
+			var wg sync.WaitGroup
+			var left, failed, resent atomic.Int64
+			left.Store(int64(posts))
+			for range workers {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						sent := 0
+						ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent++ }})
+						req, err := http.NewRequestWithContext(ctx, "POST", base+"/write", strings.NewReader(`{"a": "b"}`))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						resp, err := c.Do(req)
+						if sent > 1 {
+							resent.Add(1)
+						}
+						if err != nil {
+							failed.Add(1)
+							t.Log(err)
+							continue
+						}
+						if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+							t.Errorf("%s over %s", resp.Status, resp.Proto)
+						}
+						io.Copy(io.Discard, resp.Body)
+						resp.Body.Close()
+					}
+				})
+			}
+			wg.Wait()
+			t.Logf("%d of %d were sent again", resent.Load(), posts)
+			if failed.Load() != 0 {
+				t.Errorf("%d of %d POSTs failed", failed.Load(), posts)
+			}
+			processed := 0
+			for range 1000 { // nginx writes its log after the response
+				if processed = strings.Count(strings.Join(log(), "\n"), "POST 200"); processed >= posts {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if processed != posts {
+				t.Errorf("nginx processed %d POSTs, want %d", processed, posts)
 			}
 		})
 	}
