@@ -2,15 +2,11 @@ package transport
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -42,33 +38,12 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// Value finds the attempt that a connection is dialed for, and its trace. The trace is made when net/http
-// asks for it: most attempts need none, and it costs five allocations.
+// Value finds the attempt that a connection is dialed for.
 func (a *attempt) Value(key any) any {
-	switch {
-	case key == (attemptKey{}):
+	if key == (attemptKey{}) {
 		return a
-	case key == traceKey && a.traced():
-		return a.clientTrace()
 	}
 	return a.Context.Value(key)
-}
-
-// traceKey is httptrace's key for the trace of a context.
-var traceKey = func() (key any) {
-	httptrace.ContextClientTrace(keyRecorder{context.Background(), &key})
-	return key
-}()
-
-// keyRecorder records the key that is asked for.
-type keyRecorder struct {
-	context.Context
-	key *any
-}
-
-func (r keyRecorder) Value(key any) any {
-	*r.key = key
-	return nil
 }
 
 // begin ends the latest attempt and starts the next. The first is part of the call, to save an
@@ -176,8 +151,11 @@ func (a *attempt) send() (*http.Response, error) {
 
 // request returns the request as this attempt sends it.
 func (a *attempt) request() (*http.Request, error) {
-	c := a.call
-	out := c.req.WithContext(a)
+	c, ctx := a.call, context.Context(a)
+	if a.needsTrace() {
+		ctx = traced{a}
+	}
+	out := c.req.WithContext(ctx)
 	out.Response = nil
 	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs unexpected data on an idle connection
 	out.Header = c.header(a.token)
@@ -192,94 +170,6 @@ func (a *attempt) request() (*http.Request, error) {
 		}
 	}
 	return out, nil
-}
-
-// bodyAgain is GetBody for net/http, which resends a request that the server has not processed.
-func (a *attempt) bodyAgain() (io.ReadCloser, error) {
-	a.creditUpload()
-	body := a.call.body
-	if !body.abandon() {
-		return nil, errors.New("the connection was closed, and the request body is too long to be sent again (max_replay_body)")
-	}
-	return body.next(a)
-}
-
-// sending is the connection on which net/http sends the request.
-type sending struct {
-	conn     net.Conn
-	reused   bool
-	wire     *dialed // below TLS; nil: not ours
-	requests int64   // written to wire before
-	answered atomic.Bool
-}
-
-func (s *sending) http2() bool {
-	t, ok := s.conn.(*tls.Conn)
-	return ok && t.ConnectionState().NegotiatedProtocol == "h2"
-}
-
-// unwritten reports whether nothing of the request has been written over HTTP/1.
-func (s *sending) unwritten() bool {
-	return !s.http2() && s.wire != nil && s.wire.requests.Load() == s.requests
-}
-
-// processed reports whether the server may have processed a request that net/http is to resend. Over
-// HTTP/2 it resends only what the server has refused, over HTTP/1 also what is idempotent.
-func (s *sending) processed() bool { return s.answered.Load() || !s.http2() && !s.unwritten() }
-
-// traced reports whether the attempt must know its connection: for its slot, or because net/http itself
-// does not resend the method when an idle connection has closed.
-func (a *attempt) traced() bool {
-	return a.limited() || !slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, a.call.req.Method)
-}
-
-// limited reports whether the slot must know when the request is written.
-func (a *attempt) limited() bool { return a.slot != nil && a.call.t.limits.Limited() }
-
-// clientTrace returns the trace of the attempt, with the caller's.
-func (a *attempt) clientTrace() *httptrace.ClientTrace {
-	if a.trace.Load() == nil {
-		a.trace.CompareAndSwap(nil, httptrace.ContextClientTrace(httptrace.WithClientTrace(a.Context, &httptrace.ClientTrace{
-			GotConn:      a.gotConn,
-			WroteRequest: func(httptrace.WroteRequestInfo) { a.slot.Wrote() },
-			GotFirstResponseByte: func() {
-				if s := a.sending.Load(); s != nil {
-					s.answered.Store(true) // a Wrap may send the request again
-				}
-			},
-		})))
-	}
-	return a.trace.Load()
-}
-
-// gotConn notes the connection. If net/http resends what the server may have processed, that takes another
-// slot, or is canceled.
-func (a *attempt) gotConn(got httptrace.GotConnInfo) {
-	now := &sending{conn: got.Conn, reused: got.Reused, wire: below(got.Conn)}
-	if now.wire != nil {
-		now.requests = now.wire.requests.Load()
-	}
-	before := a.sending.Swap(now)
-	if !a.limited() {
-		return
-	}
-	a.waitingSince.Store(0)
-	err := a.slot.Resend(a, a.call.due(), before == nil || before.processed())
-	a.waitingSince.Store(a.call.clock())
-	if err == nil {
-		return
-	}
-	a.cancel(err)
-	if !now.http2() { // HTTP/1 would still write the request. HTTP/2 does not, and its connection is shared.
-		got.Conn.Close()
-	}
-}
-
-// neverWritten reports whether the server closed an idle connection before any of the request was written
-// to it. net/http does not resend a POST then.
-func (a *attempt) neverWritten(err error) bool {
-	s := a.sending.Load()
-	return err != nil && s != nil && s.reused && s.unwritten() && idleClosed(err) && a.Err() == nil
 }
 
 // roundTrip returns when the attempt ends, even while net/http waits for a Read of the request body.

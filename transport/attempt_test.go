@@ -95,7 +95,7 @@ func TestResendWithoutSlot(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			httptrace.ContextClientTrace(a).GotConn(httptrace.GotConnInfo{Conn: conn})
+			httptrace.ContextClientTrace(traced{a}).GotConn(httptrace.GotConnInfo{Conn: conn})
 			if !errors.Is(context.Cause(a), auth.ErrRateLimited) {
 				t.Errorf("the attempt goes on: %v", context.Cause(a))
 			}

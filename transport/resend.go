@@ -1,0 +1,132 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"sync/atomic"
+)
+
+// A request that the server has not processed is resent in the same attempt. net/http does most of it, if
+// the request has GetBody. A trace tells what it did.
+
+// bodyAgain is GetBody for net/http, which resends a request that the server has not processed.
+func (a *attempt) bodyAgain() (io.ReadCloser, error) {
+	a.creditUpload()
+	body := a.call.body
+	if !body.abandon() {
+		return nil, errors.New("the connection was closed, and the request body is too long to be sent again (max_replay_body)")
+	}
+	return body.next(a)
+}
+
+// sending is the connection on which net/http sends the request.
+type sending struct {
+	conn     net.Conn
+	reused   bool
+	wire     *dialed // below TLS; nil: not ours
+	requests int64   // written to wire before
+	answered atomic.Bool
+}
+
+func (s *sending) http2() bool {
+	t, ok := s.conn.(*tls.Conn)
+	return ok && t.ConnectionState().NegotiatedProtocol == "h2"
+}
+
+// unwritten reports whether nothing of the request has been written over HTTP/1.
+func (s *sending) unwritten() bool {
+	return !s.http2() && s.wire != nil && s.wire.requests.Load() == s.requests
+}
+
+// processed reports whether the server may have processed a request that net/http is to resend. Over
+// HTTP/2 it resends only what the server has refused, over HTTP/1 also what is idempotent.
+func (s *sending) processed() bool { return s.answered.Load() || !s.http2() && !s.unwritten() }
+
+// needsTrace reports whether the attempt must know its connection: for its slot, or because net/http itself
+// does not resend the method when an idle connection has closed.
+func (a *attempt) needsTrace() bool {
+	return a.limited() || !slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, a.call.req.Method)
+}
+
+// limited reports whether the slot must know when the request is written.
+func (a *attempt) limited() bool { return a.slot != nil && a.call.t.limits.Limited() }
+
+// traced is the context of a request that has the attempt's trace. The trace is made when net/http asks for
+// it: a Wrap that sends nothing does not pay for it.
+type traced struct{ *attempt }
+
+func (t traced) Value(key any) any {
+	if key == traceKey {
+		return t.clientTrace()
+	}
+	return t.attempt.Value(key)
+}
+
+// traceKey is httptrace's key for the trace of a context.
+var traceKey = func() (key any) {
+	httptrace.ContextClientTrace(keyRecorder{context.Background(), &key})
+	return key
+}()
+
+// keyRecorder records the key that is asked for.
+type keyRecorder struct {
+	context.Context
+	key *any
+}
+
+func (r keyRecorder) Value(key any) any {
+	*r.key = key
+	return nil
+}
+
+// clientTrace returns the trace of the attempt, with the caller's.
+func (a *attempt) clientTrace() *httptrace.ClientTrace {
+	if a.trace.Load() == nil {
+		a.trace.CompareAndSwap(nil, httptrace.ContextClientTrace(httptrace.WithClientTrace(a.Context, &httptrace.ClientTrace{
+			GotConn:      a.gotConn,
+			WroteRequest: func(httptrace.WroteRequestInfo) { a.slot.Wrote() },
+			GotFirstResponseByte: func() {
+				if s := a.sending.Load(); s != nil {
+					s.answered.Store(true) // a Wrap may send the request again
+				}
+			},
+		})))
+	}
+	return a.trace.Load()
+}
+
+// gotConn notes the connection. If net/http resends what the server may have processed, that takes another
+// slot, or is canceled.
+func (a *attempt) gotConn(got httptrace.GotConnInfo) {
+	now := &sending{conn: got.Conn, reused: got.Reused, wire: below(got.Conn)}
+	if now.wire != nil {
+		now.requests = now.wire.requests.Load()
+	}
+	before := a.sending.Swap(now)
+	if !a.limited() {
+		return
+	}
+	a.waitingSince.Store(0)
+	err := a.slot.Resend(a, a.call.due(), before == nil || before.processed())
+	a.waitingSince.Store(a.call.clock())
+	if err == nil {
+		return
+	}
+	a.cancel(err)
+	if !now.http2() { // HTTP/1 would still write the request. HTTP/2 does not, and its connection is shared.
+		got.Conn.Close()
+	}
+}
+
+// neverWritten reports whether the server closed an idle connection before any of the request was written
+// to it. net/http does not resend a POST then.
+func (a *attempt) neverWritten(err error) bool {
+	s := a.sending.Load()
+	return err != nil && s != nil && s.reused && s.unwritten() && idleClosed(err) && a.Err() == nil
+}
