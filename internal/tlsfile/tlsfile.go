@@ -53,6 +53,8 @@ func (c Config) Client() (*tls.Config, error) {
 			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 			return &cert, err
 		}
+		// IIS asks for the certificate when it knows the request's path. TLS 1.3 has no renegotiation.
+		t.Renegotiation = tls.RenegotiateOnceAsClient
 	}
 	return t, errs.Err()
 }
