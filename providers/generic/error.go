@@ -47,6 +47,7 @@ func networkError(ctx context.Context, err error) error {
 		cert     *tls.CertificateVerificationError
 		noTLS    tls.RecordHeaderError
 		netError net.Error
+		opError  *net.OpError
 	)
 	switch {
 	case errors.As(err, &ours):
@@ -57,6 +58,8 @@ func networkError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", auth.ErrInsecure, cert)
 	case errors.As(err, &noTLS):
 		return fmt.Errorf("%w: the server does not speak TLS on this port", auth.ErrUnavailable)
+	case errors.As(err, &opError) && opError.Op == "remote error": // a TLS alert
+		return fmt.Errorf("%w: %w; the server may want another TLS version or cipher, or a client certificate: see transport.tls_config", auth.ErrUnavailable, opError)
 	case errors.As(err, &netError):
 		return fmt.Errorf("%w: %w", auth.ErrUnavailable, netError)
 	}

@@ -2,7 +2,10 @@ package generic
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log"
@@ -51,11 +54,11 @@ func listen(t *testing.T, reply func(request string) string) *url.URL {
 func TestNetworkFailures(t *testing.T) {
 	t.Parallel()
 	nowhere := &url.URL{Scheme: "http", Host: "127.0.0.1:1"} // no test listens there
-	tls := httptest.NewUnstartedServer(say(200, good))
-	tls.Config.ErrorLog = log.New(io.Discard, "", 0)
-	tls.StartTLS()
-	t.Cleanup(tls.Close)
-	untrusted, _ := url.Parse(tls.URL)
+	secure := httptest.NewUnstartedServer(say(200, good))
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	untrusted, _ := url.Parse(secure.URL)
 	noTLS, _ := serve(t, say(200, good))
 	noTLS.Scheme = "https"
 	proxy := listen(t, func(string) string { return "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n" })
@@ -114,6 +117,63 @@ func TestNetworkFailures(t *testing.T) {
 					}
 				}
 			}
+		})
+	}
+}
+
+// What a server means by a TLS alert is often its TLS version.
+func TestTLSAlert(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewUnstartedServer(say(200, good))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{MaxVersion: tls.VersionTLS11}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	u, _ := url.Parse(s.URL)
+	_, err := must(t, basic(u)).Exchange(context.WithValue(t.Context(), oauth2.HTTPClient, s.Client()), nil)
+	checkError(t, err, "", 0, auth.ErrUnavailable)
+	const want = "tls: protocol version not supported; the server may want another TLS version"
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
+// Some proxies remove Content-Encoding and leave the body compressed.
+func TestCompressedResponse(t *testing.T) {
+	t.Parallel()
+	compress := func(body string) string {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		io.WriteString(z, body)
+		z.Close()
+		return b.String()
+	}
+	refused := compress(`{"error":"invalid_client"}`)
+	for name, tt := range map[string]struct {
+		status int
+		header []string
+		body   string
+		code   string
+		want   error
+	}{
+		"without the header":    {200, nil, compress(good), "", nil},
+		"with the header":       {200, []string{"Content-Encoding", "gzip"}, compress(good), "", nil},
+		"an error":              {401, nil, refused, "invalid_client", auth.ErrCredentials},
+		"an error, with header": {401, []string{"Content-Encoding", "gzip"}, refused, "invalid_client", auth.ErrCredentials},
+		"cut off":               {200, nil, compress(good)[:30], "", auth.ErrUnavailable},
+		"a bomb":                {200, nil, compress(strings.Repeat(" ", 1<<22) + good), "", auth.ErrProtocol},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u, _ := serve(t, say(tt.status, tt.body, tt.header...))
+			tok, err := must(t, basic(u)).Exchange(t.Context(), nil)
+			if tt.want == nil {
+				if err != nil || tok.AccessToken == "" {
+					t.Errorf("%v, %v", tok, err)
+				}
+				return
+			}
+			checkError(t, err, tt.code, tt.status, tt.want)
 		})
 	}
 }

@@ -2,6 +2,7 @@ package generic
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -140,6 +141,10 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	r.retryAfter, _ = retryafter.Parse(resp.Header, time.Now())
 	r.limitUsedUp = resp.Header.Get("X-RateLimit-Remaining") == "0"
 	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	if z, notGzip := gzip.NewReader(bytes.NewReader(r.body)); notGzip == nil && err == nil {
+		// A proxy has removed the Content-Encoding and left the body compressed.
+		r.body, err = io.ReadAll(io.LimitReader(z, maxResponse+1))
+	}
 	if err != nil {
 		err = networkError(ctx, err)
 	} else if len(r.body) > maxResponse {
