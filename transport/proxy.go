@@ -128,7 +128,7 @@ func onConnect(ctx context.Context, proxy *url.URL, _ *http.Request, resp *http.
 		return nil
 	case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy sends 401
 		return &auth.Error{Op: "request", Status: s, Err: fmt.Errorf(
-			"%w: the proxy %s refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol, proxy.Host)}
+			"%w: %s: the proxy refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol, proxy.Host)}
 	default:
 		return fmt.Errorf("it answered CONNECT with %d %s", s, http.StatusText(s))
 	}

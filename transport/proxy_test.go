@@ -199,7 +199,7 @@ func TestErrorNamesTheProxy(t *testing.T) {
 				}
 				proxy := "the proxy " + test.scheme + "://" + s.addr
 				if test.want == "HTTP 407" {
-					proxy = "the proxy " + s.addr
+					proxy = s.addr + ": the proxy refused"
 				}
 				text := err.Error()
 				if strings.Contains(text, proxy) == test.product || !strings.Contains(text, test.want) || strings.Contains(text, "hunter2") {
