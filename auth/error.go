@@ -31,6 +31,8 @@ var (
 	ErrConflict = errors.New("record changed meanwhile")
 	// ErrInsecure: the request was not sent, to keep a secret or a token safe.
 	ErrInsecure = errors.New("refused to send")
+	// ErrSecret: a secret was read and is not text that can be sent, such as UTF-16.
+	ErrSecret = errors.New("unusable secret")
 	// ErrNoRefreshToken: a sign-in gave no refresh token, so it does not replace an earlier one that did.
 	ErrNoRefreshToken = errors.New("the sign-in gave no refresh token, so it is not used: the earlier login stays in force")
 )

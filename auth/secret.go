@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -74,8 +73,8 @@ func SecretFunc(f func() (string, error)) Secret {
 }
 
 // Value reads the secret, without a byte order mark and without newlines at its end. A secret in UTF-16, one
-// with a control character, or one of several lines that is neither PEM nor JSON, is an error. The value of
-// the zero Secret is "".
+// with a control character, or one of several lines that is neither PEM nor JSON, is an [ErrSecret]. The
+// value of the zero Secret is "".
 func (s Secret) Value() (string, error) {
 	if s.read == nil {
 		return "", nil
@@ -84,14 +83,14 @@ func (s Secret) Value() (string, error) {
 	if err != nil || s.raw {
 		return text, err
 	}
-	return clean("the secret", text)
+	return clean("it", text)
 }
 
 // clean returns the text of the secret what, as it is sent.
 func clean(what, text string) (string, error) {
 	text, err := textfile.Decode(text)
 	if err != nil {
-		return "", fmt.Errorf("%s %w", what, err)
+		return "", fmt.Errorf("%w: %s %w", ErrSecret, what, err)
 	}
 	text = strings.TrimRight(text, "\r\n")
 	rest := strings.ReplaceAll(text, "\r\n", "\n")
@@ -101,9 +100,9 @@ func clean(what, text string) (string, error) {
 	}
 	switch {
 	case !oneLine:
-		return "", errors.New(what + " has several lines, which only a key or a certificate may have")
+		return "", fmt.Errorf("%w: %s has several lines, which only a key or a certificate may have", ErrSecret, what)
 	case strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == '\x7f' }):
-		return "", errors.New(what + " holds a control character (U+0000 to U+001F, or U+007F)")
+		return "", fmt.Errorf("%w: %s holds a control character (U+0000 to U+001F, or U+007F)", ErrSecret, what)
 	}
 	return text, nil
 }

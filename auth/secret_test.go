@@ -40,9 +40,9 @@ func TestSecretText(t *testing.T) {
 			t.Fatal(err)
 		}
 		sources := map[string]auth.Secret{
-			file:          auth.SecretFile(file),
-			"the secret":  auth.SecretString(text),
-			"the  secret": auth.SecretFunc(func() (string, error) { return text, nil }),
+			file:  auth.SecretFile(file),
+			"it":  auth.SecretString(text),
+			"it ": auth.SecretFunc(func() (string, error) { return text, nil }),
 		}
 		if !strings.Contains(text, "\x00") {
 			t.Setenv("ITSMAUTH_TEST_SECRET", text)
@@ -51,7 +51,7 @@ func TestSecretText(t *testing.T) {
 		for source, s := range sources {
 			wantErr := want.err
 			if wantErr != "" {
-				wantErr = strings.Replace(source, "  ", " ", 1) + wantErr
+				wantErr = "unusable secret: " + strings.TrimSpace(source) + wantErr
 			}
 			got, err := s.Value()
 			if got != want.value || fmt.Sprint(err) != cmp.Or(wantErr, "<nil>") {

@@ -22,7 +22,7 @@ const secret = "s3cr+t/=&%"
 
 func TestMain(m *testing.M) {
 	for name, value := range map[string]string{
-		"CFG_ID": "client-7", "CFG_SECRET": secret, "CFG_EMPTY": "", "CFG_NEWLINE": secret + "\r\n", "CFG_TRUE": "true", "CFG_YES": "yes",
+		"CFG_ID": "client-7", "CFG_SECRET": secret, "CFG_EMPTY": "", "CFG_HOME": "$HOME", "CFG_NEWLINE": secret + "\r\n", "CFG_TRUE": "true", "CFG_YES": "yes",
 		"CFG_SECONDS": "45s", "CFG_SEVEN": "7", "CFG_URL": "https://acme.example/api/", "CFG_WORD": secret,
 	} {
 		os.Setenv(name, value)
@@ -105,7 +105,7 @@ func (p acmeProvider) Traffic() auth.Traffic {
 
 // diskConfig are the settings of a store that WithStore adds.
 type diskConfig struct {
-	Path string `yaml:"path" required:"true"`
+	Path string `yaml:"path" required:"true" path:"true"`
 }
 
 func openDisk(c diskConfig) (auth.Store, error) {

@@ -208,6 +208,27 @@ func TestStoresNotOpened(t *testing.T) {
 	}
 }
 
+// Not parallel: it sets the home directory, in which the store and a secret are.
+func TestHomeDirectory(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	if err := os.WriteFile(filepath.Join(home, "secret"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conns, err := Parse("t.yaml", []byte(`
+version: 1
+token_store: {type: file, path: ~/tokens}
+connectors: {a: {provider: acme, base_url: 'https://h', client_id: a, client_secret: "${file:~/secret}"}}
+`), testOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conns.Close()
+	if _, err := os.Stat(filepath.Join(home, "tokens")); err != nil {
+		t.Error(err)
+	}
+}
+
 // Two processes with one file make one exchange.
 func TestFileStore(t *testing.T) {
 	t.Parallel()

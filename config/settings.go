@@ -9,12 +9,12 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/internal/follow"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 	"github.com/itsmauth/itsmauth/transport"
 )
@@ -95,31 +95,14 @@ func (l *loader) transport(p *plan) {
 		if err != nil {
 			l.doc.Refuse(p.path.Below("transport", "proxy_url"), err)
 		}
-		proxy := &proxy{secret: t.Proxy, url: u, read: time.Now()}
-		p.transport.Proxy = proxy.of
+		secret := t.Proxy
+		proxy := follow.New(followEvery, followEvery, func() (*url.URL, error) { return proxyURL(secret) }).Know(u)
+		p.transport.Proxy = func(req *http.Request) (*url.URL, error) { return proxy.Get(req.Context()), nil }
 	}
 }
 
-// proxy is proxy_url, which net/http asks for at each request. It is read again once a second. If it
-// cannot be read or is not a URL, the last one stays in force.
-type proxy struct {
-	secret auth.Secret
-	mu     sync.Mutex
-	url    *url.URL
-	read   time.Time
-}
-
-func (p *proxy) of(*http.Request) (*url.URL, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if time.Since(p.read) >= time.Second {
-		p.read = time.Now()
-		if u, err := proxyURL(p.secret); err == nil {
-			p.url = u
-		}
-	}
-	return p.url, nil
-}
+// followEvery is how often the sources of secrets are read again for what is derived from these.
+const followEvery = time.Second
 
 // proxyURL reads proxy_url. Its errors show nothing of the value.
 func proxyURL(secret auth.Secret) (*url.URL, error) {
@@ -131,7 +114,7 @@ func proxyURL(secret auth.Secret) (*url.URL, error) {
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
 		return nil, errors.New("must be a URL such as http://user:password@proxy:3128, of scheme http, https or socks5, with special characters as %XX")
 	}
-	return u, nil
+	return u, endpoint.Check(u)
 }
 
 // plainHTTP refuses URLs to which credentials would go unencrypted.

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/settings"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
@@ -133,6 +134,9 @@ func parseURL(text string) (a address, err error) {
 	u, err := url.Parse(strings.TrimSpace(text))
 	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" || u.Hostname() == "" || u.Fragment != "" {
 		return a, errURL
+	}
+	if err := endpoint.Check(u); err != nil {
+		return a, err
 	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {

@@ -44,6 +44,8 @@ func TestRefused(t *testing.T) {
 		{url: "redis://", want: "url: must be a URL such as"},
 		{url: "redis://u:s3cr+t%@h", want: "url: must be a URL such as"},
 		{url: "redis://u:s3cr+t@h:port", want: "url: must be a URL such as"},
+		{url: "redis://u:s3cr+t@h:99999", want: "url: must have a port from 1 to 65535"},
+		{url: "redis://redis://u:s3cr+t@h", want: "url: must have one scheme, not two"},
 		{url: "redis://h?x=%s3cr+t", want: "url: must be a URL such as"},
 		{url: "redis://u:s3cr+t@h/zero", want: "url: the path must be the number of a database"},
 		{url: "redis://h/-1", want: "url: the path must be the number of a database"},

@@ -270,4 +270,5 @@ const referenceIntro = "# YAML reference\n\n" +
 	"(which PowerShell's `>` writes), with a control character, or with several lines is an error; keys and certificates (PEM,\n" +
 	"JSON Web Keys) may have several lines.\n\n" +
 	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +
-	"the store's `path`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"
+	"the store's `path`. `~/` at the beginning is the home directory. `~user`, `$NAME` and `%NAME%` are refused: write\n" +
+	"`${env:NAME}`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"

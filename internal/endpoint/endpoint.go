@@ -1,11 +1,29 @@
-// Package endpoint compares hosts and origins of URLs.
+// Package endpoint checks and compares hosts and origins of URLs.
 package endpoint
 
 import (
+	"errors"
 	"net"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 )
+
+// Check refuses a URL that parses and cannot be meant: https://https://host, whose host is "https", or one
+// with a port that does not exist.
+func Check(u *url.URL) error {
+	schemes := []string{"http", "https", "redis", "rediss", "socks5", "socks5h"}
+	if slices.Contains(schemes, strings.ToLower(u.Hostname())) && strings.HasPrefix(u.Path, "//") {
+		return errors.New("must have one scheme, not two")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); n == 0 || err != nil {
+			return errors.New("must have a port from 1 to 65535")
+		}
+	}
+	return nil
+}
 
 // Origin returns the scheme, host and port of u (RFC 6454 section 4), in lower case, with the default
 // port of http or https if u has none.

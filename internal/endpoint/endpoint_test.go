@@ -42,3 +42,27 @@ func TestLoopback(t *testing.T) {
 		}
 	}
 }
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	const two, port = "must have one scheme, not two", "must have a port from 1 to 65535"
+	for in, want := range map[string]string{
+		"https://h": "", "https://h:": "", "https://h:1": "", "https://h:65535": "", "https://h:00443": "", "https://h//x": "", "https://https": "",
+		"https://https.example//x": "", "https://h/https://x": "", "https://[::1]:8443": "", "app.example:/callback": "",
+		"https://https://x": two, "http://https://x": two, "HTTPS://HTTP://x": two, "https://https//x": two, "https://https:443//x": two,
+		"redis://redis://x": two, "socks5://http://x": two,
+		"https://h:0": port, "https://h:65536": port, "https://h:99999": port, "https://[::1]:99999/": port, "https://h:123456789012345678901": port,
+	} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if err := Check(u); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -12,7 +12,20 @@ import (
 // maxSize is the largest file that is read.
 const maxSize = 1 << 20
 
-// Read returns the content of a file of at most 1 MiB, without a byte order mark.
+// Text is [Decode] of [Read].
+func Text(path string) (string, error) {
+	raw, err := Read(path)
+	if err != nil {
+		return "", err
+	}
+	text, err := Decode(raw)
+	if err != nil {
+		return "", fmt.Errorf("%s %w", path, err)
+	}
+	return text, nil
+}
+
+// Read returns the content of a file of at most 1 MiB.
 func Read(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -26,11 +39,7 @@ func Read(path string) (string, error) {
 	if len(b) > maxSize {
 		return "", fmt.Errorf("%s is larger than 1 MiB", path)
 	}
-	text, err := Decode(string(b))
-	if err != nil {
-		return "", fmt.Errorf("%s %w", path, err)
-	}
-	return text, nil
+	return string(b), nil
 }
 
 var errUTF16 = errors.New("is UTF-16, which PowerShell's > writes; save it as UTF-8")

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
@@ -120,7 +122,10 @@ func (c *Config) checkStaticHeaders(errs *settings.Errors) {
 	basic := c.CredentialsIn == "basic" && !c.ClientSecret.IsZero()
 	for name, s := range c.StaticHeaders {
 		key := "static_headers." + name
-		value, _ := s.Value()
+		value, err := s.Value()
+		if errors.Is(err, auth.ErrSecret) { // others may pass
+			errs.Add(key, err)
+		}
 		taken := func(h Header) bool { return strings.EqualFold(h.Name, name) }
 		errs.When(strings.ContainsAny(value, "\r\n\x00"), key, "must not hold a line break")
 		errs.When(!headerName.MatchString(name), key, "is not a header name")
@@ -164,14 +169,18 @@ func CheckURL(u *url.URL) error {
 	case u.Fragment != "":
 		return errors.New("must not have a fragment")
 	}
-	return nil
+	return endpoint.Check(u)
 }
 
 // CheckRedirectURI returns an error unless uri is empty or can be a redirection endpoint (RFC 6749
 // section 3.1.2).
 func CheckRedirectURI(uri string) error {
-	if u, err := url.Parse(uri); uri != "" && (err != nil || !u.IsAbs() || u.Opaque != "" || strings.Contains(uri, "#")) {
+	u, err := url.Parse(uri)
+	switch {
+	case uri == "":
+		return nil
+	case err != nil || !u.IsAbs() || u.Opaque != "" || strings.Contains(uri, "#"):
 		return errors.New("must be an absolute URI without a fragment")
 	}
-	return nil
+	return endpoint.Check(u)
 }

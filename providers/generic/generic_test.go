@@ -920,7 +920,7 @@ response.expires_in: must be a JSON Pointer, such as /data/token (RFC 6901)`},
 			StaticHeaders: map[string]auth.Secret{"C": s, "D": auth.SecretString("x\r\ny")}},
 			`credential_headers: only used by credentials_in headers
 static_headers.C: is also in token_headers
-static_headers.D: must not hold a line break
+static_headers.D: unusable secret: it has several lines, which only a key or a certificate may have
 token_headers.0.name: is not a header name
 token_headers.0.template: may only have the placeholders {access_token}, {token_type}
 token_headers.2.name: appears twice

@@ -70,23 +70,46 @@ func (s sources) lookup(ref string) (string, error) {
 	case scheme == "file" && arg == "":
 		return "", errors.New("${file: } needs a path")
 	case scheme == "file":
-		if !filepath.IsAbs(arg) {
-			arg = filepath.Join(s.dir, arg)
+		path, err := s.path(arg)
+		if err != nil {
+			return "", err
 		}
-		v, err := s.file(arg)
+		v, err := s.file(path)
 		if err == nil && v == "" {
-			err = fmt.Errorf("%s is empty", arg)
+			err = fmt.Errorf("%s is empty", path)
 		}
 		return v, err
 	}
 	return "", Advise("unknown reference", "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}, or $${ for a literal ${")
 }
 
+// shellSyntax is what a shell replaces in a path.
+var shellSyntax = regexp.MustCompile(`^~|\$[A-Za-z_({]|%[A-Za-z_]+%`)
+
+// path makes a path absolute. ~ at its start is the home directory.
+func (s sources) path(path string) (string, error) {
+	dir := s.dir
+	if path == "~" || strings.HasPrefix(path, "~/") || strings.HasPrefix(path, "~"+string(filepath.Separator)) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", Advise("~ is the home directory, which is not known", "set $HOME, or write an absolute path")
+		}
+		dir, path = home, "."+path[1:]
+	}
+	switch {
+	case shellSyntax.MatchString(path):
+		return "", Advise("only ~/ is expanded in a path", "for a variable write ${env:NAME}")
+	case filepath.IsAbs(path):
+		return path, nil
+	}
+	return filepath.Join(dir, path), nil
+}
+
 func (s sources) file(path string) (string, error) {
 	if s.secret {
 		return auth.SecretFile(path).Value()
 	}
-	text, err := textfile.Read(path)
+	text, err := textfile.Text(path)
 	text, newline := strings.CutSuffix(text, "\n")
 	if newline {
 		text = strings.TrimSuffix(text, "\r")

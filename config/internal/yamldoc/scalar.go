@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"net/url"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
@@ -61,8 +61,8 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 	case v.Type() == sizeType:
 		err = setSize(v, text)
 	case v.Kind() == reflect.String:
-		if f.Tag.Get("path") == "true" && text != "" && !filepath.IsAbs(text) {
-			text = filepath.Join(d.dir, text) // as in ${file:PATH}
+		if f.Tag.Get("path") == "true" && text != "" {
+			text, err = source.path(text)
 		}
 		v.SetString(cmp.Or(text, f.Tag.Get("empty")))
 	case v.Kind() == reflect.Bool:
@@ -121,7 +121,7 @@ func setURL(v reflect.Value, text string) error {
 		return Advise("must not hold a user or a password", "credentials have keys of their own")
 	}
 	v.Set(reflect.ValueOf(u))
-	return nil
+	return endpoint.Check(u)
 }
 
 func setDuration(v reflect.Value, text string) error {

@@ -16,7 +16,9 @@ const (
 	anyText     = `^(?:[^$]|\$+[^${]|\$\$+\{|` + reference + `)*\$*$`
 	hasOne      = `(?:^|[^$])\$\{`
 	duration    = `^\+?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+$`
-	httpURL     = `^[Hh][Tt][Tt][Pp][Ss]?://(?:[^/?#@:\[\]\s]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?(?:[/?#].*)?$`
+	port        = `(?::(?:0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?`
+	httpURL     = `^[Hh][Tt][Tt][Pp][Ss]?://(?:[^/?#@:\[\]\s]+|\[[0-9A-Fa-f:.]+\])` + port + `(?:[/?#].*)?$`
+	twoSchemes  = `^[^/]*//[Hh][Tt][Tt][Pp][Ss]?(?::[0-9]*)?//`
 )
 
 // An Object is a JSON Schema (2020-12), or a part of one.
@@ -40,7 +42,7 @@ var Defs = Object{
 	"duration": OrReference(Object{"type": "string", "allOf": []Object{{"pattern": duration}, {"pattern": "[1-9]"}}}),
 	"size": anyOf(Object{"type": "integer", "minimum": 0},
 		Object{"type": "string", "pattern": sizes.String()}, Ref("reference")),
-	"url": OrReference(Object{"type": "string", "pattern": httpURL}),
+	"url": OrReference(Object{"type": "string", "pattern": httpURL, "not": Object{"pattern": twoSchemes}}),
 }
 
 // A Schema describes Go types as this package decodes them. It gives what is known of a struct's field
