@@ -59,6 +59,9 @@ type Config struct {
 	// own, or as fields (form or json, the same as Encoding). The default is basic, or json if the
 	// encoding is json.
 	CredentialsIn string `yaml:"credentials_in" enum:"basic,form,json,headers"`
+	// DefaultCredentialsIn says that nobody chose CredentialsIn, so that the error of refused credentials
+	// names that key. It is set if CredentialsIn is "".
+	DefaultCredentialsIn bool `yaml:"-"`
 	// CredentialHeaders are the headers for credentials_in headers. A template may contain {client_id}
 	// and {client_secret}.
 	CredentialHeaders []Header `yaml:"credential_headers"`
@@ -82,8 +85,6 @@ type Config struct {
 	// conditions, and none of NotRejectedWhen.
 	RejectedWhen    []Condition `yaml:"rejected_when" default:"[{status: 401}]"`
 	NotRejectedWhen []Condition `yaml:"not_rejected_when"`
-
-	defaultCredentialsIn bool // CredentialsIn was not set
 }
 
 // WholeAnswer is the JSON Pointer to the whole response (RFC 6901 section 6), for [Response.AccessToken].
@@ -159,7 +160,7 @@ type Condition struct {
 
 func (c *Config) fillDefaults() {
 	c.Provider = cmp.Or(c.Provider, "oauth2")
-	c.defaultCredentialsIn = c.CredentialsIn == ""
+	c.DefaultCredentialsIn = c.DefaultCredentialsIn || c.CredentialsIn == ""
 	if c.Encoding == "json" {
 		c.CredentialsIn = cmp.Or(c.CredentialsIn, "json")
 	}

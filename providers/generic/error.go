@@ -158,8 +158,8 @@ func (r *request) credentialsHint() string {
 		return ""
 	}
 	var try []string
-	if r.c.defaultCredentialsIn {
-		try = append(try, map[string]string{"basic": "credentials_in: form", "json": "credentials_in: basic"}[r.c.CredentialsIn])
+	if r.c.DefaultCredentialsIn {
+		try = append(try, "credentials_in: "+map[string]string{"basic": "form", "form": "basic", "json": "basic"}[r.c.CredentialsIn])
 	}
 	plain := r.c.ClientID + secret
 	if r.c.CredentialsIn == "basic" && r.c.CredentialsEncoding == "rfc6749" && url.QueryEscape(plain) != plain {

@@ -1,18 +1,24 @@
 package generic
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -194,7 +200,7 @@ func TestRequest(t *testing.T) {
 				tc.want.Method = "POST"
 			}
 			tc.want.Path = "/token"
-			if d := cmp.Diff([]seen{tc.want}, got()); d != "" {
+			if d := gocmp.Diff([]seen{tc.want}, got()); d != "" {
 				t.Error(d)
 			}
 		})
@@ -258,6 +264,19 @@ func TestToken(t *testing.T) {
 		"pointers":         {config: deep, body: `{"data":[{"a/b":"AT","r~":"RT"}],"ttl":"90","t":"MAC"}`, access: "AT", refresh: "RT", life: 90 * time.Second, typ: "MAC"},
 		"text and a mark":  {config: text, body: "\xef\xbb\xbf" + jwt, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
 		"text":             {config: text, body: " " + jwt + "\r\n", access: jwt, life: 10 * time.Minute, typ: "Bearer"},
+		"text in quotes":   {config: text, body: "\xef\xbb\xbf\"" + jwt + "\"\n", contentType: "application/json", access: jwt, life: 10 * time.Minute, typ: "Bearer"},
+		"text, escaped":    {config: text, body: `"a\/b\u003d"`, access: "a/b=", life: time.Hour, typ: "Bearer"},
+		"text, digits":     {config: text, body: `0123456789`, access: "0123456789", life: time.Hour, typ: "Bearer"},
+		"text, a number":   {config: text, body: `12345678901234567890`, access: "12345678901234567890", life: time.Hour, typ: "Bearer"},
+		"text in base64":   {config: text, body: `YWJjZA==`, access: "YWJjZA==", life: time.Hour, typ: "Bearer"},
+		"text, a form":     {config: text, body: "access_token=A%2FT&expires_in=60&refresh_token=RT&token_type=mac\n", access: "A/T", refresh: "RT", life: time.Minute, typ: "MAC"},
+		"whole answer":     {config: Config{Response: Response{AccessToken: WholeAnswer}}, body: `"` + jwt + `"`, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
+		"numbers":          {body: `{"access_token":12345678901234567890,"refresh_token":1.50}`, access: "12345678901234567890", refresh: "1.50", life: time.Hour, typ: "Bearer"},
+		"success":          {body: `{"success":true,"error":null,"access_token":"AT"}`, access: "AT", life: time.Hour, typ: "Bearer"},
+		"token and flag":   {body: `{"success":false,"access_token":"AT"}`, access: "AT", life: time.Hour, typ: "Bearer"},
+		"the JWT is first": {body: `{"access_token":"` + jwt + `","expires_in":3600}`, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
+		"ms":               {config: Config{Response: Response{ExpiresInUnit: "ms"}}, body: `{"access_token":"AT","expires_in":"90000"}`, access: "AT", life: 90 * time.Second, typ: "Bearer"},
+		"implausible":      {body: `{"access_token":"` + jwt + `","expires_in":3600000000000}`, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -290,6 +309,142 @@ func TestLifetime(t *testing.T) {
 	}
 	if got := lifetime(nil, time.Second); got != 0 {
 		t.Errorf("absent: %v", got)
+	}
+}
+
+// TestExpiryOfJWT tests JWTs that say when they end, but not when they were issued.
+func TestExpiryOfJWT(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		date, expiresIn string
+		exp             time.Duration // after the client's time
+		want            time.Duration
+	}{
+		"by the response's Date":     {date: "Sat, 01 Jan 2000 00:20:00 GMT", exp: 30 * time.Minute, want: 10 * time.Minute},
+		"Date before ours":           {date: "Fri, 31 Dec 1999 23:50:00 GMT", exp: 30 * time.Minute, want: 40 * time.Minute},
+		"without Date":               {exp: 30 * time.Minute, want: 30 * time.Minute},
+		"with a wrong Date":          {date: "yesterday", exp: 30 * time.Minute, want: 30 * time.Minute},
+		"before expires_in":          {exp: 30 * time.Minute, expiresIn: "3600", want: 30 * time.Minute},
+		"after expires_in":           {exp: 30 * time.Minute, expiresIn: "60", want: time.Minute},
+		"before milliseconds":        {exp: 30 * time.Minute, expiresIn: "1800000", want: 30 * time.Minute},
+		"in the past":                {exp: -time.Minute, want: time.Hour},
+		"in the past and expires_in": {exp: -time.Minute, expiresIn: "60", want: time.Minute},
+		"in eleven years":            {exp: 11 * 365 * 24 * time.Hour, want: time.Hour},
+		"a second":                   {exp: time.Second, want: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				payload := fmt.Sprintf(`{"exp":%d}`, time.Now().Add(tc.exp).Unix())
+				body := fmt.Sprintf(`{"access_token":"e30.%s.c2ln","expires_in":%q}`, base64.RawURLEncoding.EncodeToString([]byte(payload)), tc.expiresIn)
+				client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+					h := http.Header{"Date": {tc.date}}
+					return &http.Response{StatusCode: 200, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+				})}
+				ctx := context.WithValue(t.Context(), oauth2.HTTPClient, client)
+				tok, err := must(t, basic(&url.URL{Scheme: "https", Host: "x"})).Exchange(ctx, nil)
+				if err != nil || time.Until(tok.Expiry) != tc.want {
+					t.Errorf("%v, %v; want %v", time.Until(tok.Expiry), err, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// TestDescription tests what of a product's description is shown.
+func TestDescription(t *testing.T) {
+	t.Parallel()
+	const long = "Your account has been locked because there were too many failed attempts to log in. "
+	described := func(text string) string {
+		b, _ := json.Marshal(map[string]string{"error": "denied", "error_description": text})
+		return string(b)
+	}
+	for name, tc := range map[string]struct {
+		status     int
+		body, want string
+	}{
+		"as in the RFC":       {400, described("The account is locked."), "The account is locked."},
+		"lines":               {400, described("AADSTS7000215: expired.\r\nTrace ID: 5f\u00a0\t\n"), "AADSTS7000215: expired. Trace ID: 5f"},
+		"200 characters":      {400, described(strings.Repeat("ü", 200)), strings.Repeat("ü", 200)},
+		"201 characters":      {400, described(strings.Repeat("ü", 201)), strings.Repeat("ü", 199) + "…"},
+		"long":                {400, described(long + long + long), (long + long + long)[:199] + "…"},
+		"other languages":     {400, described("用户名或密码错误"), "用户名或密码错误"},
+		"message":             {400, `{"message":"The account is locked."}`, "The account is locked."},
+		"nested":              {400, `{"error":{"code":"x","message":"The account is locked."}}`, "The account is locked."},
+		"prose for a code":    {400, `{"error":"The account is locked."}`, "The account is locked."},
+		"a form":              {400, `error=denied&error_description=The+account+is+locked.`, "The account is locked."},
+		"with 200":            {200, `{"success":false,"message":"The account is locked."}`, "The account is locked."},
+		"without a token":     {200, `{"isSuccess":false,"message":"There is no such route."}`, "There is no such route."},
+		"unavailable":         {503, `{"message":"Down until noon."}`, "Down until noon."},
+		"limited":             {429, `{"message":"10 a minute."}`, "10 a minute."},
+		"another status":      {404, `{"message":"There is no such route."}`, "There is no such route."},
+		"the secret":          {400, described("wrong secret " + secret), ""},
+		"the secret, escaped": {400, described("wrong secret " + url.QueryEscape(secret)), ""},
+		"the secret, HTML":    {400, described("wrong secret " + html.EscapeString(secret)), ""},
+		"the secret, base64":  {400, described("wrong secret " + base64.StdEncoding.EncodeToString([]byte(secret))), ""},
+		"the secret, hex":     {400, described("wrong secret " + strings.ToUpper(hex.EncodeToString([]byte(secret)))), ""},
+		"its beginning":       {400, described("wrong secret " + secret[:6] + "..."), ""},
+		"within 300":          {400, described(long + long + long + secret), ""},
+		"over two lines":      {400, described("wrong secret two\nwords"), ""},
+		"the header":          {400, described("Basic " + base64.StdEncoding.EncodeToString([]byte("id:"+url.QueryEscape(secret)))), ""},
+		"the query":           {400, described("tenant=acme-corp is unknown"), ""},
+		"the last token":      {400, described("ACCESS-TOKEN-1 is still valid"), ""},
+		"control characters":  {400, described("\x1b[2J"), ""},
+		"direction marks":     {400, described("a\u202eb"), ""},
+		"no text":             {400, `{"error":"denied","error_description":{"text":"x"},"message":7}`, ""},
+		"HTML":                {400, "<html>no</html>", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, _ := serve(t, say(tc.status, tc.body))
+			c := basic(base)
+			c.TokenURL.RawQuery = "tenant=acme-corp"
+			c.SecretParams = map[string]auth.Secret{"k": auth.SecretString("two words")}
+			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{AccessToken: "access-token-1"})
+			want, says := fmt.Sprintf("; the product says %q", tc.want), strings.Contains(err.Error(), "the product says")
+			if says != (tc.want != "") || says && !strings.Contains(err.Error(), want) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestCredentialsHint tests that the error of refused credentials names the keys that say how they are sent,
+// if nobody chose them.
+func TestCredentialsHint(t *testing.T) {
+	t.Parallel()
+	const in, encoding = "credentials_in: ", "credentials_encoding: "
+	plain, special := auth.SecretString("a1.b2"), auth.SecretString("a+b/c")
+	for name, tc := range map[string]struct {
+		config Config
+		code   string
+		want   string
+	}{
+		"basic":                 {Config{ClientSecret: plain}, "invalid_client", in + "form"},
+		"basic and escaped":     {Config{ClientSecret: special}, "invalid_client", in + "form or " + encoding + "raw"},
+		"an id that is escaped": {Config{ClientID: "a/b", ClientSecret: plain}, "invalid_client", in + "form or " + encoding + "raw"},
+		"another code":          {Config{ClientSecret: plain}, "denied", in + "form"},
+		"json":                  {Config{ClientSecret: special, Encoding: "json"}, "invalid_client", in + "basic"},
+		"raw":                   {Config{ClientSecret: special, CredentialsEncoding: "raw"}, "invalid_client", in + "form"},
+		"chosen and escaped":    {Config{ClientSecret: special, CredentialsIn: "basic"}, "invalid_client", encoding + "raw"},
+		"chosen, both":          {Config{ClientSecret: special, CredentialsIn: "basic", CredentialsEncoding: "raw"}, "invalid_client", ""},
+		"chosen, form":          {Config{ClientSecret: special, CredentialsIn: "form"}, "invalid_client", ""},
+		"a provider's, form":    {Config{ClientSecret: special, CredentialsIn: "form", DefaultCredentialsIn: true}, "invalid_client", in + "basic"},
+		"no secret":             {Config{}, "invalid_client", ""},
+		"the password":          {Config{ClientSecret: plain, Grant: "password", Username: "u", Password: plain}, "invalid_grant", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, _ := serve(t, say(401, `{"error":"`+tc.code+`"}`))
+			tc.config.TokenURL = base
+			tc.config.ClientID = cmp.Or(tc.config.ClientID, "id")
+			_, err := must(t, tc.config).Exchange(t.Context(), nil)
+			checkError(t, err, tc.code, 401, auth.ErrCredentials)
+			_, try, _ := strings.Cut(err.Error(), "; try ")
+			if try, _, _ = strings.Cut(try, " ("); try != tc.want {
+				t.Errorf("%v: %q, want %q", err, try, tc.want)
+			}
+		})
 	}
 }
 
@@ -390,6 +545,13 @@ func TestRefusals(t *testing.T) {
 		"prose for text":     {status: 200, body: "Service started", response: text, want: []error{auth.ErrProtocol}},
 		"JSON for text":      {status: 200, body: `{"ok":false}`, response: text, want: []error{auth.ErrProtocol}},
 		"lines for text":     {status: 200, body: "a\nb", response: text, want: []error{auth.ErrProtocol}},
+		"empty for text":     {status: 200, body: `""`, response: text, want: []error{auth.ErrProtocol}},
+		"null for text":      {status: 200, body: `null`, response: text, want: []error{auth.ErrProtocol}},
+		"flag for text":      {status: 200, body: `true`, response: text, want: []error{auth.ErrProtocol}},
+		"spaces for text":    {status: 200, body: `"no such user"`, response: text, want: []error{auth.ErrProtocol}},
+		"error for text":     {status: 200, body: `error=denied`, response: text, want: []error{auth.ErrCredentials}, code: "denied"},
+		"no string":          {status: 200, body: `{"access_token":"A.T"}`, response: Response{AccessToken: WholeAnswer}, want: []error{auth.ErrProtocol}},
+		"a flag":             {status: 200, body: `{"access_token":true}`, want: []error{auth.ErrProtocol}},
 		"nothing for text":   {status: 200, body: " ", response: text, want: []error{auth.ErrProtocol}},
 		"nothing":            {status: 204, want: []error{auth.ErrProtocol}},
 		"no token":           {status: 200, body: `{"isSuccess":false}`, want: []error{auth.ErrProtocol}},
@@ -698,7 +860,7 @@ func TestCodeFlow(t *testing.T) {
 		"prompt": {"login"}, "response_type": {"code"}, "client_id": {"id"}, "redirect_uri": {c.RedirectURI}, "scope": {"a b"}, "state": {"st&te"},
 		"code_challenge": {oauth2.S256ChallengeFromVerifier("the-verifier")}, "code_challenge_method": {"S256"},
 	}
-	if d := cmp.Diff(want, u.Query()); d != "" || u.Path != "/authorize" || flow.RedirectURI != c.RedirectURI {
+	if d := gocmp.Diff(want, u.Query()); d != "" || u.Path != "/authorize" || flow.RedirectURI != c.RedirectURI {
 		t.Error(d, u)
 	}
 	tok, err := flow.Redeem(t.Context(), "the/code", "the-verifier")
@@ -710,7 +872,7 @@ func TestCodeFlow(t *testing.T) {
 		"grant_type": {"authorization_code"}, "code": {"the/code"}, "code_verifier": {"the-verifier"}, "redirect_uri": {c.RedirectURI},
 		"client_id": {"id"}, "client_secret": {secret},
 	}
-	if d := cmp.Diff(want, body); d != "" {
+	if d := gocmp.Diff(want, body); d != "" {
 		t.Error(d)
 	}
 	_, err = flow.Redeem(t.Context(), "the/code", "the-verifier")
@@ -776,14 +938,14 @@ func TestHeader(t *testing.T) {
 	t.Parallel()
 	base, _ := url.Parse("https://x")
 	tok := &oauth2.Token{AccessToken: "{token_type}", TokenType: "mac"}
-	if d := cmp.Diff(http.Header{"Authorization": {"Bearer {token_type}"}}, must(t, basic(base)).Header(tok)); d != "" {
+	if d := gocmp.Diff(http.Header{"Authorization": {"Bearer {token_type}"}}, must(t, basic(base)).Header(tok)); d != "" {
 		t.Error(d)
 	}
 	c := basic(base)
 	c.TokenHeaders = []Header{{"access_token", "{access_token}"}, {"AUTHORIZATION", "{token_type} {access_token}!"}}
 	c.StaticHeaders = map[string]auth.Secret{"x_key": auth.SecretString("k"), "x_gone": auth.SecretFile("/nonexistent/secret")}
 	want := http.Header{"access_token": {"{token_type}"}, "AUTHORIZATION": {"MAC {token_type}!"}, "x_key": {"k"}}
-	if d := cmp.Diff(want, must(t, c).Header(tok)); d != "" {
+	if d := gocmp.Diff(want, must(t, c).Header(tok)); d != "" {
 		t.Error(d)
 	}
 }
@@ -855,7 +1017,7 @@ func TestIdentity(t *testing.T) {
 	c := Config{TokenURL: base, ClientID: "id", Grant: "password", Username: "u", Password: auth.SecretString(password), ClientSecret: auth.SecretString(secret),
 		Scopes: []string{"b", "a"}, Params: map[string]string{"z": "1", "y": "2"}, SecretParams: map[string]auth.Secret{"s": auth.SecretString("hidden")}}
 	want := []string{"token_url=https://x/token?p=1", "client_id=id", "grant=password", "username=u", "scope=a b", "params.y=2", "params.z=1"}
-	if d := cmp.Diff(want, must(t, c).Identity()); d != "" {
+	if d := gocmp.Diff(want, must(t, c).Identity()); d != "" {
 		t.Error(d)
 	}
 	if r := must(t, c).Refresh(); !r.Expendable || !r.Token.IsZero() {
@@ -958,7 +1120,7 @@ response.errors.2.equals: needs pointer`},
 			if p != nil || err == nil {
 				t.Fatal("no error")
 			}
-			if d := cmp.Diff(tc.want, err.Error()); d != "" {
+			if d := gocmp.Diff(tc.want, err.Error()); d != "" {
 				t.Error(d)
 			}
 			for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {

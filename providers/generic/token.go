@@ -30,7 +30,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	}
 	if isText && r.doc != nil {
 		tok = &oauth2.Token{AccessToken: token(r.doc)} // in JSON's quotes
-	} else if isText && r.said == nil && !bytes.ContainsAny(body, "{[<") {
+	} else if isText && r.said == nil && !bytes.ContainsAny(body, "{[<") && string(body) != "null" {
 		tok.AccessToken = string(body)
 	}
 	switch {

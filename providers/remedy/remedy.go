@@ -95,7 +95,7 @@ func newSSO(c Config, env auth.Env) (auth.Provider, error) {
 		TokenURL:  c.SSOURL.JoinPath(tokenPath),
 		RevokeURL: c.SSOURL.JoinPath("oauth2/revoke"),
 		ClientID:  c.ClientID, ClientSecret: c.ClientSecret,
-		CredentialsIn: c.CredentialsIn, CredentialsEncoding: "raw",
+		CredentialsIn: c.CredentialsIn, DefaultCredentialsIn: c.CredentialsIn == "form", CredentialsEncoding: "raw",
 		RedirectURI: c.RedirectURI, Scopes: c.Scopes, PKCE: c.PKCE,
 		RefreshToken: c.RefreshToken, RefreshLifetime: c.RefreshLifetime,
 		Refresh:      generic.Refresh{Param: c.RefreshParam},
