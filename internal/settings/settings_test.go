@@ -1,6 +1,7 @@
 package settings_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -41,6 +42,26 @@ func TestCheck(t *testing.T) {
 	if errs.Err() != nil {
 		t.Error(errs)
 	}
+}
+
+// A list may be a package's variable, which is not written to. Only the race detector sees whether it is.
+func TestSharedList(t *testing.T) {
+	t.Parallel()
+	type element struct {
+		Name string `yaml:"name"`
+		Code int    `yaml:"code"`
+	}
+	shared := []element{{Name: "a"}, {Code: 1}}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			c := struct {
+				List []element `yaml:"list"`
+			}{shared}
+			new(settings.Errors).Check(&c)
+		})
+	}
+	wg.Wait()
 }
 
 func TestDefaults(t *testing.T) {
