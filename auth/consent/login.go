@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -26,7 +27,8 @@ type LoginOptions struct {
 	// opened from here. Nil shows nothing.
 	Show func(url string)
 	// Open opens the URL in a browser and returns without waiting for the person. Its error is
-	// ignored. Nil runs xdg-open, open or rundll32, depending on the platform.
+	// ignored. Nil runs the program that the environment variable BROWSER names, else xdg-open, open
+	// or rundll32, depending on the platform.
 	Open func(url string) error
 }
 
@@ -123,7 +125,7 @@ func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOption
 	return err
 }
 
-// openBrowser starts the platform's browser and does not wait for it.
+// openBrowser starts the browser and does not wait for it.
 func openBrowser(url string) error {
 	cmd := exec.Command("xdg-open", url)
 	switch runtime.GOOS {
@@ -131,6 +133,10 @@ func openBrowser(url string) error {
 		cmd = exec.Command("open", url)
 	case "windows":
 		cmd = exec.Command("rundll32", "url.dll,FileProtocolHandler", url)
+	}
+	// A list, or a command with arguments, is left to xdg-open.
+	if browser, err := exec.LookPath(os.Getenv("BROWSER")); err == nil {
+		cmd = exec.Command(browser, url)
 	}
 	return cmd.Start()
 }
