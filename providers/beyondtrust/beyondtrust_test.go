@@ -37,7 +37,7 @@ func connect(t *testing.T, base, id, secret string) auth.Provider {
 // TestBasicOnTheWire checks the bytes of the Basic header: x/oauth2 would URL-escape id and secret.
 func TestBasicOnTheWire(t *testing.T) {
 	t.Parallel()
-	for _, pair := range [][2]string{{"id", "plain"}, {"a+b/c=d&e%f", "g+h/i=j&k%2Bl:m"}, {"köln", "pässwörd√"}, {"id", "\xff\xfe"}} {
+	for _, pair := range [][2]string{{"id", "plain"}, {"a+b/c=d&e%f", "g+h/i=j&k%2Bl:m"}, {"köln", "pässwörd√"}, {"id", "\xe9\xff"}} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
