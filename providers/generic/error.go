@@ -114,8 +114,6 @@ func (r *request) responseError() error {
 		return auth.ErrUnavailable
 	case codeHints[r.code] != "":
 		return say(auth.ErrProtocol, codeHints[r.code])
-	case r.refresh && !r.mapped && r.said == nil:
-		return auth.ErrProtocol
 	case r.refresh && r.code != "invalid_client" && r.code != "unauthorized_client":
 		return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
 	case r.op == "login" && r.code == "invalid_grant":
@@ -146,6 +144,8 @@ func (r *request) foreign() string {
 		return "the response is empty, so it is not known what was refused"
 	case bytes.HasPrefix(body, []byte("<")):
 		return "the response is an HTML page, perhaps of a proxy, so it is not known what was refused"
+	case r.refresh && r.said == nil:
+		return "the response is neither JSON nor a form, so it is not known what was refused"
 	}
 	return ""
 }
@@ -220,8 +220,10 @@ func (r *request) saysFailed() bool {
 	return false
 }
 
-// maxDescription is how much of a product's description of an error is shown, in characters.
-const maxDescription = 200
+const (
+	maxDescription = 200     // how much of a product's description of an error is shown, in characters
+	maxSearched    = 4 << 10 // a longer one, in bytes, is not searched for secrets and not shown
+)
 
 // description returns what the product says about its error (RFC 6749 section 5.2), as one line, or "" if
 // that cannot be shown.
@@ -230,7 +232,7 @@ func (r *request) description() string {
 	for _, pointer := range []string{"/error_description", at + "/message", "/message", at} {
 		said := strings.Join(strings.Fields(first(r.said, pointer, str)), " ")
 		unprintable := strings.ContainsFunc(said, func(c rune) bool { return !unicode.IsPrint(c) })
-		if said == "" || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSecret(said, 5) {
+		if said == "" || len(said) > maxSearched || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSecret(said, 5) {
 			continue
 		}
 		if chars := []rune(said); len(chars) > maxDescription {
@@ -244,7 +246,8 @@ func (r *request) description() string {
 // quotesSecret reports whether text contains a secret of this or an earlier request, in plain or encoded, or
 // so many characters in a row of one. An endpoint may echo what it was sent.
 func (r *request) quotesSecret(text string, part int) bool {
-	contains := func(s string) bool { return strings.Contains(strings.ToLower(text), strings.ToLower(s)) }
+	text = strings.ToLower(text)
+	contains := func(s string) bool { return strings.Contains(text, strings.ToLower(s)) }
 	for _, s := range r.allSecrets() {
 		encoded := []string{url.QueryEscape(s), html.EscapeString(s), hex.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s))}
 		if len(s) > 2 && (contains(s) || slices.ContainsFunc(encoded, contains)) {
@@ -261,7 +264,7 @@ func (r *request) quotesSecret(text string, part int) bool {
 
 // allSecrets returns the secrets of this request, of the settings and of the response.
 func (r *request) allSecrets() []string {
-	all := append(slices.Clip(r.secrets), r.url.RawQuery, first(r.doc, r.c.Response.AccessToken, str), first(r.doc, r.c.Response.RefreshToken, str))
+	all := append(slices.Clip(r.secrets), r.url.RawQuery, first(r.said, r.c.Response.AccessToken, token), first(r.said, r.c.Response.RefreshToken, token))
 	own := []auth.Secret{r.c.ClientSecret, r.c.Password, r.c.RefreshToken}
 	for _, s := range slices.AppendSeq(own, maps.Values(r.c.SecretParams)) {
 		v, _ := s.Value()

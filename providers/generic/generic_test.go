@@ -384,6 +384,7 @@ func TestDescription(t *testing.T) {
 		"the secret, base64":  {400, described("wrong secret " + base64.StdEncoding.EncodeToString([]byte(secret))), ""},
 		"the secret, hex":     {400, described("wrong secret " + strings.ToUpper(hex.EncodeToString([]byte(secret)))), ""},
 		"its beginning":       {400, described("wrong secret " + secret[:6] + "..."), ""},
+		"megabytes":           {400, described(strings.Repeat("x", 1<<19)), ""},
 		"within 300":          {400, described(long + long + long + secret), ""},
 		"over two lines":      {400, described("wrong secret two\nwords"), ""},
 		"the header":          {400, described("Basic " + base64.StdEncoding.EncodeToString([]byte("id:"+url.QueryEscape(secret)))), ""},
