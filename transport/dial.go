@@ -13,9 +13,10 @@ import (
 // newPool returns the [http.Transport] that makes and keeps the connections.
 func newPool(o *Options) *http.Transport {
 	dialer := &net.Dialer{Timeout: o.AttemptTimeout, KeepAlive: 30 * time.Second}
+	via := &proxies{o: o}
 	t := &http.Transport{
-		Proxy:                  o.noteProxy,
-		DialContext:            o.dialProxy(recordDial(dialer.DialContext)),
+		Proxy:                  via.note,
+		DialContext:            via.dialTo(recordDial(dialer.DialContext)),
 		OnProxyConnectResponse: onConnect,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           128,

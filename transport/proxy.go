@@ -11,9 +11,11 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/internal/proxyerror"
 )
 
 // ProxyFor returns the proxy that o gives req, or nil if there is none: Proxy's, unless NoProxy lists the
@@ -65,44 +67,61 @@ func listed(list string, u *url.URL) bool {
 	return false
 }
 
-// noteProxy is ProxyFor for net/http. It notes the proxy in the attempt, and tells net/http that a proxy
-// of https is one of http: net/http would use the product's TLS settings for it. dialProxy adds the TLS.
-func (o *Options) noteProxy(req *http.Request) (*url.URL, error) {
-	proxy, err := o.ProxyFor(req)
-	a, ok := req.Context().Value(attemptKey{}).(*attempt)
-	if err != nil || !ok {
-		return proxy, err
+// proxies dials the proxies of o.
+type proxies struct {
+	o     *Options
+	https sync.Map // by address, for a request that a Wrap makes itself, without an attempt
+}
+
+// note is ProxyFor for net/http. It notes the proxy in the attempt, and tells net/http that a proxy of
+// https is one of http: net/http would use the product's TLS settings for it. dialTo adds the TLS.
+func (p *proxies) note(req *http.Request) (*url.URL, error) {
+	proxy, err := p.o.ProxyFor(req)
+	if err != nil {
+		return nil, err
 	}
-	a.proxy.Store(proxy)
+	a, ok := req.Context().Value(attemptKey{}).(*attempt)
+	if ok {
+		a.proxy.Store(proxy)
+	}
 	if proxy == nil || proxy.Scheme != "https" {
 		return proxy, nil
 	}
 	plain := *proxy
 	plain.Scheme, plain.Host = "http", net.JoinHostPort(proxy.Hostname(), cmp.Or(proxy.Port(), "443"))
+	if !ok {
+		p.https.Store(plain.Host, proxy)
+	}
 	return &plain, nil
 }
 
-// dialProxy returns dial with TLS for a proxy of https. The proxy gets neither the product's server_name
-// nor its client certificate.
-func (o *Options) dialProxy(dial dialFunc) dialFunc {
+// at returns the proxy that a connection to addr is for, or nil.
+func (p *proxies) at(ctx context.Context, addr string) *url.URL {
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+		return a.proxy.Load()
+	}
+	proxy, _ := p.https.Load(addr)
+	u, _ := proxy.(*url.URL)
+	return u
+}
+
+// dialTo returns dial with TLS for a proxy of https. The proxy gets neither the product's server_name nor
+// its client certificate.
+func (p *proxies) dialTo(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
-		a, ok := ctx.Value(attemptKey{}).(*attempt)
-		if err != nil || !ok {
+		proxy := p.at(ctx, addr)
+		if err != nil || proxy == nil || proxy.Scheme != "https" {
 			return conn, err
 		}
-		proxy := a.proxy.Load()
-		if proxy == nil || proxy.Scheme != "https" {
-			return conn, nil
-		}
-		config := o.TLS.Clone()
+		config := p.o.TLS.Clone()
 		if config == nil {
 			config = new(tls.Config)
 		}
 		withoutIdentity(config)
 		config.ServerName, config.NextProtos = proxy.Hostname(), nil
 		secured := tls.Client(conn, config)
-		ctx, cancel := context.WithTimeout(ctx, 2*o.AttemptTimeout)
+		ctx, cancel := context.WithTimeout(ctx, 2*p.o.AttemptTimeout)
 		defer cancel()
 		if err := secured.HandshakeContext(ctx); err != nil {
 			conn.Close()
@@ -130,7 +149,7 @@ func onConnect(ctx context.Context, proxy *url.URL, _ *http.Request, resp *http.
 		return &auth.Error{Op: "request", Status: s, Err: fmt.Errorf(
 			"%w: %s: the proxy refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol, proxy.Host)}
 	default:
-		return fmt.Errorf("it answered CONNECT with %d %s", s, http.StatusText(s))
+		return proxyerror.Refusal(s)
 	}
 }
 
@@ -153,5 +172,5 @@ func (a *attempt) nameProxy(err error) error {
 	if proxy == nil || invalidRequest(err) || a.peer() != proxyName(proxy) && !(ok && (op.Op == "proxyconnect" || op.Op == "socks connect")) {
 		return err
 	}
-	return fmt.Errorf("%s: %w", proxyName(proxy), err)
+	return &proxyerror.Error{Proxy: proxyName(proxy), Err: err}
 }

@@ -139,7 +139,7 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	if resp.StatusCode < 400 && !redirected {
 		return nil
 	}
-	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, statusText(resp))
+	err = fmt.Errorf("%s: %s %s: the product answered %s", conn.Name, req.Method, req.URL.Path, statusText(resp.StatusCode))
 	if redirected {
 		return fmt.Errorf("%w, and this redirect is not followed; call the address in its header Location, which -i shows", err)
 	}
@@ -153,7 +153,7 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	return err
 }
 
-// statusText returns the status with our text, because the server's reason phrase may contain anything.
-func statusText(resp *http.Response) string {
-	return strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", http.StatusText(resp.StatusCode)))
+// statusText returns a status with our text, because a server's reason phrase may contain anything.
+func statusText(status int) string {
+	return strings.TrimSpace(fmt.Sprint(status, " ", http.StatusText(status)))
 }

@@ -129,7 +129,7 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 func (c *onlineCheck) reportRefusal(ctx context.Context, path string, tok *oauth2.Token, resp *http.Response, body []byte) {
 	bare, bareBody, err := c.get(ctx, path, nil)
 	if err != nil || bare.StatusCode != resp.StatusCode || !bytes.Equal(bareBody, body) {
-		c.failed("probe", "the product refuses a new token ("+statusText(resp)+")", "check that the account may use the API, and that no other program makes its tokens invalid", nil)
+		c.failed("probe", "the product refuses a new token ("+statusText(resp.StatusCode)+")", "check that the account may use the API, and that no other program makes its tokens invalid", nil)
 		return
 	}
 	name := slices.Collect(maps.Keys(c.Authenticator().Header(tok)))[0]
@@ -156,7 +156,7 @@ func (c *onlineCheck) reportStatus(resp *http.Response, path string) {
 	case code >= 500:
 		fix, err = "the product itself fails: see its log", auth.ErrUnavailable
 	}
-	message := "GET " + path + " answered " + statusText(resp)
+	message := "GET " + path + " answered " + statusText(resp.StatusCode)
 	if fix == "" {
 		c.ok("probe", message)
 	} else {

@@ -17,6 +17,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/proxyerror"
 )
 
 // A route is how far one request came.
@@ -138,15 +141,22 @@ func (c *onlineCheck) checkProxy(r route, err error) bool {
 		c.failed("proxy", message, fix, err)
 		return false
 	}
-	refusal := ""
-	beforeTarget := r.tls == nil || r.tlsErr == nil && r.tls.ServerName != r.target.Hostname()
-	if r.status == http.StatusProxyAuthRequired {
-		refusal = "407 Proxy Authentication Required"
-	} else if err != nil && beforeTarget && !isTLS(err) {
-		refusal = shortError(err)
+	if password := (*auth.Error)(nil); errors.As(err, &password) {
+		r.status = password.Status
 	}
-	if refusal != "" {
-		c.failed("proxy", "the proxy "+r.proxy.Host+" refuses: "+refusal, "check user and password in transport.proxy_url, whether the proxy allows "+r.target.Host+", and whether it expects https://", err)
+	var refusal proxyerror.Refusal
+	why, fix := "", "check user and password in transport.proxy_url, whether the proxy allows "+r.target.Host+", and whether it expects https://"
+	switch {
+	case r.status == http.StatusProxyAuthRequired, r.status != 0 && err != nil:
+		why = statusText(r.status)
+	case errors.As(err, &refusal) && refusal >= 500:
+		fix = "check that " + r.target.Host + ", the host and port in " + c.setting(r.target) + ", can be reached from the proxy"
+		why = shortError(err)
+	case err != nil && r.tls == nil && !isTLS(err):
+		why = shortError(err)
+	}
+	if why != "" {
+		c.failed("proxy", "the proxy "+r.proxy.Host+" refuses: "+why, fix, err)
 		return false
 	}
 	c.ok("proxy", "through "+r.proxy.Host)

@@ -180,7 +180,7 @@ func TestCheckOnline(t *testing.T) {
 		},
 		"proxy wants a password": func(t *testing.T) onlineCase {
 			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
-			return onlineCase{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", "or proxy_url has none; check user and password in transport.proxy_url"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", " refuses: 407 Proxy Authentication Required; check user and password in transport.proxy_url"}, not: []string{"unexpected answer"}}
 		},
 		"proxy forbids": func(t *testing.T) onlineCase {
 			proxy := plainServer(t, answer(nil, "", http.StatusForbidden, "X", "y"))
@@ -219,6 +219,16 @@ func TestCheckOnline(t *testing.T) {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
 			proxy := serveTLS(t, http.HandlerFunc(forward), issue("127.0.0.1", time.Hour))
 			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: https://127.0.0.1:"+proxy+"}\n"), want: []string{"proxy: ok", "tls: warning: TLS 1.3, certificate for 127.0.0.1, 59m left", "probe: ok"}}
+		},
+		"through a TLS proxy with a server_name": func(t *testing.T) onlineCase {
+			port := serveTLS(t, appliance(t), issue("product.internal", time.Hour))
+			proxy := serveTLS(t, http.HandlerFunc(forward), issue("127.0.0.1", time.Hour))
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, "    transport: {tls_config: {ca_file: "+ca.File(t)+", server_name: product.internal}, proxy_url: https://127.0.0.1:"+proxy+"}\n"), want: []string{"proxy: ok", "tls: warning: TLS 1.3", "probe: ok"}}
+		},
+		"the target does not answer behind a proxy": func(t *testing.T) onlineCase {
+			proxy := plainServer(t, http.HandlerFunc(forward))
+			return onlineCase{yaml: lines("https://"+closedAddress, "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{
+				"proxy: failed: the proxy 127.0.0.1:", " refuses: it answered CONNECT with 502 Bad Gateway; check that 127.0.0.1:1, the host and port in base_url, can be reached from the proxy"}}
 		},
 		"proxy wants a password for an http target": func(t *testing.T) onlineCase {
 			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"os"
 	"os/signal"
@@ -170,7 +171,8 @@ func (a *app) report(err error) {
 			return
 		}
 	}
-	if err == nil || errors.Is(err, syscall.EPIPE) {
+	var output *fs.PathError
+	if err == nil || errors.As(err, &output) && output.Err == syscall.EPIPE {
 		return
 	}
 	for line := range strings.Lines(err.Error()) {

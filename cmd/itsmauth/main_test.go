@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -400,6 +401,24 @@ func TestCallShowsNoQuery(t *testing.T) {
 	code, stdout, stderr := itsmauth(t.Context(), "--config", file, "call", "shop", "/api")
 	if code != 1 || stdout != "" || !strings.Contains(stderr, "redirects") || strings.Contains(stderr, "signature") {
 		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+}
+
+// A broken pipe of stdout needs no message. One of the network does: the server closed the connection.
+func TestReportsBrokenConnection(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{&fs.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}, ""},
+		{&net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EPIPE)}, "itsmauth: api: write tcp: write: broken pipe\n"},
+	} {
+		var stderr strings.Builder
+		(&app{stderr: &stderr}).report(fmt.Errorf("api: %w", test.err))
+		if stderr.String() != test.want {
+			t.Errorf("%v: %q", test.err, &stderr)
+		}
 	}
 }
 

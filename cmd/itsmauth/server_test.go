@@ -314,3 +314,25 @@ func TestRefusedCredentialsNameTheKey(t *testing.T) {
 		}
 	}
 }
+
+// If a token request fails at the proxy, the error names the proxy and not the product.
+func TestTokenNamesTheProxy(t *testing.T) {
+	t.Parallel()
+	web := strings.TrimPrefix(plainServer(t, http.NotFoundHandler()), "http://")
+	proxy := strings.TrimPrefix(plainServer(t, http.HandlerFunc(forward)), "http://")
+	for _, tt := range []struct{ target, proxy, want string }{
+		{"https://itsm.example.com", "http://" + web, "unavailable: the proxy http://" + web + ": it answered CONNECT with 404 Not Found; "},
+		{"https://" + closedAddress, "http://" + proxy, "unavailable: the proxy http://" + proxy + ": it answered CONNECT with 502 Bad Gateway; "},
+		{"https://itsm.example.com", "https://" + proxy, "unavailable: the proxy https://" + proxy + " does not speak TLS; write http:// in proxy_url; "},
+		{"https://itsm.example.com", "http://" + closedAddress, "unavailable: the proxy http://" + closedAddress + ": "},
+	} {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			file := onlineFile(t, lines(tt.target, "    transport: {proxy_url: "+tt.proxy+"}\n"))
+			code, stdout, stderr := itsmauth(t.Context(), "--config", file, "token", "target")
+			if code != 1 || stdout != "" || !strings.HasPrefix(stderr, "itsmauth: target: exchange: "+tt.want) {
+				t.Errorf("%s through %s: exit %d, %s\nwant %s", tt.target, tt.proxy, code, stderr, tt.want)
+			}
+		})
+	}
+}

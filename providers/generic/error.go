@@ -21,6 +21,7 @@ import (
 	"unicode"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/proxyerror"
 )
 
 // newError returns err as the error of the request, with what the product says about it.
@@ -44,31 +45,41 @@ func networkError(ctx context.Context, err error) error {
 	}
 	var (
 		ours     *auth.Error
+		proxy    *proxyerror.Error
+		refusal  proxyerror.Refusal
 		cert     *tls.CertificateVerificationError
 		noTLS    tls.RecordHeaderError
 		netError net.Error
 		opError  *net.OpError
 	)
+	at := "" // the proxy, if it is the proxy's failure
+	if errors.As(err, &proxy) {
+		at = proxy.Proxy + ": "
+	}
 	switch {
 	case errors.As(err, &ours):
 		return ours
 	case errors.Is(ctx.Err(), context.Canceled):
 		return context.Canceled
 	case errors.As(err, &cert):
-		return fmt.Errorf("%w: %w", auth.ErrInsecure, cert)
+		return fmt.Errorf("%w: %s%w", auth.ErrInsecure, at, cert)
+	case errors.As(err, &noTLS) && proxy != nil:
+		return fmt.Errorf("%w: %s does not speak TLS; write http:// in proxy_url", auth.ErrUnavailable, proxy.Proxy)
 	case errors.As(err, &noTLS):
 		return fmt.Errorf("%w: the server does not speak TLS on this port", auth.ErrUnavailable)
 	case errors.As(err, &opError) && opError.Op == "remote error": // a TLS alert
 		return fmt.Errorf("%w: %w; the server may want another TLS version or cipher, or a client certificate: see transport.tls_config", auth.ErrUnavailable, opError)
+	case errors.As(err, &refusal):
+		return fmt.Errorf("%w: %s%w", auth.ErrUnavailable, at, refusal)
 	case errors.As(err, &netError):
-		return fmt.Errorf("%w: %w", auth.ErrUnavailable, netError)
+		return fmt.Errorf("%w: %s%w", auth.ErrUnavailable, at, netError)
 	}
 	for _, known := range []error{io.ErrUnexpectedEOF, io.EOF, http.ErrSchemeMismatch} {
 		if errors.Is(err, known) {
-			return fmt.Errorf("%w: %w", auth.ErrUnavailable, known)
+			return fmt.Errorf("%w: %s%w", auth.ErrUnavailable, at, known)
 		}
 	}
-	return fmt.Errorf("%w: the connection broke, or the response was not HTTP", auth.ErrUnavailable)
+	return fmt.Errorf("%w: %sthe connection broke, or the response was not HTTP", auth.ErrUnavailable, at)
 }
 
 // hints say what to do about an error code (RFC 6749 section 5.2) or a status that is about the request.
