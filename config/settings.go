@@ -75,7 +75,7 @@ func (l *loader) transport(p *plan) {
 		Connector: p.name, BaseURL: p.BaseURL, AllowedOrigins: t.AllowedOrigins, AllowHTTP: t.AllowHTTP,
 		Timeout: t.Timeout, AttemptTimeout: t.AttemptTimeout, Retry: t.Retry,
 		Close: t.Connection == "close", UserAgent: cmp.Or(t.UserAgent, "itsmauth/"+version()), Logger: l.opts.logger,
-		Proxy: http.ProxyFromEnvironment,
+		Proxy: transport.ProxyFromEnvironment,
 	}
 	if m := t.MaxReplayBody; m != nil {
 		p.transport.MaxReplayBody = cmp.Or(int64(*m), -1)

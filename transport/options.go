@@ -36,7 +36,7 @@ type Options struct {
 	Close bool
 	// TLS configures the connections to allowed origins. It is not changed.
 	TLS *tls.Config
-	// Proxy returns the proxy of a request; nil means [http.ProxyFromEnvironment].
+	// Proxy returns the proxy of a request; nil means [ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
 	// NoProxy lists hosts that Proxy is not asked for, in the syntax of the environment variable NO_PROXY:
 	// "example.com, .internal, 10.0.0.0/8, intranet:8443". "" lists none.

@@ -25,7 +25,7 @@ func (o *Options) ProxyFor(req *http.Request) (*url.URL, error) {
 	case listed(o.NoProxy, req.URL):
 		return nil, nil
 	case o.Proxy == nil:
-		return http.ProxyFromEnvironment(req)
+		return ProxyFromEnvironment(req)
 	}
 	return o.Proxy(req)
 }
