@@ -35,8 +35,12 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 		exchange, cancel := context.WithTimeout(s.life, s.timeout)
 		defer cancel()
 		defer context.AfterFunc(late, cancel)()
-		e := s.exchange(exchange, true, func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) })
+		e := s.exchange(exchange, false, func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) })
 		redeemed.Store(e.err == nil)
+		var refused *Error
+		if errors.As(e.err, &refused) && refused.is("invalid_grant") && errors.Is(refused, ErrCredentials) {
+			refused.becomes(ErrConsentRequired) // the code was refused
+		}
 		return e
 	}
 	err := s.detached(late, f)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -180,4 +181,30 @@ func TestLogoutOnReadOnlyStore(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A code that the product refuses means another login; other refusals are of the client.
+func TestRefusedCode(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]error{
+		"invalid_grant":  auth.ErrConsentRequired,
+		"INVALID_GRANT":  auth.ErrConsentRequired,
+		"invalid_client": auth.ErrCredentials,
+		"server_error":   auth.ErrCredentials,
+	} {
+		failed := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 401}, ErrorCode: code}
+		err := newSession(t, refusedCode{newSignIn(), failed}, nil).Redeem(t.Context(), "code", "")
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v", code, err)
+		}
+	}
+}
+
+type refusedCode struct {
+	signIn
+	err error
+}
+
+func (p refusedCode) CodeFlow() *auth.CodeFlow {
+	return &auth.CodeFlow{Redeem: func(context.Context, string, string) (*oauth2.Token, error) { return nil, p.err }}
 }
