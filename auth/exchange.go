@@ -316,8 +316,9 @@ func (c *core) waitAfter(err error, spends bool, n int) time.Duration {
 	unavailable := errors.Is(err, ErrUnavailable)
 	switch {
 	case errors.Is(err, ErrRateLimited), unavailable && e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
-		if e.RetryAfter <= c.opts.MaxRetryAfter {
-			return max(e.RetryAfter, jitter(backoff(n, time.Second, 8*time.Second)))
+		after := cmp.Or(e.RetryAfter, backoff(n, time.Second, 8*time.Second))
+		if after <= c.opts.MaxRetryAfter {
+			return jitter(after * 5 / 4) // up to a quarter more, so that the next do not meet again
 		}
 	case unavailable && !spends && n < tries && !permanent(err):
 		return max(e.RetryAfter, jitter(250*time.Millisecond<<n))

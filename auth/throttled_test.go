@@ -27,14 +27,14 @@ func TestThrottledExchange(t *testing.T) {
 		fails     bool
 		o         auth.Options
 	}{
-		"429":                    {limited(time.Second), 1, 2, time.Second, false, auth.Options{}},
-		"429, four times":        {limited(time.Second), 4, 5, 15 * time.Second, false, auth.Options{}},
-		"429 without a time":     {limited(0), 1, 2, time.Second, false, auth.Options{}},
-		"429, for ever":          {limited(9 * time.Second), 99, 4, 0, true, auth.Options{}},
+		"429":                    {limited(time.Second), 1, 2, 1250 * time.Millisecond, false, auth.Options{}},
+		"429, four times":        {limited(time.Second), 4, 5, 5 * time.Second, false, auth.Options{}},
+		"429 without a time":     {limited(0), 1, 2, 1250 * time.Millisecond, false, auth.Options{}},
+		"429, for ever":          {limited(11 * time.Second), 99, 3, 0, true, auth.Options{}},
 		"429, too long":          {limited(31 * time.Second), 1, 1, 1, true, auth.Options{ExchangeTimeout: time.Minute}},
-		"429, max_retry_after":   {limited(40 * time.Second), 1, 2, 40 * time.Second, false, auth.Options{ExchangeTimeout: time.Minute, MaxRetryAfter: time.Minute}},
+		"429, max_retry_after":   {limited(40 * time.Second), 1, 2, 50 * time.Second, false, auth.Options{ExchangeTimeout: time.Minute, MaxRetryAfter: time.Minute}},
 		"429, not in the limit":  {limited(30 * time.Second), 1, 1, 1, true, auth.Options{}},
-		"503":                    {busy(2 * time.Second), 4, 5, 16 * time.Second, false, auth.Options{}},
+		"503":                    {busy(2 * time.Second), 4, 5, 10 * time.Second, false, auth.Options{}},
 		"503, too long":          {busy(31 * time.Second), 1, 1, 1, true, auth.Options{ExchangeTimeout: time.Minute}},
 		"503, max_retry_after 1": {busy(2 * time.Second), 1, 1, 1, true, auth.Options{MaxRetryAfter: time.Second}},
 	} {
@@ -78,7 +78,7 @@ func TestThrottledExchangeHoldsNobody(t *testing.T) {
 		get(t, s)
 		p.setFail(func(n int) error {
 			if n < 4 {
-				return &auth.Error{Status: 429, RetryAfter: 9 * time.Second, Err: auth.ErrRateLimited}
+				return &auth.Error{Status: 429, RetryAfter: 6 * time.Second, Err: auth.ErrRateLimited}
 			}
 			return nil
 		})
