@@ -87,7 +87,7 @@ var (
 	codeHints = map[string]string{
 		"invalid_request":        "the endpoint did not understand the request; check encoding, credentials_in and params",
 		"invalid_scope":          "the client may not have these scopes",
-		"unsupported_grant_type": "the product does not know this grant",
+		"unsupported_grant_type": "the product does not know this grant, or did not find it in the request; check grant and encoding",
 	}
 	statusHints = map[int]string{
 		http.StatusNotFound:             "this path does not exist",
@@ -202,7 +202,7 @@ func (r *request) readError() bool {
 	switch known := strings.ToLower(code); {
 	case slices.Contains(knownCodes, known):
 		r.code = known
-	case errorCode.MatchString(code) && !r.quotesSecret(code, len(code)):
+	case errorCode.MatchString(code) && !r.quotesSecret(code):
 		r.code = code
 	}
 	return code != "" || !r.ok() || r.saysFailed()
@@ -240,10 +240,10 @@ const (
 // that cannot be shown.
 func (r *request) description() string {
 	at := r.c.Response.Error
-	for _, pointer := range []string{"/error_description", at + "/message", "/message", at} {
+	for _, pointer := range []string{"/error_description", at + "/message", "/message", "/msg", "/detail", at} {
 		said := strings.Join(strings.Fields(first(r.said, pointer, str)), " ")
 		unprintable := strings.ContainsFunc(said, func(c rune) bool { return !unicode.IsPrint(c) })
-		if said == "" || len(said) > maxSearched || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSecret(said, 5) {
+		if said == "" || len(said) > maxSearched || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSecret(said) {
 			continue
 		}
 		if chars := []rune(said); len(chars) > maxDescription {
@@ -254,18 +254,23 @@ func (r *request) description() string {
 	return ""
 }
 
-// quotesSecret reports whether text contains a secret of this or an earlier request, in plain or encoded, or
-// so many characters in a row of one. An endpoint may echo what it was sent.
-func (r *request) quotesSecret(text string, part int) bool {
+// partOfSecret is how many characters in a row of a secret must not be shown. Words do not count: a product
+// may say that the password is wrong if that is "my password".
+const partOfSecret = 8
+
+// quotesSecret reports whether text contains a secret of this or an earlier request, in plain, encoded or in
+// part, or is a part of one. An endpoint may echo what it was sent.
+func (r *request) quotesSecret(text string) bool {
 	text = strings.ToLower(text)
 	contains := func(s string) bool { return strings.Contains(text, strings.ToLower(s)) }
+	inWord := func(c rune) bool { return unicode.IsLetter(c) || strings.ContainsRune(" -_.", c) }
 	for _, s := range r.allSecrets() {
 		encoded := []string{url.QueryEscape(s), html.EscapeString(s), hex.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s))}
-		if len(s) > 2 && (contains(s) || slices.ContainsFunc(encoded, contains)) {
+		if len(s) > 2 && (contains(s) || slices.ContainsFunc(encoded, contains)) || strings.Contains(strings.ToLower(s), text) {
 			return true
 		}
-		for i := range max(0, len(s)-part+1) {
-			if contains(s[i : i+part]) {
+		for i := range max(0, len(s)-partOfSecret+1) {
+			if part := s[i : i+partOfSecret]; strings.TrimFunc(part, inWord) != "" && contains(part) {
 				return true
 			}
 		}

@@ -374,6 +374,8 @@ func TestDescription(t *testing.T) {
 		"prose for a code":    {400, `{"error":"The account is locked."}`, "The account is locked."},
 		"a form":              {400, `error=denied&error_description=The+account+is+locked.`, "The account is locked."},
 		"with 200":            {200, `{"success":false,"message":"The account is locked."}`, "The account is locked."},
+		"Supabase":            {400, `{"code":400,"error_code":"refresh_token_not_found","msg":"Invalid Refresh Token: Refresh Token Not Found"}`, "Invalid Refresh Token: Refresh Token Not Found"},
+		"RFC 9457":            {400, `{"type":"about:blank","title":"Bad Request","detail":"The account is locked."}`, "The account is locked."},
 		"without a token":     {200, `{"isSuccess":false,"message":"There is no such route."}`, "There is no such route."},
 		"unavailable":         {503, `{"message":"Down until noon."}`, "Down until noon."},
 		"limited":             {429, `{"message":"10 a minute."}`, "10 a minute."},
@@ -383,7 +385,10 @@ func TestDescription(t *testing.T) {
 		"the secret, HTML":    {400, described("wrong secret " + html.EscapeString(secret)), ""},
 		"the secret, base64":  {400, described("wrong secret " + base64.StdEncoding.EncodeToString([]byte(secret))), ""},
 		"the secret, hex":     {400, described("wrong secret " + strings.ToUpper(hex.EncodeToString([]byte(secret)))), ""},
-		"its beginning":       {400, described("wrong secret " + secret[:6] + "..."), ""},
+		"its beginning":       {400, described("wrong secret " + secret[:8] + "..."), ""},
+		"its words":           {400, described("The two passwords differ."), "The two passwords differ."},
+		"a part with a digit": {400, described("…CCESS-TOKEN-1 is unknown"), ""},
+		"a part of a secret":  {400, described("two wo"), ""},
 		"megabytes":           {400, described(strings.Repeat("x", 1<<19)), ""},
 		"within 300":          {400, described(long + long + long + secret), ""},
 		"over two lines":      {400, described("wrong secret two\nwords"), ""},
@@ -695,6 +700,10 @@ func TestRefusedRefresh(t *testing.T) {
 		"403":                   {403, errorIs("access_denied"), consent, "access_denied"},
 		"prose":                 {401, errorIs("The refresh token is invalid."), consent, ""},
 		"only a message":        {400, `{"message":"Refresh token expired"}`, consent, ""},
+		"Supabase":              {400, `{"code":400,"error_code":"refresh_token_not_found","msg":"Invalid Refresh Token"}`, consent, ""},
+		"Fitbit":                {401, `{"errors":[{"errorType":"invalid_grant","message":"Refresh token invalid"}],"success":false}`, consent, ""},
+		"Meta":                  {400, `{"error":{"message":"Session has expired","type":"OAuthException","code":190}}`, consent, "190"},
+		"Atlassian":             {403, `{"error":"unauthorized_client","error_description":"refresh_token is invalid"}`, credentials, "unauthorized_client"}, // see TestResponseErrors
 		"nothing in JSON":       {400, `{}`, consent, ""},
 		"an array":              {401, `[{"messageNumber":623}]`, consent, ""},
 		"no success":            {200, `{"success":false,"message":"expired"}`, consent, ""},
@@ -743,6 +752,7 @@ func TestResponseErrors(t *testing.T) {
 		{Status: 503, Pointer: "/license", Means: "invalid_scope"},
 		{Status: 403, Means: "temporarily_unavailable"},
 		{Pointer: "/busy", Equals: "true", Means: "temporarily_unavailable"},
+		{Pointer: "/error_description", Equals: "refresh_token is invalid", Means: "invalid_grant"},
 	}
 	for name, tc := range map[string]struct {
 		status        int
@@ -752,6 +762,7 @@ func TestResponseErrors(t *testing.T) {
 	}{
 		"refused":              {401, `{"error":"server_error","error_description":"access_denied"}`, auth.ErrCredentials, auth.ErrConsentRequired, "invalid_grant"},
 		"refused, a form":      {401, `error=server_error&error_description=access_denied`, auth.ErrCredentials, auth.ErrConsentRequired, "invalid_grant"},
+		"Atlassian":            {400, `{"error":"unauthorized_client","error_description":"refresh_token is invalid"}`, auth.ErrCredentials, auth.ErrConsentRequired, "invalid_grant"},
 		"another status":       {400, `{"error":"server_error","error_description":"access_denied"}`, auth.ErrCredentials, auth.ErrConsentRequired, "server_error"},
 		"the client and 200":   {200, `{"access_token":"AT","errors":[{"code":1},{"code":7}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
 		"the client and 500":   {500, `{"errors":[{"code":"7"}]}`, auth.ErrCredentials, auth.ErrCredentials, "invalid_client"},
