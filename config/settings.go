@@ -90,6 +90,7 @@ func (l *loader) transport(p *plan) {
 	if p.transport.TLS, err = t.TLS.Client(); err != nil {
 		l.doc.RefuseKeys(p.path.Below("transport", "tls_config"), err)
 	}
+	p.transport.RootCAs = t.TLS.RootCAs()
 	if !t.Proxy.IsZero() {
 		u, err := proxyURL(t.Proxy)
 		if err != nil {

@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -36,6 +38,10 @@ type Options struct {
 	Close bool
 	// TLS configures the connections to allowed origins. It is not changed.
 	TLS *tls.Config
+	// RootCAs, if not nil, returns the certificate authorities to trust in place of TLS.RootCAs. It is
+	// called for each request. If they have changed, new connections are verified with them, and earlier
+	// ones are closed when they are idle. If it returns nil, they have not.
+	RootCAs func(context.Context) *x509.CertPool
 	// Proxy returns the proxy of a request; nil means [ProxyFromEnvironment].
 	Proxy func(*http.Request) (*url.URL, error)
 	// NoProxy lists hosts that Proxy is not asked for, in the syntax of the environment variable NO_PROXY:

@@ -118,6 +118,9 @@ func (p *proxies) dialTo(dial dialFunc) dialFunc {
 		if config == nil {
 			config = new(tls.Config)
 		}
+		if p.o.RootCAs != nil {
+			config.RootCAs = cmp.Or(p.o.RootCAs(ctx), config.RootCAs)
+		}
 		withoutIdentity(config)
 		config.ServerName, config.NextProtos = proxy.Hostname(), nil
 		secured := tls.Client(conn, config)

@@ -29,7 +29,7 @@ type roundTripper struct {
 	foreignBudget budget // of requests to all other origins
 	inner         http.RoundTripper
 	anonymous     http.RoundTripper // to other origins: without client certificates
-	pools         []*http.Transport
+	pools         []connections
 	tokenHeader   atomic.Pointer[tokenHeader]
 }
 
@@ -105,8 +105,8 @@ func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	if c := foreign.TLSClientConfig; c != nil {
 		withoutIdentity(c)
 	}
-	t.pools = []*http.Transport{own, foreign}
-	t.inner, t.anonymous = wrap(own), wrap(foreign)
+	t.pools = []connections{t.o.renewed(own), t.o.renewed(foreign)}
+	t.inner, t.anonymous = wrap(t.pools[0]), wrap(t.pools[1])
 	return t
 }
 

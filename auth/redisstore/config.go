@@ -63,7 +63,7 @@ func (c Config) prepare() (d *dialer, connect func(dialFunc) redis.UniversalClie
 			errs.Add("tls_config."+k.Key, k.Err)
 		}
 	case a.tls:
-		d.tls = tls
+		d.tls, d.rootCAs = tls, c.TLS.RootCAs()
 	case c.TLS != tlsfile.Config{}:
 		errs.Add("tls_config", errors.New("needs a url that begins with rediss://"))
 	}

@@ -1,8 +1,10 @@
 package redisstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -20,8 +22,9 @@ const connectTimeout = 5 * time.Second
 // that hangs.
 type dialer struct {
 	address
-	tls         *tls.Config  // nil without TLS
-	handshaking atomic.Int32 // running TLS handshakes
+	tls         *tls.Config                          // nil without TLS
+	rootCAs     func(context.Context) *x509.CertPool // those of tls, which may have changed; or nil
+	handshaking atomic.Int32                         // running TLS handshakes
 	sentinels   sentinels
 
 	ctx   context.Context // ends with close
@@ -84,6 +87,9 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 		return conn, err
 	}
 	config := d.tls.Clone()
+	if d.rootCAs != nil {
+		config.RootCAs = cmp.Or(d.rootCAs(ctx), config.RootCAs)
+	}
 	if config.ServerName == "" {
 		config.ServerName, _, _ = net.SplitHostPort(addr)
 	}

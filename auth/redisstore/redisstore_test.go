@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -235,6 +236,36 @@ func TestTLSAndUser(t *testing.T) {
 	}
 	if keys := server.Do(t, "INFO keyspace").(string); !strings.Contains(keys, "db3:") || strings.Contains(keys, "db0:") {
 		t.Errorf("the records are not in database 3: %s", keys)
+	}
+}
+
+// The certificate authorities are read again for each connection.
+func TestCAFileChanges(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	port := redistest.FreePort(t)
+	redistest.Start(t, "--tls-port", fmt.Sprint(port), "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
+	file := testpki.New(t).File(t) // of another authority
+	s := openedWith(t, Config{URL: auth.SecretString(fmt.Sprintf("rediss://:%s@127.0.0.1:%d", url.QueryEscape(redistest.Password), port)), TLS: tlsfile.Config{CAFile: file}})
+	if err := s.Save(t.Context(), "k", auth.Record{}); !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "certificate") {
+		t.Fatalf("with another authority: %v", err)
+	}
+	pem, err := os.ReadFile(ca.File(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) { // real time: the file is read once a second
+		_, err := s.Load(t.Context(), "k")
+		if err == nil {
+			break
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatal(err)
+		}
 	}
 }
 

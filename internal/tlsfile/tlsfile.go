@@ -2,12 +2,16 @@
 package tlsfile
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"os"
+	"time"
 
+	"github.com/itsmauth/itsmauth/internal/follow"
 	"github.com/itsmauth/itsmauth/internal/settings"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 )
 
 // Config is tls_config in YAML.
@@ -23,7 +27,7 @@ type Config struct {
 var versions = map[string]uint16{"TLS12": tls.VersionTLS12, "TLS13": tls.VersionTLS13}
 
 // Client makes the configuration. The certificate is read again at each handshake, so that renewing it
-// needs no restart. The error joins an [auth.KeyError] for each wrong setting.
+// needs no restart; for ca_file, see RootCAs. The error joins an [auth.KeyError] for each wrong setting.
 func (c Config) Client() (*tls.Config, error) {
 	var errs settings.Errors
 	errs.Check(&c)
@@ -37,10 +41,9 @@ func (c Config) Client() (*tls.Config, error) {
 		return pem
 	}
 	if c.CAFile != "" {
-		t.RootCAs = x509.NewCertPool()
-		if pem := read("ca_file", c.CAFile); pem != nil && !t.RootCAs.AppendCertsFromPEM(pem) {
-			errs.Add("ca_file", fmt.Errorf("%s has no PEM certificate", c.CAFile))
-		}
+		var err error
+		t.RootCAs, err = authorities(c.CAFile)
+		errs.Add("ca_file", err)
 	}
 	errs.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
 	errs.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
@@ -57,4 +60,27 @@ func (c Config) Client() (*tls.Config, error) {
 		t.Renegotiation = tls.RenegotiateOnceAsClient
 	}
 	return t, errs.Err()
+}
+
+// RootCAs returns a function for the certificate authorities of ca_file, or nil if that is not set. The file
+// is read again a second after the last time. If it cannot be read or has no certificate, the function
+// returns the last pool, or nil.
+func (c Config) RootCAs() func(context.Context) *x509.CertPool {
+	if c.CAFile == "" {
+		return nil
+	}
+	return follow.New(time.Second, 250*time.Millisecond, func() (*x509.CertPool, error) { return authorities(c.CAFile) }).Get
+}
+
+// authorities reads the certificates of a file.
+func authorities(path string) (*x509.CertPool, error) {
+	pem, err := textfile.Read(path)
+	if err != nil {
+		return nil, err
+	}
+	cas := x509.NewCertPool()
+	if !cas.AppendCertsFromPEM([]byte(pem)) {
+		return nil, fmt.Errorf("%s has no PEM certificate", path)
+	}
+	return cas, nil
 }
