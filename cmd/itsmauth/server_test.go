@@ -336,3 +336,21 @@ func TestTokenNamesTheProxy(t *testing.T) {
 		})
 	}
 }
+
+// What an operator reads when the token endpoint answers with something else than a token.
+func TestTokenResponseIsNone(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"token": "a1"}`:      `the token response has no access token at "/access_token"; if it is elsewhere in the response, set response.access_token (HTTP 200); `,
+		`{"access_token": ""}`: `the token response has no access token at "/access_token"; if it is elsewhere in the response, set response.access_token (HTTP 200); `,
+		`<html>`:               "the token response is an HTML page (HTTP 200); ",
+		`access_token=a1`:      "the token response is a form; set response.format to text (HTTP 200); ",
+		`a1`:                   "the token response is not JSON (HTTP 200); ",
+	} {
+		s := newServer(t, "    client_secret: x\n")
+		s.answers(200, body)
+		if code, stdout, stderr := s.run("token", "api"); code != 1 || stdout != "" || !strings.HasPrefix(stderr, "itsmauth: api: exchange: unexpected answer: "+want) {
+			t.Errorf("%s: exit %d, %s\nwant %s", body, code, stderr, want)
+		}
+	}
+}

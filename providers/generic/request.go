@@ -148,7 +148,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	if err != nil {
 		err = networkError(ctx, err)
 	} else if len(r.body) > maxResponse {
-		r.body, err = nil, fmt.Errorf("%w: it is larger than 1 MiB", auth.ErrProtocol)
+		r.body, err = nil, fmt.Errorf("%w: the response is larger than 1 MiB", auth.ErrProtocol)
 	}
 	if err != nil && r.ok() {
 		return r.newError(err)

@@ -35,15 +35,19 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	}
 	switch {
 	case bytes.HasPrefix(body, []byte("<")):
-		return nil, fmt.Errorf("%w: it is an HTML page", auth.ErrProtocol)
+		return nil, fmt.Errorf("%w: the token response is an HTML page", auth.ErrProtocol)
 	case !isText && r.said != nil && r.doc == nil:
-		return nil, fmt.Errorf("%w: it is a form; set response.format to text", auth.ErrProtocol)
+		return nil, fmt.Errorf("%w: the token response is a form; set response.format to text", auth.ErrProtocol)
 	case !isText && r.doc == nil:
-		return nil, fmt.Errorf("%w: it is not JSON", auth.ErrProtocol)
+		return nil, fmt.Errorf("%w: the token response is not JSON", auth.ErrProtocol)
 	case tok.AccessToken == "":
-		return nil, fmt.Errorf("%w: it has no access token", auth.ErrProtocol)
+		where := ""
+		if !isText && p.c.Provider == "oauth2" {
+			where = fmt.Sprintf(" at %q; if it is elsewhere in the response, set response.access_token", response.AccessToken)
+		}
+		return nil, fmt.Errorf("%w: the token response has no access token%s", auth.ErrProtocol, where)
 	case !printable(tok.AccessToken) || isText && strings.Contains(tok.AccessToken, " "):
-		return nil, fmt.Errorf("%w: its access token has characters that cannot be sent in a header", auth.ErrProtocol)
+		return nil, fmt.Errorf("%w: the access token has characters that cannot be sent in a header", auth.ErrProtocol)
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(find(doc, response.ExpiresIn), unit)
