@@ -33,8 +33,9 @@ type Provider interface {
 	// second at least. The error should be an [*Error], so that Session knows what to do next.
 	Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error)
 
-	// Header returns the request headers that carry tok. It is called once for each token. Keys are
-	// sent as spelled, each once, and replace any other spelling of the same name.
+	// Header returns the request headers that carry tok. It is called once for each token, and again when one
+	// of [Options.Secrets] has changed. Keys are sent as spelled, each once, and replace any other spelling of
+	// the same name.
 	Header(tok *oauth2.Token) http.Header
 
 	// Rejects reports whether resp rejects the token, as opposed to the request. body holds the first

@@ -89,15 +89,21 @@ func storeError(err error) error {
 
 // secrets is a digest of the settings' secrets as they are now.
 func (c *core) secrets() string {
+	digest, _ := c.readSecrets()
+	return digest
+}
+
+// readSecrets also says why a secret cannot be read.
+func (c *core) readSecrets() (_ string, err error) {
 	var b strings.Builder
 	for _, s := range append([]Secret{c.refresh.Token}, c.opts.Secrets...) {
-		v, err := s.Value()
-		if err != nil {
-			v = "unreadable"
+		v, unreadable := s.Value()
+		if unreadable != nil {
+			v, err = "unreadable", unreadable
 		}
 		b.WriteString(digest(v))
 	}
-	return digest(b.String())
+	return digest(b.String()), err
 }
 
 func digest(s string) string {

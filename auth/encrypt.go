@@ -12,6 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"time"
+
+	"github.com/itsmauth/itsmauth/internal/follow"
 )
 
 const keySize = 32
@@ -42,6 +46,24 @@ func ParseKey(s string) (Key, error) {
 	return Key{key}, nil
 }
 
+// SecretKey is the key in s, in the form that [ParseKey] reads. While it is used, [Encrypt] reads s again once a
+// second. A value that is no key is an error at first, and later leaves the last key in force.
+func SecretKey(s Secret) (Key, error) {
+	key := Key{Secret{fixed: s.fixed, raw: true, read: func() (string, error) {
+		text, err := s.Value()
+		if err != nil {
+			return "", err
+		}
+		key, err := ParseKey(text)
+		if err != nil {
+			return "", err
+		}
+		return key.Value()
+	}}}
+	_, err := key.Value()
+	return key, err
+}
+
 // sealMark begins the data of each encrypted record. It is followed by 8 bytes that identify the key,
 // the nonce and the ciphertext.
 const sealMark = "\x00itsmauth sealed 1\x00"
@@ -57,23 +79,34 @@ func sealed(data []byte) bool { return bytes.HasPrefix(data, []byte(sealMark)) }
 // changed or copied from another one. Without keys, or with a zero Key, only absent records can be
 // loaded. The result is an [io.Closer], which closes s if s is one.
 func Encrypt(s Store, keys ...Key) Store {
-	e := &encrypted{Store: s}
-	for _, k := range keys {
-		raw, _ := k.Value()
-		block, err := aes.NewCipher([]byte(raw))
-		if err != nil {
-			return &encrypted{Store: s}
-		}
-		gcm, _ := cipher.NewGCMWithRandomNonce(block) // cannot fail for AES
-		id := sha256.Sum256([]byte("itsmauth key id\x00" + raw))
-		e.ciphers = append(e.ciphers, recordCipher{gcm, append([]byte(sealMark), id[:8]...)})
+	read := func() ([]recordCipher, error) { return newCiphers(keys) }
+	ciphers, _ := read()
+	if !slices.ContainsFunc(keys, func(k Key) bool { return !k.fixed }) {
+		return &encrypted{s, func(context.Context) []recordCipher { return ciphers }}
 	}
-	return e
+	return &encrypted{s, follow.New(time.Second, time.Second, read).Know(ciphers).Get}
 }
 
 type encrypted struct {
 	Store
-	ciphers []recordCipher
+	ciphers func(context.Context) []recordCipher
+}
+
+func newCiphers(keys []Key) (ciphers []recordCipher, _ error) {
+	for _, k := range keys {
+		raw, err := k.Value()
+		if err != nil {
+			return nil, err
+		}
+		block, err := aes.NewCipher([]byte(raw))
+		if err != nil {
+			return nil, err
+		}
+		gcm, _ := cipher.NewGCMWithRandomNonce(block) // cannot fail for AES
+		id := sha256.Sum256([]byte("itsmauth key id\x00" + raw))
+		ciphers = append(ciphers, recordCipher{gcm, append([]byte(sealMark), id[:8]...)})
+	}
+	return ciphers, nil
 }
 
 type recordCipher struct {
@@ -89,14 +122,14 @@ func (e *encrypted) Load(ctx context.Context, key string) (Record, error) {
 	if err != nil {
 		return r, err
 	}
-	return e.decrypted(key, r)
+	return e.decrypted(ctx, key, r)
 }
 
-func (e *encrypted) decrypted(key string, r Record) (_ Record, err error) {
+func (e *encrypted) decrypted(ctx context.Context, key string, r Record) (_ Record, err error) {
 	if r.Version == 0 {
 		return r, nil
 	}
-	if r.Data, err = e.open(r.Data, additional(key, r.Version)); err != nil {
+	if r.Data, err = open(e.ciphers(ctx), r.Data, additional(key, r.Version)); err != nil {
 		return Record{}, fmt.Errorf("%w: record %q %w", ErrStore, key, err)
 	}
 	return r, nil
@@ -112,26 +145,27 @@ func (e *encrypted) TryLock(ctx context.Context, key string, known uint64) (Reco
 	if err != nil || r.Version == known {
 		return r, unlock, err
 	}
-	r, err = e.decrypted(key, r)
+	r, err = e.decrypted(ctx, key, r)
 	return r, nil, err
 }
 
 func (e *encrypted) Save(ctx context.Context, key string, r Record) error {
-	if len(e.ciphers) == 0 {
+	ciphers := e.ciphers(ctx)
+	if len(ciphers) == 0 {
 		return fmt.Errorf("%w: record %q was not saved: there is no encryption key", ErrStore, key)
 	}
-	first := e.ciphers[0]
+	first := ciphers[0]
 	r.Data = first.Seal(bytes.Clone(first.header), nil, r.Data, additional(key, r.Version+1))
 	return e.Store.Save(ctx, key, r)
 }
 
 func (e *encrypted) Close() error { return closeStore(e.Store) }
 
-func (e *encrypted) open(data, additional []byte) ([]byte, error) {
+func open(ciphers []recordCipher, data, additional []byte) ([]byte, error) {
 	if !sealed(data) {
 		return nil, errors.New("is not encrypted, though encryption_keys is set; remove it to start anew")
 	}
-	for _, c := range e.ciphers {
+	for _, c := range ciphers {
 		if text, ok := bytes.CutPrefix(data, c.header); ok {
 			plain, err := c.Open(nil, nil, text, additional)
 			if err != nil {

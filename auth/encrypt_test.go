@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"gopkg.in/yaml.v3"
 )
@@ -144,6 +146,51 @@ func TestEncryptRotation(t *testing.T) {
 	}
 	if _, err := Encrypt(&m, old).Load(t.Context(), "k"); !errors.Is(err, ErrStore) {
 		t.Errorf("Load with the old key alone: %v, want ErrStore", err)
+	}
+}
+
+// A key that changes is used within a second. A value that is no key, or cannot be read, leaves the last in force.
+func TestEncryptFollowsKeys(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var m Memory
+		one, two := NewKey(), NewKey()
+		current, unreadable := one, error(nil)
+		key, err := SecretKey(SecretFunc(func() (string, error) { return current + "\n", unreadable }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		oldKey, err := SecretKey(SecretString(one))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Encrypt(&m, key, oldKey)
+		var r Record
+		for _, step := range []struct {
+			value string
+			err   error
+			want  string // the key that encrypts
+		}{{one, nil, one}, {two, nil, two}, {"hunter2", nil, two}, {one, errors.New("gone"), two}, {one, nil, one}} {
+			current, unreadable = step.value, step.err
+			time.Sleep(time.Second)
+			r.Data = []byte(step.value)
+			if err := s.Save(t.Context(), "k", r); err != nil {
+				t.Fatal(err)
+			}
+			want, err := ParseKey(step.want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := Encrypt(&m, want).Load(t.Context(), "k"); err != nil || string(got.Data) != step.value {
+				t.Errorf("%+v: %v, %v", step, got, err)
+			}
+			if r, err = s.Load(t.Context(), "k"); err != nil || string(r.Data) != step.value {
+				t.Errorf("%+v: %v, %v", step, r, err)
+			}
+		}
+	})
+	if _, err := SecretKey(SecretString("s+/=&%")); err == nil || strings.Contains(err.Error(), "s+/=&%") {
+		t.Error(err)
 	}
 }
 

@@ -179,6 +179,10 @@ func (c *core) tell(f *flight, r result) {
 	case refusalUnsaved:
 		c.log(slog.LevelWarn, "could not save that consent is required", "error", r.err)
 	default:
+		var left *snapshot
+		if r.is == consentEnded || r.is == recordForgotten && r.record.Generation != 0 {
+			left = c.snapshot(r.record) // before locking: it reads secrets
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		switch r.is {
@@ -192,12 +196,8 @@ func (c *core) tell(f *flight, r result) {
 		case offersExpected:
 			c.expectOffersLocked()
 		case consentEnded:
-			c.state.ended(c.snapshot(r.record))
+			c.state.ended(left)
 		case recordForgotten:
-			var left *snapshot
-			if r.record.Generation != 0 {
-				left = c.snapshot(r.record)
-			}
 			c.state.failure = failure{}
 			c.state.ended(left)
 		}

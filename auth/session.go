@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/internal/follow"
 )
 
 // Options are the options of [New]. The zero value of each field is its default.
@@ -31,8 +33,9 @@ type Options struct {
 	// Store keeps the token after this process ends. nil keeps it in memory.
 	// Sessions of one process that share a store should share one [Monitor] of it.
 	Store Store
-	// Secrets are the secrets among the settings. After the product refused the credentials, a change
-	// of one of them starts another exchange.
+	// Secrets are the secrets among the settings. While tokens are used, they are read once a second, and
+	// if one has changed, [Provider.Header] is called again. After the product refused the credentials, a
+	// change of one of them starts another exchange.
 	Secrets []Secret
 	// EarlyRefresh (5 min) is how long before its expiry a token is replaced in the background: at most
 	// a fifth of its lifetime, and up to a fifth less at random.
@@ -82,7 +85,8 @@ type core struct {
 	provider Provider
 	opts     Options // with their defaults
 	store    *monitor
-	ownStore bool // store was made here, and ends with Close
+	ownStore bool                    // store was made here, and ends with Close
+	follower *follow.Value[struct{}] // of the secrets in headers, or nil
 	key      string
 	epoch    time.Time // of the monotonic clock
 
@@ -131,6 +135,7 @@ func New(p Provider, opts *Options) *Session {
 		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger}), true
 	}
 	c.watcher, c.offerer = c.stoppedTimer(c.startWatchingLocked), c.stoppedTimer(c.startOfferingLocked)
+	c.follower = c.newFollower()
 	c.store.subscribe(c)
 	c.closing, c.shut = context.WithCancel(context.Background())
 	c.life, c.kill = context.WithCancel(context.Background())
@@ -181,6 +186,9 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 	if snap := s.current.Load(); snap != nil {
 		if int64(time.Since(s.epoch)) < snap.fresh.Load() {
 			return snap.public, nil
+		}
+		if s.follower != nil && snap.valid(time.Now()) {
+			s.follower.Get(ctx) // changes snap's headers
 		}
 		now := time.Now()
 		sinceEpoch := int64(now.Sub(s.epoch))
@@ -260,7 +268,7 @@ func (c *core) left(ctx context.Context) error {
 // Header implements [Authenticator].
 func (s *Session) Header(tok *oauth2.Token) http.Header {
 	if snap := s.current.Load(); snap != nil && snap.public == tok {
-		return snap.header
+		return snap.headers.Load().Header
 	}
 	return s.provider.Header(tok)
 }

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 type snapshot struct {
 	record   tokenRecord
 	public   *oauth2.Token
-	header   http.Header
+	headers  atomic.Pointer[headers]
 	fresh    atomic.Int64 // until then by the monotonic clock, ns since core.epoch
 	stale    time.Time
 	expires  time.Time
@@ -41,7 +40,7 @@ func (c *core) snapshot(r tokenRecord) *snapshot {
 		s.stale = s.expires.Add(-jitter(min(c.opts.EarlyRefresh, r.Lifetime/5)))
 	}
 	if r.AccessToken != "" {
-		s.header = c.provider.Header(s.public)
+		s.headers.Store(c.makeHeaders(s.public))
 	}
 	return s
 }

@@ -76,8 +76,7 @@ func (l *loader) storeOpener(at yamldoc.Node, c *storeConfig) (func() (auth.Stor
 func (l *loader) encryptionKeys(at yamldoc.Path, c *storeConfig) (keys []auth.Key) {
 	path := at.Below("encryption_keys")
 	for i, secret := range c.EncryptionKeys {
-		text, _ := secret.Value()
-		key, err := auth.ParseKey(text)
+		key, err := auth.SecretKey(secret)
 		if err != nil {
 			l.doc.Refuse(path.Index(i), yamldoc.Advise("must be base64 of 32 bytes", "itsmauth keygen makes one"))
 		}

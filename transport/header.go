@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -43,19 +44,21 @@ type field struct {
 	values []string
 }
 
-// tokenHeader caches the header fields of one token.
+// tokenHeader caches the fields of one header.
 type tokenHeader struct {
-	tok    *oauth2.Token
+	header http.Header
 	fields []field
 }
 
-// tokenFields returns the header fields of tok, built once for each token.
+// tokenFields returns the header fields of tok. A Session returns the same header until the token or a secret
+// changes.
 func (t *roundTripper) tokenFields(tok *oauth2.Token) []field {
-	if c := t.tokenHeader.Load(); c != nil && c.tok == tok {
+	header := t.auth.Header(tok)
+	if c := t.tokenHeader.Load(); c != nil && reflect.ValueOf(c.header).UnsafePointer() == reflect.ValueOf(header).UnsafePointer() {
 		return c.fields
 	}
-	c := &tokenHeader{tok: tok}
-	for name, values := range t.auth.Header(tok) {
+	c := &tokenHeader{header: header}
+	for name, values := range header {
 		c.fields = append(c.fields, field{name, values})
 	}
 	t.tokenHeader.Store(c)

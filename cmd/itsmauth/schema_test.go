@@ -268,7 +268,8 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| `$${` | a literal `${` |\n\n" +
 	"A secret is used without a byte order mark and without newlines at its end, wherever it comes from. A secret in UTF-16\n" +
 	"(which PowerShell's `>` writes), with a control character, or with several lines is an error; keys and certificates (PEM,\n" +
-	"JSON Web Keys) may have several lines.\n\n" +
+	"JSON Web Keys) may have several lines. What is made of secrets while calls are made (`static_headers`, `encryption_keys`,\n" +
+	"`proxy_url`) follows their files and variables within a second. If reading one hangs, its last value is used.\n\n" +
 	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +
 	"the store's `path`. `~/` at the beginning is the home directory. `~user`, `$NAME` and `%NAME%` are refused: write\n" +
 	"`${env:NAME}`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"

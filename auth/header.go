@@ -1,0 +1,43 @@
+package auth
+
+import (
+	"net/http"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/internal/follow"
+)
+
+// headers are a token's headers, and a digest of the secrets that they were made with.
+type headers struct {
+	http.Header
+	secrets string
+}
+
+// makeHeaders makes tok's headers. It reads secrets, which may take long.
+func (c *core) makeHeaders(tok *oauth2.Token) *headers {
+	secrets, _ := c.readSecrets() // first: the headers may be newer, but not older
+	return &headers{c.provider.Header(tok), secrets}
+}
+
+// newFollower has the current token's headers made again once a secret has changed. It looks when Token asks
+// it to. It is nil if no secret can change.
+func (c *core) newFollower() *follow.Value[struct{}] {
+	fixed := true
+	for _, s := range c.opts.Secrets {
+		fixed = fixed && s.fixed
+	}
+	if fixed {
+		return nil
+	}
+	const every = time.Second - wallClockEvery // Token asks every wallClockEvery
+	return follow.New(every, time.Second, func() (struct{}, error) {
+		secrets, err := c.readSecrets()
+		snap := c.current.Load()
+		if err == nil && snap != nil && snap.record.AccessToken != "" && snap.headers.Load().secrets != secrets {
+			snap.headers.Store(c.makeHeaders(snap.public))
+		}
+		return struct{}{}, nil
+	}).Know(struct{}{})
+}
