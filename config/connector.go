@@ -159,7 +159,7 @@ func (l *loader) build(c *Connectors, p *plan) {
 		return
 	}
 	c.clients = append(c.clients, client)
-	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.Proxy}
+	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.ProxyFor}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
 		u, ok := p.settings[key].Value.(*url.URL)
 		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return endpoint.Origin(o) == endpoint.Origin(u) }) {

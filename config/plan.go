@@ -164,6 +164,7 @@ func (p *plan) sharedSettings() map[string]yamldoc.Setting {
 	}
 	t := &p.Transport
 	add(t.Proxy, "transport", "proxy_url")
+	add(t.NoProxy, "transport", "no_proxy")
 	add(slices.Concat(t.RateLimits), "transport", "rate_limits") // nil, if there are none
 	add(t.MaxConcurrency, "transport", "max_concurrency")
 	add(cmp.Or(p.EarlyRefresh, 5*time.Minute), "early_refresh")

@@ -177,6 +177,35 @@ connectors: {a: {provider: acme, client_id: a, client_secret: x, base_url: 'http
 	}
 }
 
+// no_proxy is NO_PROXY's where it is not given, whether proxy_url is or the environment names the proxy. Not
+// parallel: it sets environment variables.
+func TestNoProxy(t *testing.T) {
+	t.Setenv("NO_PROXY", "h.example")
+	for _, tc := range []struct{ settings, direct string }{
+		{"proxy_url: http://proxy:3128", "h.example"},
+		{"proxy_url: http://proxy:3128, no_proxy: 'i.example, 10.0.0.0/8'", "i.example 10.1.2.3"},
+		{"proxy_url: http://proxy:3128, no_proxy: ''", ""},
+		{"proxy_url: http://proxy:3128, no_proxy: '*'", "h.example i.example 10.1.2.3"},
+		{"no_proxy: i.example", "h.example i.example 10.1.2.3"}, // there is no proxy
+	} {
+		conns, err := parse1(t, "    transport: {"+tc.settings+"}\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conns.Close()
+		a, err := conns.Get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, host := range []string{"h.example", "i.example", "10.1.2.3"} {
+			proxy, err := a.Proxy(&url.URL{Scheme: "https", Host: host})
+			if direct := slices.Contains(strings.Fields(tc.direct), host); err != nil || (proxy == nil) != direct {
+				t.Errorf("%s: %s by %v, %v", tc.settings, host, proxy, err)
+			}
+		}
+	}
+}
+
 // A fault of a default is reported where the default is written, once, whatever the connectors are called.
 func TestDefaultsFaultPosition(t *testing.T) {
 	t.Parallel()

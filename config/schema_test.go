@@ -42,6 +42,7 @@ var beyond = []struct{ words, tag, why string }{
 	{"must not hold a line break", "", "a rule of headers"},
 	{"only ~/ is expanded in a path", "", "a rule of paths"},
 	{"must have one scheme", "", "a constructor's rule"},
+	{"must list hosts", "", "a list in one string"},
 	{"must have a port", "", "a constructor's rule"},
 	{"the disk is full", "", "the store"},
 	{"encryption_keys is set, but", "", "a rule between keys"},

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -60,6 +62,9 @@ type transportConfig struct {
 	TLS tlsfile.Config `yaml:"tls_config"`
 	// Proxy is the proxy's URL (http, https or socks5), which may contain a user and password.
 	Proxy auth.Secret `yaml:"proxy_url"`
+	// NoProxy lists hosts that are reached without a proxy, as NO_PROXY does: names, which stand for their
+	// subdomains too, .name for the subdomains alone, addresses, CIDR ranges, each with or without a port, or *.
+	NoProxy *string `yaml:"no_proxy"`
 	// AllowedOrigins are further origins that credentials may be sent to.
 	AllowedOrigins []*url.URL `yaml:"allowed_origins"`
 	// AllowHTTP permits plain http to hosts other than loopback.
@@ -99,6 +104,20 @@ func (l *loader) transport(p *plan) {
 		secret := t.Proxy
 		proxy := follow.New(followEvery, followEvery, func() (*url.URL, error) { return proxyURL(secret) }).Know(u)
 		p.transport.Proxy = func(req *http.Request) (*url.URL, error) { return proxy.Get(req.Context()), nil }
+		p.transport.NoProxy = cmp.Or(os.Getenv("NO_PROXY"), os.Getenv("no_proxy"))
+	}
+	if t.NoProxy != nil {
+		p.transport.NoProxy = *t.NoProxy
+		l.checkNoProxy(p.path.Below("transport", "no_proxy"), *t.NoProxy)
+	}
+}
+
+func (l *loader) checkNoProxy(at yamldoc.Path, list string) {
+	for host := range strings.SplitSeq(list, ",") {
+		host = strings.TrimSpace(host)
+		if _, err := netip.ParsePrefix(host); err != nil && strings.ContainsAny(host, "/@ \t\r\n") {
+			l.doc.Refuse(at, errors.New("must list hosts with commas between them, such as example.com, .internal, 10.0.0.0/8"))
+		}
 	}
 }
 
