@@ -42,6 +42,7 @@ type LoginOptions struct {
 // to save the tokens. The browser shows a page with the result.
 //
 // The error is an [*auth.Error] that wraps [auth.ErrConsentRequired] if the person refused,
+// [auth.ErrNoRefreshToken] if the product gave no refresh token and an earlier login has one,
 // [auth.ErrStore] if the tokens cannot be saved, [context.DeadlineExceeded] after Timeout, ctx's
 // error, or the error of [auth.Session.Redeem].
 func Login(ctx context.Context, c Connector, o *LoginOptions) error {

@@ -96,7 +96,11 @@ func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 		return false
 	}
 	if err != nil {
-		c.failed("http", "no response from "+u.Host+": "+shortError(err), "check "+c.setting(u)+"'s port, and that the product is running", err)
+		fix := "check the port in " + c.setting(u) + ", and that the product is running"
+		if u.Scheme == "http" {
+			fix += "; if the port expects TLS, write https://"
+		}
+		c.failed("http", "no response from "+u.Host+": "+shortError(err), fix, err)
 		return false
 	}
 	c.checkClock(resp, start)

@@ -261,7 +261,7 @@ func TestCheckOnline(t *testing.T) {
 			s := appliance(t)
 			return onlineCase{yaml: lines(plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				panic(http.ErrAbortHandler)
-			}))), code: 1, want: []string{"http: failed: no response from 127.0.0.1:"}, requests: func() int { return s.Stats().TokenRequests }}
+			}))), code: 1, want: []string{"http: failed: no response from 127.0.0.1:", "; check the port in base_url, and that the product is running; if the port expects TLS, write https://"}, requests: func() int { return s.Stats().TokenRequests }}
 		},
 		"credentials refused": func(t *testing.T) onlineCase {
 			s := appliance(t)

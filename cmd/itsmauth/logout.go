@@ -39,7 +39,7 @@ func (a *app) logout() *cobra.Command {
 func notRevoked(conn *config.Connector, st auth.Status) string {
 	var valid []string
 	if left := time.Until(st.Expiry); left > 0 {
-		valid = append(valid, "its access token stays valid there for "+about(left))
+		valid = append(valid, "its access token for "+about(left))
 	}
 	if left := time.Until(st.ConsentExpiry); left > 0 {
 		valid = append(valid, "its refresh token for "+about(left))
@@ -49,9 +49,9 @@ func notRevoked(conn *config.Connector, st auth.Status) string {
 	if session(conn).CanRevoke() || valid == nil {
 		return ""
 	}
-	why := ", which cannot revoke tokens: "
+	why := ", which cannot revoke tokens"
 	if conn.Provider == "oauth2" {
-		why = ", because the connector has no revoke_url: "
+		why = ", because the connector has no revoke_url"
 	}
-	return " here, but not at the product" + why + strings.Join(valid, ", ")
+	return " here, but not at the product" + why + "; still valid there: " + strings.Join(valid, ", ")
 }

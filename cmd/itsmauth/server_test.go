@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A server is a small product with a token endpoint, and the configuration of the connector api to it.
@@ -200,7 +201,7 @@ func TestLogoutSaysWhatStays(t *testing.T) {
 		lines, stdout string
 	}{
 		"revoked":         {"    client_secret: x\n    revoke_url: URL/revoke\n", "api is logged out\n"},
-		"an access token": {"    client_secret: x\n    refresh: {fallback: grant}\n", "api is logged out here, but not at the product, because the connector has no revoke_url: its access token stays valid there for 59m\n"},
+		"an access token": {"    client_secret: x\n    refresh: {fallback: grant}\n", "api is logged out here, but not at the product, because the connector has no revoke_url; still valid there: its access token for 59m\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -220,8 +221,15 @@ func TestLogoutSaysWhatStays(t *testing.T) {
 		s.answers(200, answer)
 		s.logIn()
 		if code, stdout, stderr := s.run("logout", "api"); code != 0 || stderr != "" ||
-			stdout != "api is logged out here, but not at the product, because the connector has no revoke_url: its access token stays valid there for 59m, its refresh token until the product ends it\n" {
+			stdout != "api is logged out here, but not at the product, because the connector has no revoke_url; still valid there: its access token for 59m, its refresh token until the product ends it\n" {
 			t.Errorf("exit %d, %s%s", code, stdout, stderr)
+		}
+		s.answers(200, `{"access_token": "a1", "expires_in": 1, "refresh_token": "r1"}`)
+		s.logIn()
+		time.Sleep(time.Second)
+		if code, stdout, _ := s.run("logout", "api"); code != 0 ||
+			stdout != "api is logged out here, but not at the product, because the connector has no revoke_url; still valid there: its refresh token until the product ends it\n" {
+			t.Errorf("exit %d, %s", code, stdout)
 		}
 	})
 }
