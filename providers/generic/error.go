@@ -161,10 +161,16 @@ func (r *request) foreign() string {
 	return ""
 }
 
-// credentialsHint names the settings of how the client's credentials are sent, if they are defaults and
-// may be why the credentials were refused.
+// credentialsHint names the credential that was probably not copied well, or else the settings of how the
+// client's credentials are sent, if they are defaults and may be why the credentials were refused.
 func (r *request) credentialsHint() string {
 	secret, _ := r.c.ClientSecret.Value()
+	password, _ := r.c.Password.Value()
+	for _, c := range [][2]string{{"client_id", r.c.ClientID}, {"client_secret", secret}, {"username", r.c.Username}, {"password", password}} {
+		if stray(c[1]) {
+			return c[0] + " begins or ends with a space, or has an invisible character or a typographic quote: copy it again"
+		}
+	}
 	if secret == "" || r.code == "invalid_grant" {
 		return ""
 	}
@@ -180,6 +186,14 @@ func (r *request) credentialsHint() string {
 		return ""
 	}
 	return "if the client id and secret are right, they may have to be sent in another way; try " + strings.Join(try, " or ")
+}
+
+// stray reports whether s has what gets into it by copying: a space at its ends, an invisible character, a
+// typographic quote.
+func stray(s string) bool {
+	return strings.TrimSpace(s) != s || strings.ContainsFunc(s, func(r rune) bool {
+		return r != ' ' && unicode.In(r, unicode.Cf, unicode.Z, unicode.Pi, unicode.Pf)
+	})
 }
 
 // knownCodes are the error codes that this package knows (RFC 6749 section 5.2, RFC 6750, RFC 7009). They

@@ -178,6 +178,35 @@ func TestCompressedResponse(t *testing.T) {
 	}
 }
 
+// Of refused credentials, the error names the one that was probably not copied well.
+func TestStrayCharacters(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ id, secret, user, password, want string }{
+		"none":              {"id", "s3 c\"r'é\u00fct", "user", "p\u00e4ss word", ""},
+		"space after":       {"id ", "s3cret", "user", "password", "client_id"},
+		"space before":      {"id", " s3cret", "user", "password", "client_secret"},
+		"no-break space":    {"id", "s3cret", "user\u00a0", "password", "username"},
+		"zero width":        {"id", "s3cret", "user", "pass\u200bword", "password"},
+		"typographic quote": {"id", "\u201cs3cret\u201d", "user", "password", "client_secret"},
+	} {
+		for _, code := range []string{"invalid_client", "invalid_grant", "access_denied"} {
+			t.Run(name+" "+code, func(t *testing.T) {
+				t.Parallel()
+				u, _ := serve(t, say(401, `{"error":"`+code+`"}`))
+				c := basic(u)
+				c.Grant, c.CredentialsIn, c.ClientID, c.Username = "password", "form", tt.id, tt.user
+				c.ClientSecret, c.Password = auth.SecretString(tt.secret), auth.SecretString(tt.password)
+				_, err := must(t, c).Exchange(t.Context(), nil)
+				checkError(t, err, code, 401, auth.ErrCredentials)
+				const hint = " begins or ends with a space, or has an invisible character or a typographic quote: copy it again"
+				if strings.Contains(err.Error(), hint) != (tt.want != "") || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%v, want a hint for %q", err, tt.want)
+				}
+			})
+		}
+	}
+}
+
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
