@@ -27,8 +27,8 @@ func permanent(err error) bool {
 }
 
 // classify makes an [*Error] of a provider's error, without the URL and the body that x/oauth2 and
-// net/http put into theirs.
-func (c *core) classify(ctx context.Context, err error, spends bool) *Error {
+// net/http put into theirs. p is the exchange.
+func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 	e := &Error{Op: "exchange", Err: err}
 	var ours *Error
 	var ue *url.Error
@@ -36,7 +36,7 @@ func (c *core) classify(ctx context.Context, err error, spends bool) *Error {
 	switch {
 	case errors.As(err, &ours):
 		*e = *ours
-		e.Op = cmp.Or(e.Op, "exchange")
+		e.Op, e.Err = cmp.Or(e.Op, "exchange"), cmp.Or(e.Err, ErrProtocol)
 	case errors.As(err, &re):
 		e.Err = ErrProtocol
 		if re.Response != nil {
@@ -45,7 +45,7 @@ func (c *core) classify(ctx context.Context, err error, spends bool) *Error {
 			if code := strings.ToLower(re.ErrorCode); slices.Contains(errorCodes, code) {
 				e.Code = code
 			}
-			e.Err = e.sentinel(re, spends)
+			e.Err = e.sentinel(re, p)
 		}
 	case errors.As(err, &ue):
 		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, ue.Err)
@@ -61,7 +61,7 @@ var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", 
 
 // sentinel is what an error response means. Its status decides before its error code, and a body that is no
 // token endpoint's refuses nothing.
-func (e *Error) sentinel(re *oauth2.RetrieveError, refresh bool) error {
+func (e *Error) sentinel(re *oauth2.RetrieveError, p *protocol) error {
 	body := bytes.TrimSpace(re.Body)
 	isForm := strings.HasPrefix(re.Response.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 	understood := re.ErrorCode != "" || isForm || bytes.HasPrefix(body, []byte("{")) && json.Valid(body)
@@ -70,10 +70,10 @@ func (e *Error) sentinel(re *oauth2.RetrieveError, refresh bool) error {
 		return ErrRateLimited
 	case e.Status >= 500, e.Status == 408:
 		return ErrUnavailable
-	case !e.refuses(), len(body) == 0 && !understood, bytes.HasPrefix(body, []byte("<")), refresh && !understood,
+	case !e.refuses(), len(body) == 0 && !understood, bytes.HasPrefix(body, []byte("<")), p.spends && !understood,
 		e.is("invalid_request"), e.is("invalid_scope"), e.is("unsupported_grant_type"):
 		return ErrProtocol
-	case refresh && !e.is("invalid_client") && !e.is("unauthorized_client"):
+	case p.spends && !e.is("invalid_client") && !e.is("unauthorized_client"), p.task.reason == login && e.is("invalid_grant"):
 		return ErrConsentRequired
 	}
 	return ErrCredentials

@@ -117,10 +117,12 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 	case seeding:
 		e.seed, e.err = c.refresh.Token.Value()
 	case exchanging:
-		if f.redeem != nil {
-			return f.redeem()
+		exchange := f.redeem
+		if exchange == nil {
+			prev := p.previous.token()
+			exchange = func(ctx context.Context) (*oauth2.Token, error) { return c.provider.Exchange(ctx, prev) }
 		}
-		return c.try(p)
+		return c.try(p, exchange)
 	case waiting:
 		select {
 		case <-time.After(p.wait):
@@ -272,68 +274,56 @@ func (r tokenRecord) token() *oauth2.Token {
 	return &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)}
 }
 
-// try makes the exchange within its own deadline. It is made again if the product asks to wait, or was
-// unavailable and no refresh token is spent, and once more if a secret changed while the credentials were
-// refused.
-// The event's error is an [*Error].
-func (c *core) try(p *protocol) (e event) {
+// try makes p's exchange within p's time. It is made again if the product asks to wait, or was unavailable and
+// nothing was spent, and once more if a secret changed while the credentials were refused. The event's error
+// is an [*Error].
+func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, error)) event {
 	ctx, cancel := context.WithDeadline(c.life, p.until)
 	defer cancel()
-	prev := p.previous.token()
-	secrets := c.secrets()
-	for n, changed := 1, false; ; n++ {
-		e = c.exchange(ctx, p.spends, func(ctx context.Context) (*oauth2.Token, error) { return c.provider.Exchange(ctx, prev) })
-		e.secrets = secrets
-		switch {
-		case errors.Is(e.err, ErrCredentials) && !changed:
-			now := c.secrets()
-			if changed = now != secrets; !changed {
-				return e
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)
+	secrets, changed := c.secrets(), false
+	for n := 1; ; n++ {
+		start := time.Now()
+		tok, err := exchange(ctx)
+		if err == nil && tok != nil && tok.AccessToken != "" {
+			return event{token: tok, start: start}
+		}
+		e := c.classify(ctx, cmp.Or(err, fmt.Errorf("%w: no access token", ErrProtocol)), p)
+		failed := event{err: e, secrets: secrets}
+		if errors.Is(e, ErrCredentials) && !changed && p.task.reason != login {
+			secrets = c.secrets()
+			if changed = secrets != failed.secrets; changed {
+				continue
 			}
-			secrets = now
-		default:
-			wait := c.waitAfter(e.err, p.spends, n)
-			if wait == 0 || time.Until(p.until) <= wait {
-				return e
-			}
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return e
-			case <-c.closing.Done():
-				return e
-			}
+		}
+		wait := c.waitAfter(e, p, n)
+		if wait == 0 || time.Until(p.until) <= wait {
+			return failed
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return failed
+		case <-c.closing.Done():
+			return failed
 		}
 	}
 }
 
-// waitAfter returns how long to wait after the nth failure of an exchange before it is made again, or 0 if it
+// waitAfter returns how long to wait after the nth failure of p's exchange before it is made again, or 0 if it
 // is not.
-func (c *core) waitAfter(err error, spends bool, n int) time.Duration {
+func (c *core) waitAfter(e *Error, p *protocol, n int) time.Duration {
 	const tries = 3
-	var e *Error
-	errors.As(err, &e)
-	unavailable := errors.Is(err, ErrUnavailable)
+	unavailable := errors.Is(e, ErrUnavailable)
 	switch {
-	case errors.Is(err, ErrRateLimited), unavailable && e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
+	case errors.Is(e, ErrRateLimited), unavailable && e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
 		after := cmp.Or(e.RetryAfter, backoff(n, time.Second, 8*time.Second))
 		if after <= c.opts.MaxRetryAfter {
-			return jitter(after * 5 / 4) // up to a quarter more, so that the next do not meet again
+			// Up to a quarter more, if there is room, so that those that wait do not meet again.
+			return max(after, min(jitter(after*5/4), (after+time.Until(p.until))/2))
 		}
-	case unavailable && !spends && n < tries && !permanent(err):
+	case unavailable && !p.spends && p.task.reason != login && n < tries && !permanent(e):
 		return max(e.RetryAfter, jitter(250*time.Millisecond<<n))
 	}
 	return 0
-}
-
-// exchange makes one exchange with f.
-func (c *core) exchange(ctx context.Context, spends bool, f func(context.Context) (*oauth2.Token, error)) (e event) {
-	e.start = time.Now()
-	if e.token, e.err = f(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)); e.err == nil && (e.token == nil || e.token.AccessToken == "") {
-		e.err = fmt.Errorf("%w: no access token", ErrProtocol)
-	}
-	if e.err != nil {
-		e.err = c.classify(ctx, e.err, spends)
-	}
-	return e
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"sync"
 	"time"
+
+	"golang.org/x/oauth2"
 )
 
 // A flight is a running task, for the callers who wait for what comes of it.
@@ -18,7 +20,7 @@ type flight struct {
 
 	// Of a login or a logout, else nil.
 	lockCtx context.Context // the lock is waited for until it ends
-	redeem  func() event
+	redeem  func(context.Context) (*oauth2.Token, error)
 	giveUp  <-chan struct{} // closed when a login that is not saved is lost
 
 	// What came of it, to be read once answered is closed.

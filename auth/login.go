@@ -31,17 +31,16 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	var redeemed atomic.Bool
 	f := newFlight(&task{reason: login})
 	f.lockCtx, f.giveUp = ctx, late.Done()
-	f.redeem = func() event {
-		exchange, cancel := context.WithTimeout(s.life, s.timeout)
+	f.redeem = func(ctx context.Context) (*oauth2.Token, error) {
+		if late.Err() != nil { // while the product wanted us to wait
+			return nil, contextError(late)
+		}
+		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(late, cancel)()
-		e := s.exchange(exchange, false, func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) })
-		redeemed.Store(e.err == nil)
-		var refused *Error
-		if errors.As(e.err, &refused) && refused.is("invalid_grant") && errors.Is(refused, ErrCredentials) {
-			refused.becomes(ErrConsentRequired) // the code was refused
-		}
-		return e
+		tok, err := flow.Redeem(ctx, code, verifier)
+		redeemed.Store(err == nil)
+		return tok, err
 	}
 	err := s.detached(late, f)
 	if err != nil && redeemed.Load() && late.Err() != nil {
@@ -89,7 +88,7 @@ func (c *core) revoke(tok *oauth2.Token) (told bool, err error) {
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
 	if err = c.provider.(Revoker).Revoke(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client), tok); err != nil {
-		err = c.classify(ctx, err, false)
+		err = c.classify(ctx, err, new(protocol))
 	}
 	return true, err
 }

@@ -183,6 +183,43 @@ func TestLogoutOnReadOnlyStore(t *testing.T) {
 	}
 }
 
+// A login waits as well if the product asks to: but a code is not sent again after another failure, nor after
+// the caller has left for good.
+func TestThrottledLogin(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err      error
+		patience time.Duration
+		sent     int
+		ok       bool
+	}{
+		"429":      {&auth.Error{Status: 429, RetryAfter: 5 * time.Second, Err: auth.ErrRateLimited}, time.Minute, 2, true},
+		"503":      {&auth.Error{Status: 503, Err: auth.ErrUnavailable}, time.Minute, 1, false},
+		"too long": {&auth.Error{Status: 429, RetryAfter: 20 * time.Second, Err: auth.ErrRateLimited}, time.Second, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				sent := 0
+				p := redeeming{newSignIn(), func(code string) (*oauth2.Token, error) {
+					if sent++; sent == 1 {
+						return nil, test.err
+					}
+					return &oauth2.Token{AccessToken: "A", RefreshToken: "R", ExpiresIn: 3600}, nil
+				}}
+				ctx, cancel := context.WithTimeout(t.Context(), test.patience)
+				defer cancel()
+				s := newSession(t, p, nil)
+				err := s.Redeem(ctx, "code", "")
+				time.Sleep(time.Minute)
+				if (err == nil) != test.ok || sent != test.sent {
+					t.Errorf("%v after the code was sent %d times", err, sent)
+				}
+			})
+		})
+	}
+}
+
 // A code that the product refuses means another login; other refusals are of the client.
 func TestRefusedCode(t *testing.T) {
 	t.Parallel()
@@ -193,18 +230,19 @@ func TestRefusedCode(t *testing.T) {
 		"server_error":   auth.ErrCredentials,
 	} {
 		failed := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 401}, ErrorCode: code}
-		err := newSession(t, refusedCode{newSignIn(), failed}, nil).Redeem(t.Context(), "code", "")
+		err := newSession(t, redeeming{newSignIn(), func(string) (*oauth2.Token, error) { return nil, failed }}, nil).Redeem(t.Context(), "code", "")
 		if !errors.Is(err, want) {
 			t.Errorf("%s: %v", code, err)
 		}
 	}
 }
 
-type refusedCode struct {
+// redeeming is a product whose sign-ins give what redeem returns.
+type redeeming struct {
 	signIn
-	err error
+	redeem func(code string) (*oauth2.Token, error)
 }
 
-func (p refusedCode) CodeFlow() *auth.CodeFlow {
-	return &auth.CodeFlow{Redeem: func(context.Context, string, string) (*oauth2.Token, error) { return nil, p.err }}
+func (p redeeming) CodeFlow() *auth.CodeFlow {
+	return &auth.CodeFlow{Redeem: func(_ context.Context, code, _ string) (*oauth2.Token, error) { return p.redeem(code) }}
 }

@@ -305,7 +305,7 @@ func (p *protocol) underLock(now time.Time, e event) {
 	mark := p.record.Pending
 	switch reason := p.task.reason; {
 	case reason == login:
-		p.step = exchanging
+		p.step, p.until = exchanging, now.Add(p.timeout)
 	case reason == logout:
 		p.step = revoking
 	case reason == offer:

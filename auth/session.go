@@ -164,6 +164,9 @@ func (s *Session) For(connector string) *Session { return &Session{s.core, conne
 // Key names the session's record in its [Store]. Sessions with equal Keys have the same identity.
 func (s *Session) Key() string { return s.key }
 
+// ExchangeTimeout returns how long an exchange may take.
+func (s *Session) ExchangeTimeout() time.Duration { return s.timeout }
+
 // CodeFlow returns the provider's authorization-code flow, or nil if it needs no person.
 func (s *Session) CodeFlow() *CodeFlow {
 	if c, ok := s.provider.(Consenter); ok {

@@ -33,6 +33,7 @@ func TestThrottledExchange(t *testing.T) {
 		"429, for ever":          {limited(11 * time.Second), 99, 3, 0, true, auth.Options{}},
 		"429, too long":          {limited(31 * time.Second), 1, 1, 1, true, auth.Options{ExchangeTimeout: time.Minute}},
 		"429, max_retry_after":   {limited(40 * time.Second), 1, 2, 50 * time.Second, false, auth.Options{ExchangeTimeout: time.Minute, MaxRetryAfter: time.Minute}},
+		"429, just in the limit": {limited(29 * time.Second), 1, 2, 30 * time.Second, false, auth.Options{}},
 		"429, not in the limit":  {limited(30 * time.Second), 1, 1, 1, true, auth.Options{}},
 		"503":                    {busy(2 * time.Second), 4, 5, 10 * time.Second, false, auth.Options{}},
 		"503, too long":          {busy(31 * time.Second), 1, 1, 1, true, auth.Options{ExchangeTimeout: time.Minute}},

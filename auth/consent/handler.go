@@ -96,8 +96,6 @@ func (h *handler) Format(f fmt.State, _ rune) { io.WriteString(f, "consent.Handl
 const (
 	flowLifetime = 10 * time.Minute
 	maxFlows     = 1000
-	// redeemTimeout limits the redemption of a code. Session.Redeem takes up to 10 s more to save the tokens.
-	redeemTimeout = 30 * time.Second
 )
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -204,8 +202,8 @@ func (h *handler) callback(w http.ResponseWriter, r *http.Request) {
 	case f.used.Swap(true):
 		f.show(w, usedPage(f.connector.Name))
 	default:
-		// The login goes on if the browser disconnects.
-		ctx, cancel := withTimeout(context.WithoutCancel(r.Context()), redeemTimeout)
+		// The login goes on if the browser disconnects. Session.Redeem takes up to 10 s more to save the tokens.
+		ctx, cancel := withTimeout(context.WithoutCancel(r.Context()), f.connector.Session.ExchangeTimeout())
 		defer cancel()
 		_ = f.finish(ctx, w, q) // the page shows the error
 	}
