@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/itsmauth/itsmauth/internal/follow"
@@ -27,19 +26,12 @@ type Config struct {
 var versions = map[string]uint16{"TLS12": tls.VersionTLS12, "TLS13": tls.VersionTLS13}
 
 // Client makes the configuration. The certificate is read again at each handshake, so that renewing it
-// needs no restart; for ca_file, see RootCAs. The error joins an [auth.KeyError] for each wrong setting.
+// needs no restart. If that fails, or hangs, the last one stays in force: a certificate and its key are not
+// written at once. For ca_file, see RootCAs. The error joins an [auth.KeyError] for each wrong setting.
 func (c Config) Client() (*tls.Config, error) {
 	var errs settings.Errors
 	errs.Check(&c)
 	t := &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
-	read := func(key, path string) []byte {
-		pem, err := os.ReadFile(path)
-		if err != nil {
-			errs.Add(key, err)
-			return nil
-		}
-		return pem
-	}
 	if c.CAFile != "" {
 		var err error
 		t.RootCAs, err = authorities(c.CAFile)
@@ -48,18 +40,37 @@ func (c Config) Client() (*tls.Config, error) {
 	errs.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
 	errs.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
 	if c.CertFile != "" && c.KeyFile != "" {
-		if cert, key := read("cert_file", c.CertFile), read("key_file", c.KeyFile); cert != nil && key != nil {
-			_, err := tls.X509KeyPair(cert, key)
-			errs.Add("cert_file", err)
-		}
+		first, wrong := c.certificate()
+		errs = append(errs, wrong...)
+		latest := follow.New(0, patience, func() (*tls.Certificate, error) {
+			cert, wrong := c.certificate()
+			return cert, wrong.Err()
+		}).Know(first)
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-			return &cert, err
+			return latest.Get(context.Background()), nil
 		}
 		// IIS asks for the certificate when it knows the request's path. TLS 1.3 has no renegotiation.
 		t.Renegotiation = tls.RenegotiateOnceAsClient
 	}
 	return t, errs.Err()
+}
+
+// patience is how long a handshake waits for a file, if it was read before.
+const patience = 250 * time.Millisecond
+
+// certificate reads cert_file and key_file.
+func (c Config) certificate() (*tls.Certificate, settings.Errors) {
+	var errs settings.Errors
+	cert, err := textfile.Text(c.CertFile)
+	errs.Add("cert_file", err)
+	key, err := textfile.Text(c.KeyFile)
+	errs.Add("key_file", err)
+	if errs != nil {
+		return nil, errs
+	}
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	errs.Add("cert_file", err)
+	return &pair, errs
 }
 
 // RootCAs returns a function for the certificate authorities of ca_file, or nil if that is not set. The file
@@ -69,12 +80,12 @@ func (c Config) RootCAs() func(context.Context) *x509.CertPool {
 	if c.CAFile == "" {
 		return nil
 	}
-	return follow.New(time.Second, 250*time.Millisecond, func() (*x509.CertPool, error) { return authorities(c.CAFile) }).Get
+	return follow.New(time.Second, patience, func() (*x509.CertPool, error) { return authorities(c.CAFile) }).Get
 }
 
 // authorities reads the certificates of a file.
 func authorities(path string) (*x509.CertPool, error) {
-	pem, err := textfile.Read(path)
+	pem, err := textfile.Text(path)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,121 @@
+//go:build unix
+
+package tlsfile_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/internal/testpki"
+	"github.com/itsmauth/itsmauth/internal/tlsfile"
+)
+
+// pair writes a new certificate and its key to dir, each after prefix.
+func pair(t *testing.T, dir, name, prefix string) (c tlsfile.Config) {
+	t.Helper()
+	cert, key := testpki.Files(t, testpki.New(t).Issue(t, name, time.Now().Add(time.Hour)))
+	c = tlsfile.Config{CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem")}
+	for from, to := range map[string]string{cert: c.CertFile, key: c.KeyFile} {
+		pem, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, append([]byte(prefix), pem...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+func client(t *testing.T, c tlsfile.Config) func() []byte {
+	t.Helper()
+	config, err := c.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() []byte {
+		t.Helper()
+		cert, err := config.GetClientCertificate(new(tls.CertificateRequestInfo))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert.Certificate[0]
+	}
+}
+
+// A renewed certificate is used at once, and the one before it until both files are there.
+func TestRenewedCertificate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := pair(t, dir, "first", "")
+	current := client(t, c)
+	first := current()
+	pair(t, dir, "second", "\ufeff")
+	second := current()
+	if bytes.Equal(first, second) {
+		t.Error("the second certificate is not used")
+	}
+	other := pair(t, t.TempDir(), "third", "")
+	if err := os.Rename(other.CertFile, c.CertFile); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(current(), second) {
+		t.Error("half of the third is used")
+	}
+	if err := os.Rename(other.KeyFile, c.KeyFile); err != nil {
+		t.Fatal(err)
+	}
+	if third := current(); bytes.Equal(third, second) {
+		t.Error("the third certificate is not used")
+	}
+}
+
+// While reading the certificate hangs, the last one is used.
+func TestCertificateHangs(t *testing.T) {
+	t.Parallel()
+	c := pair(t, t.TempDir(), "first", "")
+	current := client(t, c)
+	first := current()
+	if err := os.Remove(c.KeyFile); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(c.KeyFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if !bytes.Equal(current(), first) {
+			t.Error("another certificate")
+		}
+	}
+	f, err := os.OpenFile(c.KeyFile, os.O_RDWR, 0) // the read ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
+
+// Files with a byte order mark are read; of UTF-16 the error says so.
+func TestEncodings(t *testing.T) {
+	t.Parallel()
+	c := pair(t, t.TempDir(), "x", "\ufeff")
+	c.CAFile = c.CertFile
+	if _, err := c.Client(); err != nil {
+		t.Error(err)
+	}
+	utf16 := filepath.Join(t.TempDir(), "utf16")
+	if err := os.WriteFile(utf16, []byte("\xff\xfe-\x00-\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := tlsfile.Config{CAFile: utf16, CertFile: utf16, KeyFile: utf16}.Client()
+	for _, key := range []string{"ca_file", "cert_file", "key_file"} {
+		if want := key + ": " + utf16 + " is UTF-16"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
+}
