@@ -15,8 +15,9 @@ import (
 	"github.com/itsmauth/itsmauth/transport/internal/limit"
 )
 
-// attempt is one sending of a call's request. It owns what belongs to that sending alone, so that a
-// late Read of its body or a late dial cannot change the next attempt. It is the request's context.
+// attempt is one attempt of a call: it sends the request, and again what the server has not processed. It
+// owns what belongs to it alone, so that a late Read of its body or a late dial cannot change the next
+// attempt. It is the request's context.
 type attempt struct {
 	context.Context
 	cancel context.CancelCauseFunc

@@ -11,8 +11,8 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// net/http has no types for these errors, only texts. TestErrorTexts makes net/http return each of them,
-// so that it fails if a Go release changes a text.
+// net/http has no types for these errors, only texts. TestErrorTexts, TestFaults and TestSafeResends make
+// net/http return each of them, so that they fail if a Go release changes a text.
 const (
 	textInvalid = "net/http: invalid " // method, header or trailer: nothing was sent
 	textBroken  = "net/http: HTTP/1.x transport connection broken: "

@@ -50,7 +50,8 @@ type Options struct {
 	// UserAgent is sent with requests that set none. "" leaves it to net/http.
 	UserAgent string
 
-	// Wrap, if not nil, wraps the innermost RoundTripper, so that it sees each attempt.
+	// Wrap, if not nil, wraps the innermost RoundTripper, so that it sees each attempt. It sees a request
+	// again if its idle connection closed before it was written.
 	Wrap func(http.RoundTripper) http.RoundTripper
 	// Logger, if not nil, gets a debug record of each attempt (method, URL without query, status) and
 	// of each wait before another.
