@@ -251,7 +251,10 @@ func (c *consented) killAfter(wait func()) {
 func (c *consented) next() (marked time.Time, code int, stderr string) {
 	c.Helper()
 	marked = c.marked().Add(-time.Minute)
-	c.edit(func(r map[string]any) { r["pending"].(map[string]any)["since"] = marked })
+	c.edit(func(r map[string]any) {
+		mark := r["pending"].(map[string]any)
+		mark["since"], mark["until"] = marked, marked
+	})
 	code, _, stderr = c.run("token", "remedy")
 	return marked, code, stderr
 }

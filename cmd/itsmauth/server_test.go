@@ -336,7 +336,7 @@ func TestTokenNamesTheProxy(t *testing.T) {
 	} {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
-			file := onlineFile(t, lines(tt.target, "    transport: {proxy_url: "+tt.proxy+"}\n"))
+			file := onlineFile(t, lines(tt.target, "    transport: {retry: {max_attempts: 1}, proxy_url: "+tt.proxy+"}\n"))
 			code, stdout, stderr := itsmauth(t.Context(), "--config", file, "token", "target")
 			if code != 1 || stdout != "" || !strings.HasPrefix(stderr, "itsmauth: target: exchange: "+tt.want) {
 				t.Errorf("%s through %s: exit %d, %s\nwant %s", tt.target, tt.proxy, code, stderr, tt.want)
