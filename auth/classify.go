@@ -50,7 +50,7 @@ func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 	case errors.As(err, &ue):
 		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, ue.Err)
 	}
-	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && (e.Status == 0 || !errors.Is(e.Err, ErrUnavailable)) {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && e.Status == 0 {
 		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, c.timeout, context.DeadlineExceeded)
 	}
 	return e
