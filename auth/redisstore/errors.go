@@ -70,8 +70,9 @@ var sentinelMeanings = []meaning{
 	{unknownCommand, "token_store.url has a master_name, but this server is not a Sentinel: give the addresses of the Sentinels, or remove master_name", false},
 }
 
-// inScript matches what Redis 6 and older put before the error of a command in a script.
-var inScript = regexp.MustCompile(`^ERR Error (?:running|compiling) script .*?@user_script: ?\d+: -?`)
+// inScript matches what Redis 6 and older put before the error of a command in a script, with the line once
+// or twice.
+var inScript = regexp.MustCompile(`^ERR Error (?:running|compiling) script .*?@user_script: ?\d+: (?:@user_script: ?\d+: )?-?`)
 
 // isReply reports whether err is an error reply to the command, so that Redis did not carry it out.
 func isReply(err error) bool {
