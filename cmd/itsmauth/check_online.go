@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/itsmauth/itsmauth/config"
 )
@@ -115,6 +116,7 @@ var signs = map[string]struct {
 
 // found adds a finding to the report and, unless that is JSON, prints it.
 func (c *onlineCheck) found(check, status, message, fix string) {
+	message, fix = strings.Map(withoutControls, message), strings.Map(withoutControls, fix)
 	c.Checks = append(c.Checks, finding{check, status, message, fix})
 	out := c.app.stdout
 	if c.app.output == "json" {
@@ -138,6 +140,14 @@ func (c *onlineCheck) found(check, status, message, fix string) {
 		lines = wrap(fix, width-indent-2)
 		c.app.printf("%*s%s\n", indent, "", paint(s.style, "→ "+strings.Join(lines, "\n"+strings.Repeat(" ", indent+2))))
 	}
+}
+
+// withoutControls is for text that may contain what a server sent, such as the names in its certificate.
+func withoutControls(r rune) rune {
+	if unicode.IsControl(r) {
+		return ' '
+	}
+	return r
 }
 
 func (c *onlineCheck) ok(check, message string) { c.found(check, "ok", message, "") }

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/itsmauth/itsmauth/config"
 	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
@@ -519,6 +520,17 @@ func TestCheckOnlineSharesTheToken(t *testing.T) {
 		if code != 0 || s.Stats().Exchanges != want.exchanges || !strings.Contains(stdout, want.says) || !strings.Contains(stdout, "probe: ok") {
 			t.Errorf("check %d: exit %d, %d exchanges\n%s%s", i, code, s.Stats().Exchanges, stdout, stderr)
 		}
+	}
+}
+
+// A finding may name a certificate's names, which must not change the terminal.
+func TestFindingsHaveNoControls(t *testing.T) {
+	t.Parallel()
+	var stdout strings.Builder
+	c := &onlineCheck{Connector: &config.Connector{Name: "api"}, app: &app{stdout: &stdout}}
+	c.failed("tls", "the certificate is from CN=a\x1b[31mb\u009b, which", "c\x07", nil)
+	if want := "api: tls: failed: the certificate is from CN=a [31mb , which; c\n"; stdout.String() != want {
+		t.Errorf("%q", &stdout)
 	}
 }
 
