@@ -16,11 +16,12 @@ type Value[T any] struct {
 	known  bool
 	latest T
 	began  time.Time
+	took   time.Duration // the last read
 	done   chan struct{} // closed when the running read ends, else nil
 }
 
 // New makes the Value of read, which is not known yet. Get reads it again if the last read began at least
-// every ago, and waits for that for patience.
+// every ago, and waits for that for patience. A read that takes more than a tenth of every is made less often.
 func New[T any](every, patience time.Duration, read func() (T, error)) *Value[T] {
 	return &Value[T]{read: read, every: every, patience: patience}
 }
@@ -36,7 +37,11 @@ func (v *Value[T]) Know(latest T) *Value[T] {
 // known or ctx ends.
 func (v *Value[T]) Get(ctx context.Context) T {
 	v.mu.Lock()
-	if v.done == nil && (!v.known || time.Since(v.began) >= v.every) {
+	again := v.every
+	if again > 0 {
+		again = max(again, 10*v.took)
+	}
+	if v.done == nil && (!v.known || time.Since(v.began) >= again) {
 		v.began, v.done = time.Now(), make(chan struct{})
 		go v.run()
 	}
@@ -62,6 +67,7 @@ func (v *Value[T]) run() {
 	latest, err := v.read()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.took = time.Since(v.began)
 	if err == nil {
 		v.known, v.latest = true, latest
 	}

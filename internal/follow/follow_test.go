@@ -83,3 +83,31 @@ func TestFirst(t *testing.T) {
 		}
 	})
 }
+
+// A read that takes long is made less often, and each holds a caller for patience at most.
+func TestSlow(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		takes, waited time.Duration
+		reads         int
+	}{
+		{0, 0, 10}, {every / 10, every, 10}, {every / 5, every, 5}, {every / 2, 2 * patience, 2}, {10 * every, patience, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			reads := 0
+			v := follow.New(every, patience, func() (int, error) { reads++; time.Sleep(tc.takes); return reads, nil }).Know(0)
+			start, waited := time.Now(), time.Duration(0)
+			for time.Since(start) < 10*every+every/2 {
+				before := time.Now()
+				v.Get(t.Context())
+				waited += time.Since(before)
+				time.Sleep(every / 100)
+			}
+			time.Sleep(time.Hour) // the last read ends
+			synctest.Wait()
+			if reads != tc.reads || waited != tc.waited {
+				t.Errorf("takes %s: %d reads, waited %s; want %d, %s", tc.takes, reads, waited, tc.reads, tc.waited)
+			}
+		})
+	}
+}
