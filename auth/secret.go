@@ -54,9 +54,9 @@ func SecretEnv(name string) Secret {
 // secretPatience is how long a use of a secret waits for its source, if there is an earlier value.
 const secretPatience = 5 * time.Second
 
-// SecretFunc is what f returns, for example from a vault. f is called at each use, which is once a second or less while
-// calls are made with it, and once at a time. If it does not return within 5 s, what it returned last is used. Its errors are shown, so they must not contain
-// the secret.
+// SecretFunc is what f returns, for example from a vault. f is called at each use, and while calls are made with
+// the secret, once a second or less; never twice at the same time. If it does not return within 5 s, what it
+// returned last is used. Its errors are shown, so they must not contain the secret.
 func SecretFunc(f func() (string, error)) Secret {
 	type result struct {
 		text string
