@@ -65,6 +65,9 @@ type Error struct {
 	Status int
 	// RetryAfter is how long to wait before another try, 0 if that is unknown.
 	RetryAfter time.Duration
+	// Description is what the product says about it (error_description, RFC 6749 section 5.2), on one line
+	// and without secrets, or "".
+	Description string
 	// Err is the cause. It wraps one of the sentinels, or a context's error.
 	Err error
 
@@ -80,6 +83,9 @@ func (e *Error) Error() string {
 	}
 	if e.Err != nil {
 		b.WriteString(withoutQueries(e.Err.Error(), e.Err))
+	}
+	if e.Description != "" {
+		fmt.Fprintf(&b, "; the product says %q", e.Description)
 	}
 	switch {
 	case e.Status != 0 && e.Code != "":
@@ -146,17 +152,6 @@ func (e *Error) is(code string) bool { return strings.EqualFold(e.Code, code) }
 // not count.
 func (e *Error) refuses() bool {
 	return e.Status/100 == 2 || e.Status == 400 || e.Status == 401 || e.Status == 403
-}
-
-// productSays begins the product's own words in a provider's error.
-const productSays = "; the product says "
-
-// becomes makes err the cause of e, with the product's own words.
-func (e *Error) becomes(err error) {
-	if _, said, ok := strings.Cut(e.Err.Error(), productSays); ok {
-		err = fmt.Errorf("%w%s%s", err, productSays, said)
-	}
-	e.Err = err
 }
 
 // Timeout reports whether a time limit was the cause; [net/url.Error] asks for it.

@@ -445,7 +445,7 @@ func (p *protocol) exchangeFailed(now time.Time, err error) {
 		}
 		why := r.refusal()
 		e.Op = why.Op
-		e.becomes(why.Err)
+		e.Err = why.Err
 		p.save(failing, r)
 	case unspent(e):
 		p.save(failing, r)

@@ -57,7 +57,7 @@ func TestRefusedInOtherWords(t *testing.T) {
 					}
 					time.Sleep(2 * time.Hour)
 					p.setFail(func(int) error {
-						return &auth.Error{Status: test.status, Code: test.code, Err: fmt.Errorf("%w; the product says %q", test.err, "go away")}
+						return &auth.Error{Status: test.status, Code: test.code, Description: "go away", Err: test.err}
 					})
 					p.calls.Store(0)
 					refused := time.Now()

@@ -26,10 +26,7 @@ import (
 
 // newError returns err as the error of the request, with what the product says about it.
 func (r *request) newError(err error) error {
-	if said := r.description(); said != "" {
-		err = fmt.Errorf("%w; the product says %q", err, said)
-	}
-	e := &auth.Error{Provider: r.c.Provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Err: err}
+	e := &auth.Error{Provider: r.c.Provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Description: r.description(), Err: err}
 	var inner *auth.Error // from the transport; do not nest two of these
 	if errors.As(err, &inner) {
 		e.Code, e.Status, e.RetryAfter, e.Err = inner.Code, cmp.Or(inner.Status, r.status), inner.RetryAfter, inner.Err
