@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
@@ -141,11 +139,12 @@ func (l *loader) build(c *Connectors, p *plan) {
 		limits := p.Transport.RateLimits
 		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
 		if w, ok := c.store.(auth.Windower); ok {
-			p.transport.Limiter.Share(w.Window(p.key, limits, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second)))
+			p.transport.Limiter.Share(w.Window(p.key, limits, p.attemptTimeout))
 		}
 		so := p.sessionOptions()
 		exchanges := p.transport
 		exchanges.Timeout = so.ExchangeTimeout // the session's own limit comes first
+		exchanges.AttemptTimeout, exchanges.Retry.MaxRetryAfter = p.attemptTimeout, p.maxRetryAfter
 		exchanger := transport.NewExchanger(&exchanges)
 		so.Store, so.Client, so.Logger = c.store, exchanger, l.opts.logger
 		p.session = auth.New(p.provider, so)

@@ -29,6 +29,9 @@ type plan struct {
 	key       string // the identity's
 	leader    *plan  // the first connector of this identity, which may be this one
 	session   *auth.Session
+
+	// The most of all connectors of the identity, in the leader: for what they share.
+	attemptTimeout, maxRetryAfter time.Duration
 }
 
 // plans checks the connectors that are wanted, in the order of the file.
@@ -57,6 +60,8 @@ func (l *loader) plans(f file) (plans []*plan) {
 		} else {
 			l.checkSharedSettings(p)
 		}
+		p.leader.attemptTimeout = max(p.leader.attemptTimeout, cmp.Or(p.Transport.AttemptTimeout, 30*time.Second))
+		p.leader.maxRetryAfter = max(p.leader.maxRetryAfter, cmp.Or(p.Transport.Retry.MaxRetryAfter, 30*time.Second))
 		plans = append(plans, p)
 	}
 	return plans
@@ -131,7 +136,7 @@ func (l *loader) setIdentity(p *plan) {
 
 func (p *plan) sessionOptions() *auth.Options {
 	o := &auth.Options{Connector: p.name, Provider: p.Provider, Account: p.Account, EarlyRefresh: p.EarlyRefresh,
-		ExchangeTimeout: max(p.Transport.AttemptTimeout, 30*time.Second), MaxRetryAfter: p.Transport.Retry.MaxRetryAfter}
+		ExchangeTimeout: max(p.attemptTimeout, 30*time.Second), MaxRetryAfter: p.maxRetryAfter}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
 		if s, ok := p.settings[key].Value.(auth.Secret); ok {
 			o.Secrets = append(o.Secrets, s)

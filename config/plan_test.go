@@ -3,11 +3,13 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -261,5 +263,60 @@ t.yaml:8:19: connectors.a.params."b.c": is odd
 t.yaml:9:29: connectors.a.transport.user_agent: must not hold a line break`
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// Token requests, which connectors of one identity share, have the longest times of these.
+func TestSharedTokenRequest(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, first, second string
+		takes               time.Duration // the product's answer, and then its Retry-After
+	}{
+		{"the second has more", "", ", transport: {attempt_timeout: 3m, retry: {max_retry_after: 1m}}", 40 * time.Second},
+		{"the first has more", ", transport: {attempt_timeout: 3m, retry: {max_retry_after: 1m}}", "", 40 * time.Second},
+		{"each has one", ", transport: {attempt_timeout: 3m}", ", transport: {retry: {max_retry_after: 1m}}", 40 * time.Second},
+		{"the first has less than the default", ", transport: {attempt_timeout: 1s, retry: {max_retry_after: 1s}}", "", 9 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				tokenRequests := 0
+				product := WithWrap(func(string, http.RoundTripper) http.RoundTripper {
+					return roundTripper(func(r *http.Request) (*http.Response, error) {
+						resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Request: r,
+							Body: io.NopCloser(strings.NewReader(`{"access_token": "t", "expires_in": 3600}`))}
+						if r.URL.Path != "/token" {
+							return resp, nil
+						}
+						select {
+						case <-time.After(tc.takes):
+						case <-r.Context().Done():
+							return nil, r.Context().Err()
+						}
+						if tokenRequests++; tokenRequests == 1 {
+							resp.StatusCode = 429
+							resp.Header.Set("Retry-After", fmt.Sprint(tc.takes.Seconds()))
+						}
+						return resp, nil
+					})
+				})
+				common := ": {provider: oauth2, base_url: https://h, token_url: https://h/token, client_id: a, client_secret: x"
+				conns, err := Parse("t.yaml", []byte("version: 1\nconnectors:\n  a"+common+tc.first+"}\n  b"+common+tc.second+"}\n"), product)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conns.Close()
+				for _, name := range []string{"a", "b"} {
+					c, err := conns.Get(name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := c.Authenticator().Token(t.Context()); err != nil {
+						t.Errorf("%s: %v after %d token requests", name, err, tokenRequests)
+					}
+				}
+			})
+		})
 	}
 }
