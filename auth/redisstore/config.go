@@ -159,7 +159,7 @@ func parseURL(text string) (a address, err error) {
 		switch name {
 		case "addr":
 			for _, addr := range values {
-				if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+				if _, _, err := net.SplitHostPort(addr); err != nil || endpoint.Check(&url.URL{Host: addr}) != nil {
 					return a, errors.New("each addr must be host:port")
 				}
 				a.addrs = append(a.addrs, addr)

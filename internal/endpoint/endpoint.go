@@ -5,22 +5,30 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// Check refuses a URL that parses and cannot be meant: https://https://host, whose host is "https", or one
-// with a port that does not exist.
+// host matches [url.URL.Host]: an IP address in brackets, which url.Parse has checked, or labels, of which
+// the last may end with a dot. A letter of an international name may be several code points.
+var host = regexp.MustCompile(`^(\[.+\]|[\pL\pM\p{Nd}_-]+(\.[\pL\pM\p{Nd}_-]+)*\.?)(:[0-9]*)?$`)
+
+// Check refuses a URL that parses and cannot be meant: https://https://host, whose host is "https", one
+// with a host that cannot exist, such as <host> or $HOST, or with a port that cannot. Its errors hold nothing
+// of the URL.
 func Check(u *url.URL) error {
 	schemes := []string{"http", "https", "redis", "rediss", "socks5", "socks5h"}
-	if slices.Contains(schemes, strings.ToLower(u.Hostname())) && strings.HasPrefix(u.Path, "//") {
+	portless := strings.HasSuffix(u.Host, ":")
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	switch {
+	case strings.HasPrefix(u.Path, "//") && (portless || slices.Contains(schemes, strings.ToLower(u.Hostname()))):
 		return errors.New("must have one scheme, not two")
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); n == 0 || err != nil {
-			return errors.New("must have a port from 1 to 65535")
-		}
+	case u.Host != "" && !host.MatchString(u.Host):
+		return errors.New("must have a host name (letters, digits, - and _) or an IP address")
+	case portless, u.Port() != "" && (n == 0 || err != nil):
+		return errors.New("must have a port from 1 to 65535")
 	}
 	return nil
 }
