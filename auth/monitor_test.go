@@ -520,6 +520,46 @@ func TestConflictBeforeExchange(t *testing.T) {
 	})
 }
 
+// slowSaves is a store that takes 3 s to save.
+type slowSaves struct {
+	auth.Memory
+	saved atomic.Int64
+}
+
+func (s *slowSaves) Save(ctx context.Context, key string, r auth.Record) error {
+	time.Sleep(3 * time.Second)
+	defer s.saved.Add(1)
+	return s.Memory.Save(ctx, key, r)
+}
+
+// A caller waits for the save of a token only if its loss costs a login.
+func TestTokenBeforeItsSave(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		provider auth.Provider
+		saves    int64 // that are over when the caller has the token
+	}{
+		"no refresh token":         {&product{lifetime: time.Hour}, 0},
+		"expendable refresh token": {expendable{&product{lifetime: time.Hour, refresh: true}}, 0},
+		"rotated refresh token":    {&rotating{current: "R0", lifetime: time.Hour}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				store := new(slowSaves)
+				s := newSession(t, tc.provider, &auth.Options{Store: store})
+				get(t, s)
+				time.Sleep(2 * time.Hour)
+				store.saved.Store(0)
+				get(t, s)
+				if n := store.saved.Load(); n != tc.saves {
+					t.Errorf("the caller has waited for %d saves", n)
+				}
+			})
+		})
+	}
+}
+
 // Who needs another token while a rotated refresh token is being saved waits for that.
 func TestSaveOfRefreshTokenIsWaitedFor(t *testing.T) {
 	t.Parallel()
