@@ -191,6 +191,9 @@ func TestLifetimes(t *testing.T) {
 		"jwt, longer expiry":     {oauth2.Token{AccessToken: jwt, Expiry: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}, 10 * time.Minute},
 		"jwt without iat":        {oauth2.Token{AccessToken: onlyExp}, time.Minute},
 		"its expires_in":         {oauth2.Token{AccessToken: onlyExp, ExpiresIn: 3600}, time.Hour}, // by the product's clock
+		"jwt, dead":              {oauth2.Token{AccessToken: "e30.eyJleHAiOjEwMDB9.x"}, time.Second},
+		"jwt, born dead":         {oauth2.Token{AccessToken: "e30.eyJpYXQiOjE2MDAsImV4cCI6MTYwMH0.x", ExpiresIn: 3600}, time.Second},
+		"jwt without exp":        {oauth2.Token{AccessToken: "e30.eyJpYXQiOjE2MDAsImV4cCI6MH0.x"}, time.Hour},
 		"jwt of an instant":      {oauth2.Token{AccessToken: "e30.eyJpYXQiOjEwMDAsImV4cCI6MTAwMC41fQ.x"}, time.Second},
 		"expiry of an instant":   {oauth2.Token{AccessToken: "x", Expiry: time.Date(2000, 1, 1, 0, 0, 0, 1000, time.UTC)}, time.Second},
 		"absurd":                 {oauth2.Token{AccessToken: "x", ExpiresIn: 1 << 60}, time.Hour},

@@ -15,15 +15,16 @@ import (
 const maxSeconds = 253402300799
 
 // Lifetime returns exp - iat, which unlike exp alone does not depend on a clock. Without iat it returns exp
-// - issued. ok is false if the token is not a JWT, has no exp, or has a lifetime that is not positive.
+// - issued. For a token that was dead by then it returns a nanosecond. ok is false if the token is not a JWT
+// or has no exp.
 func Lifetime(token string, issued time.Time) (lifetime time.Duration, ok bool) {
 	c := read(token)
 	c.Iat = cmp.Or(c.Iat, float64(issued.UnixMilli())/1000)
 	ns := (c.Exp - c.Iat) * float64(time.Second)
-	if c.Exp == 0 || ns < 1 || ns >= math.MaxInt64 {
+	if c.Exp == 0 || ns >= math.MaxInt64 {
 		return 0, false
 	}
-	return time.Duration(ns), true
+	return max(time.Duration(ns), 1), true
 }
 
 // Expiry returns the exp claim. ok is false if the token is not a JWT or has no exp.

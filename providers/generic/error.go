@@ -17,8 +17,10 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/proxyerror"
@@ -213,7 +215,7 @@ func (r *request) readError() bool {
 	switch known := strings.ToLower(code); {
 	case slices.Contains(knownCodes, known):
 		r.code = known
-	case errorCode.MatchString(code) && !r.quotesSecret(code):
+	case errorCode.MatchString(code) && !r.quotesSent(code):
 		r.code = code
 	}
 	return code != "" || !r.ok() || r.saysFailed()
@@ -230,16 +232,22 @@ func (r *request) errorCode() string {
 	return code
 }
 
-// saysFailed reports whether a response has a flag for failure and no token.
+// saysFailed reports whether a response has a flag or a number for failure and no token.
 func (r *request) saysFailed() bool {
+	says := find(r.doc, r.c.Response.Error)
 	object, _ := r.doc.(map[string]any)
 	for name, v := range object {
-		_, isObject := v.(map[string]any)
-		if strings.EqualFold(name, "success") && v == false || strings.EqualFold(name, "error") && (v == true || isObject) {
-			return first(r.doc, r.c.Response.AccessToken, token) == ""
+		switch strings.ToLower(name) {
+		case "error":
+			says = append(says, v)
+		case "success":
+			says = append(says, v == false)
 		}
 	}
-	return false
+	return first(r.doc, r.c.Response.AccessToken, token) == "" && slices.ContainsFunc(says, func(v any) bool {
+		_, isObject := v.(map[string]any)
+		return isObject || !slices.Contains([]string{"", "0", "false"}, text(v))
+	})
 }
 
 const (
@@ -254,7 +262,7 @@ func (r *request) description() string {
 	for _, pointer := range []string{"/error_description", at + "/message", "/message", "/msg", "/detail", at} {
 		said := strings.Join(strings.Fields(first(r.said, pointer, str)), " ")
 		unprintable := strings.ContainsFunc(said, func(c rune) bool { return !unicode.IsPrint(c) })
-		if said == "" || len(said) > maxSearched || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSecret(said) {
+		if said == "" || len(said) > maxSearched || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSent(said) {
 			continue
 		}
 		if chars := []rune(said); len(chars) > maxDescription {
@@ -265,23 +273,32 @@ func (r *request) description() string {
 	return ""
 }
 
-// partOfSecret is how many characters in a row of a secret must not be shown. Words do not count: a product
-// may say that the password is wrong if that is "my password".
-const partOfSecret = 8
+// partOfSecret is how many characters in a row of a secret must not be shown.
+const partOfSecret = 5
 
-// quotesSecret reports whether text contains a secret of this or an earlier request, in plain, encoded or in
-// part, or is a part of one. An endpoint may echo what it was sent.
-func (r *request) quotesSecret(text string) bool {
-	text = strings.ToLower(text)
-	contains := func(s string) bool { return strings.Contains(text, strings.ToLower(s)) }
-	inWord := func(c rune) bool { return unicode.IsLetter(c) || strings.ContainsRune(" -_.", c) }
-	for _, s := range r.allSecrets() {
-		encoded := []string{url.QueryEscape(s), html.EscapeString(s), hex.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s))}
-		if len(s) > 2 && (contains(s) || slices.ContainsFunc(encoded, contains)) || strings.Contains(strings.ToLower(s), text) {
-			return true
+// forms are those in which texts are compared: an endpoint may echo what it was sent escaped, or with other
+// signs between its letters.
+var forms = []func(string) string{
+	strings.ToLower,
+	letters,
+	func(s string) string { return strings.ToLower(decodeEscapes(s)) },
+	func(s string) string { return letters(decodeEscapes(s)) },
+}
+
+// quotesSent reports whether text may quote what was sent in this or an earlier request, or a token of the
+// response: a secret, encoded or in part, or another value in whole. In doubt it does.
+func (r *request) quotesSent(text string) bool {
+	secrets, others := r.sent()
+	for _, form := range forms {
+		shown := form(text)
+		for _, s := range secrets {
+			encoded := func(e string) bool { return len(shown) >= partOfSecret && overlap(shown, form(e)) }
+			if s != "" && (overlap(shown, form(s)) || slices.ContainsFunc(encodings(s), encoded)) {
+				return true
+			}
 		}
-		for i := range max(0, len(s)-partOfSecret+1) {
-			if part := s[i : i+partOfSecret]; strings.TrimFunc(part, inWord) != "" && contains(part) {
+		for _, s := range others {
+			if s = form(s); len(s) >= 4 && strings.Contains(shown, s) {
 				return true
 			}
 		}
@@ -289,18 +306,74 @@ func (r *request) quotesSecret(text string) bool {
 	return false
 }
 
-// allSecrets returns the secrets of this request, of the settings and of the response.
-func (r *request) allSecrets() []string {
-	all := append(slices.Clip(r.secrets), r.url.RawQuery, first(r.said, r.c.Response.AccessToken, token), first(r.said, r.c.Response.RefreshToken, token))
+// sent returns the secrets of this request, of the settings and of the response, and the other values sent.
+func (r *request) sent() (secrets, others []string) {
+	secrets = append(slices.Clip(r.secrets), r.url.RawQuery, first(r.said, r.c.Response.AccessToken, token), first(r.said, r.c.Response.RefreshToken, token))
 	own := []auth.Secret{r.c.ClientSecret, r.c.Password, r.c.RefreshToken}
 	for _, s := range slices.AppendSeq(own, maps.Values(r.c.SecretParams)) {
 		v, _ := s.Value()
-		all = append(all, v)
+		secrets = append(secrets, v)
 	}
-	for _, s := range all {
-		plain, _ := base64.StdEncoding.DecodeString(s) // user:password
-		_, password, _ := strings.Cut(string(plain), ":")
-		all = append(all, password)
+	others = append(slices.Clip(r.c.Scopes), r.c.ClientID, r.c.Username)
+	for name, values := range r.fields {
+		if name != "grant_type" && name != "token_type_hint" { // which say nothing of the settings
+			others = append(others, values...)
+		}
+	}
+	for _, s := range secrets {
+		if plain, err := base64.StdEncoding.DecodeString(s); err == nil && utf8.Valid(plain) {
+			user, password, _ := strings.Cut(string(plain), ":")
+			secrets, others = append(secrets, password), append(others, user)
+		}
+	}
+	return secrets, others
+}
+
+// overlap reports whether a and b have partOfSecret bytes in a row in common, or all of the shorter one.
+func overlap(a, b string) bool {
+	n := min(partOfSecret, len(a), len(b))
+	for i := range len(a) - n + 1 {
+		if strings.Contains(b, a[i:i+n]) {
+			return true
+		}
+	}
+	return false
+}
+
+// letters returns the letters and digits of s in lower case.
+func letters(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, s)
+}
+
+// escape is a character as URLs, JSON and JavaScript write it.
+var escape = regexp.MustCompile(`(?i)[%\\]u[0-9a-f]{4}|(?:%|\\x)[0-9a-f]{2}`)
+
+// decodeEscapes decodes escapes, HTML's too, that may be nested.
+func decodeEscapes(s string) string {
+	for range 3 {
+		s = html.UnescapeString(escape.ReplaceAllStringFunc(s, func(e string) string {
+			digits := strings.TrimLeft(e, `%\uUxX`)
+			n, _ := strconv.ParseUint(digits, 16, 32)
+			if len(digits) == 2 {
+				return string([]byte{byte(n)})
+			}
+			return string(rune(n))
+		}))
+	}
+	return s
+}
+
+// encodings returns s in hex, and what base64 makes of s after any number of other bytes, such as a user.
+func encodings(s string) []string {
+	all := []string{hex.EncodeToString([]byte(s))}
+	for before := range 3 {
+		e := base64.StdEncoding.EncodeToString([]byte("::"[:before] + s))
+		all = append(all, e[(before*8+5)/6:(before+len(s))*8/6]) // the characters of s alone
 	}
 	return all
 }

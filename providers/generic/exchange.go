@@ -60,11 +60,12 @@ func (p *Provider) refresh(ctx context.Context, r *request, refreshToken string)
 	return tok, err
 }
 
-// canFallBack reports whether to try the full grant after the refresh r failed with err. Products
-// refuse a refresh token with any status and code, so this is true for all error responses except
-// invalid_client and temporary errors.
+// canFallBack reports whether to try the full grant after the refresh r failed with err. Products refuse a
+// refresh token with any status and body, so this is true for all responses but redirects, temporary errors,
+// and those that are about the client.
 func (p *Provider) canFallBack(r *request, err error) bool {
-	return !p.c.interactive() && r.failed && r.status/100 != 3 && r.status != http.StatusProxyAuthRequired && r.code != "invalid_client" &&
+	elsewhere := r.status == 0 || r.status/100 == 3 || r.status == http.StatusProxyAuthRequired
+	return !p.c.interactive() && !elsewhere && r.code != "invalid_client" && r.code != "unauthorized_client" &&
 		!errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrRateLimited)
 }
 

@@ -260,6 +260,7 @@ func TestToken(t *testing.T) {
 		"an error count":   {body: `{"access_token":"AT","error":0,"expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
 		"from the JWT":     {body: `{"access_token":"` + jwt + `"}`, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
 		"rather said":      {body: `{"access_token":"` + jwt + `","expires_in":7}`, access: jwt, life: 7 * time.Second, typ: "Bearer"},
+		"JWT, born dead":   {body: `{"access_token":"e30.eyJpYXQiOjE2MDAsImV4cCI6MTYwMH0.c2ln","expires_in":3600}`, access: "e30.eyJpYXQiOjE2MDAsImV4cCI6MTYwMH0.c2ln", life: 1, typ: "Bearer"},
 		"from the default": {config: Config{DefaultLifetime: time.Minute}, body: `{"access_token":"AT"}`, access: "AT", life: time.Minute, typ: "Bearer"},
 		"pointers":         {config: deep, body: `{"data":[{"a/b":"AT","r~":"RT"}],"ttl":"90","t":"MAC"}`, access: "AT", refresh: "RT", life: 90 * time.Second, typ: "MAC"},
 		"text and a mark":  {config: text, body: "\xef\xbb\xbf" + jwt, access: jwt, life: 10 * time.Minute, typ: "Bearer"},
@@ -327,8 +328,11 @@ func TestExpiryOfJWT(t *testing.T) {
 		"before expires_in":          {exp: 30 * time.Minute, expiresIn: "3600", want: 30 * time.Minute},
 		"after expires_in":           {exp: 30 * time.Minute, expiresIn: "60", want: time.Minute},
 		"before milliseconds":        {exp: 30 * time.Minute, expiresIn: "1800000", want: 30 * time.Minute},
-		"in the past":                {exp: -time.Minute, want: time.Hour},
-		"in the past and expires_in": {exp: -time.Minute, expiresIn: "60", want: time.Minute},
+		"in the past":                {exp: -time.Minute, want: 1},
+		"now":                        {exp: 0, want: 1},
+		"in the past and expires_in": {exp: -time.Minute, expiresIn: "60", want: 1},
+		"in the past, but of Date":   {date: "Fri, 31 Dec 1999 23:50:00 GMT", exp: -time.Minute, want: 9 * time.Minute},
+		"in the past of Date":        {date: "Sat, 01 Jan 2000 00:20:00 GMT", exp: 20 * time.Minute, want: 1},
 		"in eleven years":            {exp: 11 * 365 * 24 * time.Hour, want: time.Hour},
 		"a second":                   {exp: time.Second, want: time.Second},
 	} {
@@ -354,6 +358,13 @@ func TestExpiryOfJWT(t *testing.T) {
 // TestDescription tests what of a product's description is shown.
 func TestDescription(t *testing.T) {
 	t.Parallel()
+	const phrase, user = "correct-horse-battery-staple", "maria.lopez"
+	each := func(format string) (text string) {
+		for _, c := range phrase {
+			text += fmt.Sprintf(format, c)
+		}
+		return text
+	}
 	const long = "Your account has been locked because there were too many failed attempts to log in. "
 	described := func(text string) string {
 		b, _ := json.Marshal(map[string]string{"error": "denied", "error_description": text})
@@ -380,21 +391,51 @@ func TestDescription(t *testing.T) {
 		"unavailable":         {503, `{"message":"Down until noon."}`, "Down until noon."},
 		"limited":             {429, `{"message":"10 a minute."}`, "10 a minute."},
 		"another status":      {404, `{"message":"There is no such route."}`, "There is no such route."},
-		"the secret":          {400, described("wrong secret " + secret), ""},
-		"the secret, escaped": {400, described("wrong secret " + url.QueryEscape(secret)), ""},
-		"the secret, HTML":    {400, described("wrong secret " + html.EscapeString(secret)), ""},
-		"the secret, base64":  {400, described("wrong secret " + base64.StdEncoding.EncodeToString([]byte(secret))), ""},
-		"the secret, hex":     {400, described("wrong secret " + strings.ToUpper(hex.EncodeToString([]byte(secret)))), ""},
-		"its beginning":       {400, described("wrong secret " + secret[:8] + "..."), ""},
-		"its words":           {400, described("The two passwords differ."), "The two passwords differ."},
-		"a part with a digit": {400, described("…CCESS-TOKEN-1 is unknown"), ""},
+		"the secret":          {400, described("wrong: " + secret), ""},
+		"the secret, escaped": {400, described("wrong: " + url.QueryEscape(secret)), ""},
+		"the secret, HTML":    {400, described("wrong: " + html.EscapeString(secret)), ""},
+		"the secret, base64":  {400, described("wrong: " + base64.StdEncoding.EncodeToString([]byte(secret))), ""},
+		"the secret, hex":     {400, described("wrong: " + strings.ToUpper(hex.EncodeToString([]byte(secret)))), ""},
+		"its beginning":       {400, described("wrong: " + secret[:8] + "..."), ""},
+		"its words":           {400, described("The two passwords differ."), ""},
+		"a part with a digit": {400, described("…HBGCI-5F1C is unknown"), ""},
+		"but for its end":     {400, described("no " + phrase[:len(phrase)-1]), ""},
+		"five characters":     {400, described("no …horse…"), ""},
+		"five over a hyphen":  {400, described("no …t-hor…"), ""},
+		"four characters":     {400, described("no …hors…"), "no …hors…"},
+		"spaces":              {400, described("no " + each("%c ")), ""},
+		"hyphens":             {400, described("no " + strings.ReplaceAll(phrase, "-", " ")), ""},
+		"escaped":             {400, described("no " + each("%%%02X")), ""},
+		"escaped in part":     {400, described("100 % no cor%72ect, two%20wo"), ""},
+		"escaped twice":       {400, described("no " + url.QueryEscape(each("%%%02x"))), ""},
+		"entities":            {400, described("no " + each("&#%d;")), ""},
+		"entities, hex":       {400, described("no " + each("&#x%x;")), ""},
+		"entities, escaped":   {400, described("no " + url.QueryEscape(each("&#%d;"))), ""},
+		"as in JSON":          {400, described("no " + each(`\u%04X`)), ""},
+		"as in JavaScript":    {400, described("no " + each(`\x%02x`)), ""},
+		"base64url":           {400, described("no " + base64.RawURLEncoding.EncodeToString([]byte(phrase))), ""},
+		"base64, a user":      {400, described("no " + base64.StdEncoding.EncodeToString([]byte("u:"+phrase))), ""},
+		"base64, in JSON":     {400, described("no " + base64.RawURLEncoding.EncodeToString([]byte(`{"password":"`+phrase+`"}`))), ""},
+		"base64, short":       {400, described("no " + base64.StdEncoding.EncodeToString([]byte("u:7x9!1"))), ""},
+		"short":               {400, described("no 7X91."), ""},
+		"a part of a short":   {400, described("no 7x9."), "no 7x9."},
+		"its user":            {400, described("The user ROBOT is locked."), ""},
+		"its password":        {400, described("no hunter2"), ""},
+		"the user":            {400, described("Maria Lopez is locked."), ""},
+		"the user, escaped":   {400, described("maria%2Elopez is locked."), ""},
+		"a part of the user":  {400, described("Maria is locked."), "Maria is locked."},
+		"the client":          {400, described("itsm-sync is locked."), ""},
+		"a scope":             {400, described("itsm.read is unknown"), ""},
+		"a param":             {400, described("https://api.example.com/ is unknown"), ""},
+		"a short param":       {400, described("Version 2.1 is gone"), "Version 2.1 is gone"},
+		"the grant":           {400, described("The grant_type password is gone"), "The grant_type password is gone"},
 		"a part of a secret":  {400, described("two wo"), ""},
 		"megabytes":           {400, described(strings.Repeat("x", 1<<19)), ""},
 		"within 300":          {400, described(long + long + long + secret), ""},
-		"over two lines":      {400, described("wrong secret two\nwords"), ""},
-		"the header":          {400, described("Basic " + base64.StdEncoding.EncodeToString([]byte("id:"+url.QueryEscape(secret)))), ""},
+		"over two lines":      {400, described("wrong: two\nwords"), ""},
+		"the header":          {400, described("Basic " + base64.StdEncoding.EncodeToString([]byte("itsm-sync:"+url.QueryEscape(secret)))), ""},
 		"the query":           {400, described("tenant=acme-corp is unknown"), ""},
-		"the last token":      {400, described("ACCESS-TOKEN-1 is still valid"), ""},
+		"the last token":      {400, described("EYJHBGCI-5F1C9 is still valid"), ""},
 		"control characters":  {400, described("\x1b[2J"), ""},
 		"direction marks":     {400, described("a\u202eb"), ""},
 		"no text":             {400, `{"error":"denied","error_description":{"text":"x"},"message":7}`, ""},
@@ -405,8 +446,11 @@ func TestDescription(t *testing.T) {
 			base, _ := serve(t, say(tc.status, tc.body))
 			c := basic(base)
 			c.TokenURL.RawQuery = "tenant=acme-corp"
-			c.SecretParams = map[string]auth.Secret{"k": auth.SecretString("two words")}
-			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{AccessToken: "access-token-1"})
+			c.ClientID, c.Grant, c.Username, c.Password = "itsm-sync", "password", user, auth.SecretString(phrase)
+			c.Scopes, c.Params = []string{"itsm.read", "email"}, map[string]string{"audience": "https://api.example.com", "version": "2.1"}
+			basic := base64.StdEncoding.EncodeToString([]byte("robot:hunter2"))
+			c.SecretParams = map[string]auth.Secret{"k": auth.SecretString("two words"), "basic": auth.SecretString(basic), "pin": auth.SecretString("7x9!1")}
+			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{AccessToken: "eyJhbGci-5f1c9"})
 			want, says := fmt.Sprintf("; the product says %q", tc.want), strings.Contains(err.Error(), "the product says")
 			if says != (tc.want != "") || says && !strings.Contains(err.Error(), want) {
 				t.Error(err)
@@ -503,6 +547,10 @@ func TestRefusals(t *testing.T) {
 		"form and 200":       {status: 200, body: `error=bad_verification_code`, want: []error{auth.ErrCredentials}, code: "bad_verification_code"},
 		"no success":         {status: 200, body: `{"success":false,"message":"wrong password"}`, want: []error{auth.ErrCredentials}},
 		"No Success":         {status: 200, body: `{"Success":false,"Data":null}`, want: []error{auth.ErrCredentials}},
+		"error is a number":  {status: 200, body: `{"error":401}`, want: []error{auth.ErrCredentials}},
+		"Error is a number":  {status: 200, body: `{"Error":-1,"access_token":""}`, want: []error{auth.ErrCredentials}},
+		"number elsewhere":   {status: 200, body: `[{"messageNumber":623}]`, response: Response{Error: "/0/messageNumber"}, want: []error{auth.ErrCredentials}},
+		"no error":           {status: 200, body: `{"error":0}`, want: []error{auth.ErrProtocol}},
 		"error is true":      {status: 200, body: `{"error":true}`, want: []error{auth.ErrCredentials}},
 		"empty 400":          {status: 400, want: []error{auth.ErrProtocol}},
 		"empty 401":          {status: 401, body: "\r\n", want: []error{auth.ErrProtocol}},
@@ -566,6 +614,10 @@ func TestRefusals(t *testing.T) {
 		"two values":         {status: 200, body: good + good, want: []error{auth.ErrProtocol}},
 		"an array":           {status: 200, body: `[]`, want: []error{auth.ErrProtocol}},
 		"header injection":   {status: 200, body: `{"access_token":"A\r\nX: y"}`, want: []error{auth.ErrProtocol}},
+		"type, injection":    {status: 200, body: `{"access_token":"A","token_type":"Bearer A\r\nX: y"}`, want: []error{auth.ErrProtocol}},
+		"type with a space":  {status: 200, body: `{"access_token":"A","token_type":"Bearer "}`, want: []error{auth.ErrProtocol}},
+		"type in Cyrillic":   {status: 200, body: `{"access_token":"A","token_type":"Вearer"}`, want: []error{auth.ErrProtocol}},
+		"type for text":      {status: 200, body: `access_token=A&token_type=%1b[2J`, response: text, want: []error{auth.ErrProtocol}},
 		"too large":          {status: 200, body: large, want: []error{auth.ErrProtocol}},
 		"a byte too large":   {status: 200, body: good + strings.Repeat(" ", maxResponse+1-len(good)), want: []error{auth.ErrProtocol}},
 	} {
@@ -651,7 +703,18 @@ func TestRefresh(t *testing.T) {
 		"ServiceNow, both": {answers: []http.HandlerFunc{say(401, `{"error":"server_error","error_description":"access_denied"}`)}, requests: 2, code: "server_error", status: 401, want: []error{auth.ErrCredentials}},
 		"moved":            {answers: []http.HandlerFunc{say(307, `{"error":"moved"}`)}, requests: 1, code: "moved", status: 307, want: []error{auth.ErrProtocol, auth.ErrInsecure}},
 		"limited":          {answers: []http.HandlerFunc{say(429, "")}, requests: 1, status: 429, want: []error{auth.ErrRateLimited}},
-		"HTML":             {answers: []http.HandlerFunc{say(200, "<html>")}, requests: 1, status: 200, want: []error{auth.ErrProtocol}},
+		"number with 200":  {answers: []http.HandlerFunc{say(200, `{"error":401,"message":"expired"}`), say(200, good)}, requests: 2},
+		"true with 200":    {answers: []http.HandlerFunc{say(200, `{"error":true}`), say(200, good)}, requests: 2},
+		"no success":       {answers: []http.HandlerFunc{say(200, `{"isSuccess":false}`), say(200, good)}, requests: 2},
+		"errors":           {answers: []http.HandlerFunc{say(200, `{"errors":[{"code":1}]}`), say(200, good)}, requests: 2},
+		"nothing":          {answers: []http.HandlerFunc{say(204, ""), say(200, good)}, requests: 2},
+		"empty":            {answers: []http.HandlerFunc{say(200, ""), say(200, good)}, requests: 2},
+		"a page":           {answers: []http.HandlerFunc{say(200, "<html>"), say(200, good)}, requests: 2},
+		"large":            {answers: []http.HandlerFunc{say(200, strings.Repeat(" ", maxResponse+1)), say(200, good)}, requests: 2},
+		"wrong, and 200":   {answers: []http.HandlerFunc{say(200, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 200, want: []error{auth.ErrCredentials}},
+		"not this client":  {answers: []http.HandlerFunc{say(400, `{"error":"unauthorized_client"}`)}, requests: 1, code: "unauthorized_client", status: 400, want: []error{auth.ErrCredentials}},
+		"down, a page":     {answers: []http.HandlerFunc{say(502, "<html>")}, requests: 1, status: 502, want: []error{auth.ErrUnavailable}},
+		"HTML":             {answers: []http.HandlerFunc{say(200, "<html>")}, requests: 2, status: 200, want: []error{auth.ErrProtocol}},
 		"consent":          {grant: "authorization_code", answers: []http.HandlerFunc{refused}, requests: 1, code: "invalid_grant", status: 400, want: []error{auth.ErrConsentRequired}},
 		"consent, token":   {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_token"}`)}, requests: 1, code: "invalid_token", status: 401, want: []error{auth.ErrConsentRequired}},
 		"consent, client":  {grant: "authorization_code", answers: []http.HandlerFunc{say(401, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 401, want: []error{auth.ErrCredentials}},
@@ -704,6 +767,9 @@ func TestRefusedRefresh(t *testing.T) {
 		"Fitbit":                {401, `{"errors":[{"errorType":"invalid_grant","message":"Refresh token invalid"}],"success":false}`, consent, ""},
 		"Meta":                  {400, `{"error":{"message":"Session has expired","type":"OAuthException","code":190}}`, consent, "190"},
 		"Atlassian":             {403, `{"error":"unauthorized_client","error_description":"refresh_token is invalid"}`, credentials, "unauthorized_client"}, // see TestResponseErrors
+		"a number and 200":      {200, `{"error":401,"message":"expired"}`, consent, ""},
+		"true and 200":          {200, `{"error":true}`, consent, ""},
+		"zero and 200":          {200, `{"error":0}`, protocol, ""},
 		"nothing in JSON":       {400, `{}`, consent, ""},
 		"an array":              {401, `[{"messageNumber":623}]`, consent, ""},
 		"no success":            {200, `{"success":false,"message":"expired"}`, consent, ""},
@@ -734,7 +800,7 @@ func TestRefusedRefresh(t *testing.T) {
 			base, got := serve(t, say(tc.status, tc.body))
 			c := basic(base)
 			c.Grant, c.AuthURL, c.RedirectURI = "authorization_code", base, "http://127.0.0.1:1/cb"
-			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "a refresh token"})
+			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "RT-5f1c9"})
 			checkError(t, err, tc.code, tc.status, tc.want)
 			if n := len(got()); n != 1 {
 				t.Errorf("%d requests", n)

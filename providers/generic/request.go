@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +41,6 @@ type request struct {
 	body        []byte
 	doc         any    // the body, if it is JSON
 	said        any    // doc, or else the body's fields if it is a form
-	failed      bool   // it is an error response
 	code        string // the error code, if it may be shown
 	mapped      bool   // code is from [Response.Errors]
 }
@@ -50,6 +50,7 @@ func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
 	for name, s := range p.c.StaticHeaders {
 		r.header[name] = []string{r.readSecret("static_headers."+name, s)}
 	}
+	r.secrets = slices.DeleteFunc(r.secrets, func(s string) bool { return len(s) < 3 }) // such as Accept-Language: en
 	return r
 }
 
@@ -157,7 +158,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	if r.said = r.doc; r.doc == nil {
 		r.said = decodeForm(r.body)
 	}
-	if r.failed = r.readError(); r.failed {
+	if r.readError() {
 		return r.newError(r.responseError())
 	}
 	return nil

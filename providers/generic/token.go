@@ -48,6 +48,8 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 		return nil, fmt.Errorf("%w: the token response has no access token%s", auth.ErrProtocol, where)
 	case !printable(tok.AccessToken) || isText && strings.Contains(tok.AccessToken, " "):
 		return nil, fmt.Errorf("%w: the access token has characters that cannot be sent in a header", auth.ErrProtocol)
+	case tok.TokenType != "" && !headerName.MatchString(tok.TokenType): // the characters of a scheme, too
+		return nil, fmt.Errorf("%w: the token type has characters that cannot be sent in a header", auth.ErrProtocol)
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(find(doc, response.ExpiresIn), unit)
