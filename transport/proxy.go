@@ -168,6 +168,16 @@ func (a *attempt) peer() string {
 // proxyName has the scheme, which shows what kind of proxy is expected, and no user and password.
 func proxyName(u *url.URL) string { return "the proxy " + u.Scheme + "://" + u.Host }
 
+// ProxyOf names the proxy that req is sent to in plain, so that a response may be the proxy's, or returns
+// "". Package generic names it in the errors of token requests.
+func (t *roundTripper) ProxyOf(req *http.Request) string {
+	proxy, _ := t.o.ProxyFor(req)
+	if proxy == nil || strings.HasPrefix(proxy.Scheme, "socks") || req.URL.Scheme == "https" {
+		return ""
+	}
+	return proxyName(proxy)
+}
+
 // nameProxy names the proxy in an error that comes from it.
 func (a *attempt) nameProxy(err error) error {
 	op, ok := errors.AsType[*net.OpError](err)

@@ -142,7 +142,7 @@ func (c *onlineCheck) found(check, status, message, fix string) {
 	}
 }
 
-// withoutControls is for text that may contain what a server sent, such as the names in its certificate.
+// withoutControls is for text that may contain what a server sent, such as its description of an error.
 func withoutControls(r rune) rune {
 	if unicode.IsControl(r) {
 		return ' '

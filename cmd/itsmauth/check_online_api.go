@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,8 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/proxyerror"
+	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // checkStore reads the connector's record, and writes and removes a trial record.
@@ -107,6 +108,10 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 		c.failed("probe", "GET "+shown+": "+shortError(err), "check probe and base_url", err)
 		return
 	}
+	if message, fix := c.refusalInHTTP(route{target: c.Connector.BaseURL, status: resp.StatusCode, body: body}); message != "" {
+		c.failed("probe", message, fix, nil)
+		return
+	}
 	response := resp.Status + string(body)
 	// The session reports only the first of two refusals in a row.
 	switch rejected := c.Authenticator().Rejected(resp, tok) || response == c.refusal; {
@@ -146,7 +151,10 @@ func (c *onlineCheck) reportStatus(resp *http.Response, path string) {
 	var err error
 	switch code := resp.StatusCode; {
 	case code == http.StatusTooManyRequests:
-		fix, err = "the account's rate limit is used up: send less, or wait "+cmp.Or(resp.Header.Get("Retry-After"), "a while"), auth.ErrRateLimited
+		fix, err = "the account's rate limit is used up: send less, or wait a while", auth.ErrRateLimited
+		if wait, ok := retryafter.Parse(resp.Header, time.Now()); ok {
+			fix = strings.Replace(fix, "a while", about(wait), 1)
+		}
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
 		fix = "the token is valid: give the account the permission, or set probe to a path that it may read"
 	case code >= 300 && code < 400:
@@ -185,10 +193,10 @@ func (c *onlineCheck) checkLimit(h http.Header) {
 	}
 }
 
-// shortError returns err's message without what the finding says already, such as the URL.
+// shortError returns err's message without what the finding says already, such as the URL, and without what
+// a server may have sent.
 func shortError(err error) string {
-	var u *url.Error
-	if errors.As(err, &u) {
+	for u := (*url.Error)(nil); errors.As(err, &u); {
 		err = u.Err
 	}
 	var own *auth.Error
@@ -199,8 +207,17 @@ func shortError(err error) string {
 	if errors.As(err, &op) && op.Err != nil {
 		err = op.Err
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	text := err.Error()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("no response within %s", requestTimeout)
+	case strings.HasPrefix(text, "tls: "), strings.HasPrefix(text, "x509: "): // names of a certificate may follow
+		return strings.Join(strings.SplitN(text, ": ", 3)[:2], ": ")
+	case own != nil, op != nil, errors.As(err, new(net.Error)), errors.As(err, new(proxyerror.Refusal)),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled):
+		return text
+	case strings.HasPrefix(text, "failed to parse Location"): // net/http has no type for it
+		return "unreadable Location"
 	}
-	return err.Error()
+	return "the connection broke, or the response was not HTTP"
 }

@@ -35,7 +35,8 @@ type route struct {
 	dnsErr    error
 	tcpErr    error
 	tlsErr    error
-	status    int // of the response, 0 if there was none
+	status    int  // of the response, 0 if there was none
+	forwarded bool // a proxy passed on the response
 	body      []byte
 }
 
@@ -89,6 +90,7 @@ func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 	r := t.result()
 	if err == nil {
 		r.status = resp.StatusCode
+		r.forwarded = resp.Header.Get("Via") != ""               // RFC 9110 section 7.6.3
 		r.body, _ = io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what is missing is not found in it
 		resp.Body.Close()
 	}
@@ -138,6 +140,10 @@ func (c *onlineCheck) checkTCP(r route, err error) bool {
 func (c *onlineCheck) checkProxy(r route, err error) bool {
 	if r.proxy == nil {
 		return true
+	}
+	if message, fix := c.refusalInHTTP(r); message != "" && r.proxyAnswered() {
+		c.failed("proxy", message, fix, nil)
+		return false
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "proxyconnect" { // net/http's word; the connection was made, so its TLS failed
@@ -217,8 +223,15 @@ func (c *onlineCheck) setting(u *url.URL) string {
 	return "the URL " + u.Scheme + "://" + u.Host
 }
 
-// refusalInHTTP says what the server's TLS layer refuses, if it says so in HTTP: a server that got no
-// client certificate, or plain HTTP, may complete the handshake or do without it, and then answer 400.
+// proxyAnswered reports whether the response is the proxy's own, as far as one can see: to plain HTTP, the
+// proxy answers as the product would.
+func (r route) proxyAnswered() bool {
+	return r.proxy != nil && r.target.Scheme == "http" && !strings.HasPrefix(r.proxy.Scheme, "socks") && !r.forwarded
+}
+
+// refusalInHTTP says what the TLS layer of the server, or of a proxy that answered, refuses, if it says so in
+// HTTP: a server that got no client certificate, or plain HTTP, may complete the handshake or do without it,
+// and then answer 400.
 func (c *onlineCheck) refusalInHTTP(r route) (message, fix string) {
 	if r.status != http.StatusBadRequest {
 		return "", ""
@@ -226,7 +239,13 @@ func (c *onlineCheck) refusalInHTTP(r route) (message, fix string) {
 	says := func(texts ...string) bool {
 		return slices.ContainsFunc(texts, func(s string) bool { return bytes.Contains(r.body, []byte(s)) })
 	}
+	server, setting := r.target.Host, c.setting(r.target)
+	if r.proxyAnswered() {
+		server, setting = "the proxy "+r.proxy.Host, proxySetting(r)
+	}
 	switch {
+	case says("No required SSL certificate was sent") && r.proxyAnswered():
+		return server + " requires a client certificate", "it gets none: use another proxy, or set transport.no_proxy"
 	case says("No required SSL certificate was sent"): // nginx
 		return "the server requires a client certificate", "set transport.tls_config.cert_file and key_file"
 	case says("The SSL certificate error"): // nginx
@@ -235,7 +254,7 @@ func (c *onlineCheck) refusalInHTTP(r route) (message, fix string) {
 		"speaking plain HTTP to an SSL-enabled server port", // Apache
 		"This combination of host and port requires TLS",    // Tomcat
 		"Client sent an HTTP request to an HTTPS server"):   // Go
-		return r.target.Host + " expects TLS, and the URL begins with http://", "write https:// in " + c.setting(r.target)
+		return server + " expects TLS, and the URL begins with http://", "write https:// in " + setting
 	}
 	return "", ""
 }
@@ -254,9 +273,12 @@ func isAlert(err error) bool {
 
 // tlsProblem says what is wrong with TLS to u, which is r's target or its proxy, and what to do.
 func (c *onlineCheck) tlsProblem(u *url.URL, r route, err error) (message, fix string) {
-	setting := c.setting(r.target)
-	if u == r.proxy {
+	setting, through, check := c.setting(r.target), "", "check "
+	switch {
+	case u == r.proxy:
 		setting = proxySetting(r)
+	case r.proxy != nil: // which may be a web server that answers CONNECT with 200
+		through, check = " through the proxy "+r.proxy.Host, "check that "+proxySetting(r)+" names a proxy, and "
 	}
 	var bad *tls.CertificateVerificationError
 	var invalid x509.CertificateInvalidError
@@ -267,13 +289,13 @@ func (c *onlineCheck) tlsProblem(u *url.URL, r route, err error) (message, fix s
 	case errors.As(err, &record) && u == r.proxy:
 		return u.Host + " does not speak TLS", "write http:// in " + setting + ": https:// is for a proxy that is itself reached over TLS"
 	case errors.As(err, &record):
-		return u.Host + " does not speak TLS", "check the port in " + setting + ", or use http:// with transport.allow_http: true if there is no TLS"
+		return u.Host + " does not speak TLS" + through, check + "the port in " + setting + ", or use http:// with transport.allow_http: true if there is no TLS"
 	case isAlert(err) && u == r.proxy:
 		return "the proxy refuses the handshake: " + shortError(err), "if it is old, set transport.tls_config.min_version; it gets no client certificate"
 	case isAlert(err):
 		return "the server refuses the handshake: " + shortError(err), "if it requires a client certificate, set transport.tls_config.cert_file and key_file; if it is old, min_version"
 	case !errors.As(err, &bad) || len(bad.UnverifiedCertificates) == 0:
-		return "the handshake failed: " + shortError(err), "check the port in " + setting + ", and any firewall or proxy in between"
+		return "the handshake" + through + " failed: " + shortError(err), check + "the port in " + setting + ", and any firewall or proxy in between"
 	}
 	leaf := bad.UnverifiedCertificates[0]
 	switch {
@@ -282,14 +304,13 @@ func (c *onlineCheck) tlsProblem(u *url.URL, r route, err error) (message, fix s
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Sprintf("the certificate expired %s ago, on %s", about(time.Since(leaf.NotAfter)), leaf.NotAfter.Format(time.DateOnly)), "have it renewed on the server; if that date is in the future, check this machine's clock"
 	case errors.As(err, &name):
-		serverName := ", or set transport.tls_config.server_name to it"
+		serverName := ", or set transport.tls_config.server_name to one"
 		if u == r.proxy {
 			serverName = "" // it is for the target alone
 		}
-		names := append(leaf.DNSNames, strings.Fields(strings.Trim(fmt.Sprint(leaf.IPAddresses), "[]"))...)
-		return "the certificate is for " + strings.Join(names, ", ") + ", not for " + name.Host, "use that name in " + setting + serverName
+		return "the certificate is not for " + name.Host, "use a name that it is for in " + setting + serverName
 	case errors.As(err, &unknown):
-		return "the certificate is from " + leaf.Issuer.String() + ", which this machine does not trust", "set transport.tls_config.ca_file to the PEM file of that authority"
+		return "the certificate is from an authority that this machine does not trust", "set transport.tls_config.ca_file to the PEM file of that authority"
 	}
 	return "the certificate is refused: " + shortError(bad.Err), "have it replaced on the server"
 }

@@ -93,6 +93,30 @@ func plainServer(t *testing.T, h http.Handler) string {
 	return s.URL
 }
 
+// rawServer answers the first bytes on each connection with response, and closes it.
+func rawServer(t *testing.T, response string) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				conn.Read(make([]byte, 4<<10))
+				io.WriteString(conn, response)
+				conn.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
 // forward is a proxy for CONNECT.
 func forward(w http.ResponseWriter, r *http.Request) {
 	up, err := net.Dial("tcp", r.Host)
@@ -151,11 +175,11 @@ func TestCheckOnline(t *testing.T) {
 		},
 		"certificate of another": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("other.example", time.Hour))
-			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is for other.example, not for 127.0.0.1; use that name in base_url, or set"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, "}\n"), code: 1, want: []string{"tls: failed: the certificate is not for 127.0.0.1; use a name that it is for in base_url, or set transport.tls_config.server_name to one"}, not: []string{"other.example"}}
 		},
 		"authority unknown": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
-			return onlineCase{yaml: lines("https://127.0.0.1:" + port), code: 1, want: []string{"tls: failed: the certificate is from CN=test CA, which this machine does not trust; set transport.tls_config.ca_file to the PEM file of that authority"}}
+			return onlineCase{yaml: lines("https://127.0.0.1:" + port), code: 1, want: []string{"tls: failed: the certificate is from an authority that this machine does not trust; set transport.tls_config.ca_file to the PEM file of that authority"}, not: []string{"test CA"}}
 		},
 		"unverified": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("other.example", time.Hour))
@@ -206,6 +230,60 @@ func TestCheckOnline(t *testing.T) {
 			return onlineCase{yaml: lines("http://itsm.example.com", "    transport: {allow_http: true, proxy_url: https://"+proxy+"}\n"), code: 1, want: []string{
 				"proxy: failed: " + proxy + " does not speak TLS; write http:// in transport.proxy_url or $HTTP_PROXY"}, not: []string{"proxy: ok"}}
 		},
+		"http to a TLS port behind a proxy": func(t *testing.T) onlineCase {
+			port := serveTLS(t, http.NotFoundHandler(), issue("127.0.0.1", time.Hour))
+			proxy := plainServer(t, change(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.Host = "" }}, func(r *http.Response) *http.Response {
+				r.Header.Set("Via", "1.1 squid")
+				return r
+			}))
+			return onlineCase{yaml: lines("http://127.0.0.1:"+port, "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{
+				"proxy: ok", "tls: failed: 127.0.0.1:" + port + " expects TLS, and the URL begins with http://; write https:// in base_url"}}
+		},
+		"a web server as the proxy": func(t *testing.T) onlineCase {
+			web := plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "<html>")
+			}))
+			return onlineCase{yaml: lines("https://itsm.example.com", "    transport: {proxy_url: "+web+"}\n"), code: 1, want: []string{
+				"tls: failed: itsm.example.com does not speak TLS through the proxy " + strings.TrimPrefix(web, "http://") + "; check that transport.proxy_url or $HTTPS_PROXY names a proxy, and the port in base_url, or use"}}
+		},
+		"a web server that closes the connection as the proxy": func(t *testing.T) onlineCase {
+			web := rawServer(t, "HTTP/1.1 200 OK\r\n\r\n<html>")
+			return onlineCase{yaml: lines("https://itsm.example.com", "    transport: {proxy_url: http://"+web+"}\n"), code: 1, want: []string{
+				"tls: failed: the handshake through the proxy " + web + " failed: ", "; check that transport.proxy_url or $HTTPS_PROXY names a proxy, and the port in base_url, and any"}}
+		},
+		"a web server as the proxy for an http target": func(t *testing.T) onlineCase {
+			web := plainServer(t, http.NotFoundHandler())
+			return onlineCase{yaml: lines("http://itsm.example.com", "    transport: {allow_http: true, proxy_url: "+web+"}\n"), code: 1, want: []string{
+				"token: failed: unexpected answer: this path does not exist; the response came through the proxy " + web + " (HTTP 404)"}}
+		},
+		"a web server that answers 200 as the proxy for an http target": func(t *testing.T) onlineCase {
+			web := plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "<html>")
+			}))
+			return onlineCase{yaml: lines("http://itsm.example.com", "    transport: {allow_http: true, proxy_url: "+web+"}\n"), code: 1, want: []string{
+				"token: failed: unexpected answer: ", "; the response came through the proxy " + web + " (HTTP 200)"}}
+		},
+		"SSH as the proxy": func(t *testing.T) onlineCase {
+			ssh := rawServer(t, "SSH-2.0-OpenSSH_9.6\r\n")
+			return onlineCase{yaml: lines("https://itsm.example.com", "    transport: {proxy_url: http://"+ssh+"}\n"), code: 1, want: []string{
+				"proxy: failed: the proxy " + ssh + " refuses: the connection broke, or the response was not HTTP; check"}, not: []string{"SSH-"}}
+		},
+		"SSH as the product": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines("http://" + rawServer(t, "SSH-2.0-OpenSSH_9.6\r\n")), code: 1, want: []string{
+				"http: failed: no response from 127.0.0.1:", ": the connection broke, or the response was not HTTP; check"}, not: []string{"SSH-"}}
+		},
+		"a header that is none": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines("http://" + rawServer(t, "HTTP/1.1 200 OK\r\nq8 z4\r\n\r\n")), code: 1, want: []string{
+				"http: failed: no response from 127.0.0.1:", ": the connection broke, or the response was not HTTP; check"}, not: []string{"q8"}}
+		},
+		"redirected to what is no URL": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(plainServer(t, answer(appliance(t), "/api/", 302, "Location", "http://q8:%zz"))), code: 1, want: []string{
+				"probe: failed: GET /api/command: unreadable Location; "}, not: []string{"q8"}}
+		},
+		"throttled in words": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(plainServer(t, answer(appliance(t), "/api/", 429, "Retry-After", "q8"))), code: 1, want: []string{
+				"probe: failed: GET /api/command answered 429 Too Many Requests; the account's rate limit is used up: send less, or wait a while"}, not: []string{"q8"}}
+		},
 		"http to a TLS proxy": func(t *testing.T) onlineCase {
 			port := serveTLS(t, http.HandlerFunc(forward), issue("127.0.0.1", time.Hour))
 			return onlineCase{yaml: lines("https://itsm.example.com", "    transport: {proxy_url: http://127.0.0.1:"+port+"}\n"), code: 1, want: []string{
@@ -214,7 +292,7 @@ func TestCheckOnline(t *testing.T) {
 		"TLS proxy with a certificate of another": func(t *testing.T) onlineCase {
 			port := serveTLS(t, http.HandlerFunc(forward), issue("other.example", time.Hour))
 			return onlineCase{yaml: lines("https://itsm.example.com", caLine, ", proxy_url: https://127.0.0.1:"+port+"}\n"), code: 1, want: []string{
-				"proxy: failed: the certificate is for other.example, not for 127.0.0.1; use that name in transport.proxy_url or $HTTPS_PROXY"}, not: []string{"proxy: ok", "base_url", "server_name"}}
+				"proxy: failed: the certificate is not for 127.0.0.1; use a name that it is for in transport.proxy_url or $HTTPS_PROXY"}, not: []string{"proxy: ok", "base_url", "server_name", "other.example"}}
 		},
 		"through a TLS proxy": func(t *testing.T) onlineCase {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
@@ -301,7 +379,7 @@ func TestCheckOnline(t *testing.T) {
 			return onlineCase{yaml: lines(appliance(t).URL, "    probe: /api/nowhere?a=hunter2\n"), code: 1, want: []string{"probe: failed: GET /api/nowhere answered 404 Not Found; check the path"}}
 		},
 		"forbidden":  status(403, "give the account the permission"),
-		"throttled":  status(429, "the account's rate limit is used up: send less, or wait 7"),
+		"throttled":  status(429, "the account's rate limit is used up: send less, or wait 7s"),
 		"redirected": status(302, "set base_url to the URL that it redirects to"),
 		"redirected within the origin": func(t *testing.T) onlineCase {
 			s := appliance(t)
@@ -388,6 +466,49 @@ func TestCheckOnlineNginxTLS(t *testing.T) {
 			}
 			if code != 0 && (strings.Contains(stdout, "certificate for") || !strings.Contains(stdout, "token: skipped") || s.Stats().TokenRequests != 0) {
 				t.Errorf("%d token requests\n%s", s.Stats().TokenRequests, stdout)
+			}
+		})
+	}
+}
+
+// nginx may want a client certificate for the API alone, and answers 400 there.
+func TestCheckOnlineNginxProbe(t *testing.T) {
+	t.Parallel()
+	ca, s := testpki.New(t), appliance(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	setting := fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; ssl_verify_client optional; ssl_client_certificate %s; location /api { if ($ssl_client_verify != SUCCESS) { return 496; } }", cert, key, ca.File(t))
+	base := "https" + strings.TrimPrefix(nginxBefore(t, "ssl", setting, s.URL), "http")
+	code, stdout, _ := checkOnline(t, onlineFile(t, lines(base, "    transport: {tls_config: {ca_file: "+ca.File(t)+"}}\n")))
+	if want := "probe: failed: the server requires a client certificate; set transport.tls_config.cert_file and key_file\n"; code != 1 || !strings.Contains(stdout, want) {
+		t.Errorf("exit %d, lacks %q:\n%s", code, want, stdout)
+	}
+}
+
+// nginx, where a proxy is configured, answers 400 to plain HTTP if its port is one of TLS.
+func TestCheckOnlineNginxAsProxy(t *testing.T) {
+	t.Parallel()
+	ca, s := testpki.New(t), appliance(t)
+	cert, key := testpki.Files(t, ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour)))
+	tlsPort := fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s;", cert, key)
+	mutual := tlsPort + fmt.Sprintf("ssl_verify_client on; ssl_client_certificate %s;", ca.File(t))
+	for name, tc := range map[string]struct{ scheme, setting, want, token string }{
+		"http": {"http", tlsPort, " expects TLS, and the URL begins with http://; write https:// in transport.proxy_url or $HTTP_PROXY\n",
+			"the server or the proxy expects TLS; use https in the URL or in proxy_url; the response came through the proxy http://"},
+		"a client certificate is missing": {"https", mutual, " requires a client certificate; it gets none: use another proxy, or set transport.no_proxy\n",
+			"the response came through the proxy https://"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := strings.TrimPrefix(nginxBefore(t, "ssl", tc.setting, s.URL), "http://")
+			file := onlineFile(t, lines(s.URL, "    transport: {proxy_url: "+tc.scheme+"://"+proxy+", tls_config: {ca_file: "+ca.File(t)+"}}\n"))
+			code, stdout, _ := checkOnline(t, file)
+			if want := "proxy: failed: the proxy " + proxy + tc.want; code != 1 || !strings.Contains(stdout, want) || strings.Contains(stdout, "tls: ") {
+				t.Errorf("exit %d, lacks %q:\n%s", code, want, stdout)
+			}
+			var stdoutToken, stderr bytes.Buffer
+			code = run(t.Context(), []string{"--config", file, "token", "target"}, nil, &stdoutToken, &stderr)
+			if want := tc.token + proxy + " (HTTP 400)"; code != 1 || !strings.Contains(stderr.String(), want) {
+				t.Errorf("exit %d, lacks %q:\n%s", code, want, &stderr)
 			}
 		})
 	}
@@ -523,7 +644,7 @@ func TestCheckOnlineSharesTheToken(t *testing.T) {
 	}
 }
 
-// A finding may name a certificate's names, which must not change the terminal.
+// A finding may have what the product says about an error, which must not change the terminal.
 func TestFindingsHaveNoControls(t *testing.T) {
 	t.Parallel()
 	var stdout strings.Builder

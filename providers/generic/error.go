@@ -28,6 +28,9 @@ import (
 
 // newError returns err as the error of the request, with what the product says about it.
 func (r *request) newError(err error) error {
+	if r.proxy != "" && r.status != 0 {
+		err = fmt.Errorf("%w; the response came through %s", err, r.proxy)
+	}
 	e := &auth.Error{Provider: r.c.Provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Description: r.description(), Err: err}
 	var inner *auth.Error // from the transport; do not nest two of these
 	if errors.As(err, &inner) {
@@ -146,6 +149,9 @@ func (r *request) foreign() string {
 		"ssl certificate":                "the server wants a client certificate; see transport.tls_config", // nginx
 	} {
 		if r.said == nil && bytes.Contains(body, []byte(text)) {
+			if r.proxy != "" && strings.Contains(hint, "expects TLS") {
+				return "the server or the proxy expects TLS; use https in the URL or in proxy_url"
+			}
 			return hint
 		}
 	}

@@ -34,6 +34,7 @@ type request struct {
 	secrets []string // sent, and must not appear in an error
 	err     error    // why it cannot be sent
 
+	proxy       string // names what may have sent the response; empty if there is no proxy, or a tunnel through it
 	status      int
 	date        time.Time // when it was sent, by the server's clock
 	retryAfter  time.Duration
@@ -132,7 +133,11 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		return r.newError(networkError(ctx, err))
 	}
 	req.Header = r.header
-	resp, err := client(ctx).Do(req)
+	c := client(ctx)
+	if t, ok := c.Transport.(interface{ ProxyOf(*http.Request) string }); ok {
+		r.proxy = t.ProxyOf(req)
+	}
+	resp, err := c.Do(req)
 	if err != nil {
 		return r.newError(networkError(ctx, err))
 	}
