@@ -84,7 +84,7 @@ func Encrypt(s Store, keys ...Key) Store {
 	if !slices.ContainsFunc(keys, func(k Key) bool { return !k.fixed }) {
 		return &encrypted{s, func(context.Context) []recordCipher { return ciphers }}
 	}
-	return &encrypted{s, follow.New(time.Second, time.Second, read).Know(ciphers).Get}
+	return &encrypted{s, follow.New(time.Second, follow.Patience, read).Know(ciphers).Get}
 }
 
 type encrypted struct {

@@ -32,8 +32,7 @@ func (c *core) newFollower() *follow.Value[struct{}] {
 		return nil
 	}
 	const every = time.Second - wallClockEvery // Token asks every wallClockEvery
-	const patience = 250 * time.Millisecond
-	return follow.New(every, patience, func() (struct{}, error) {
+	return follow.New(every, follow.Patience, func() (struct{}, error) {
 		secrets, err := c.readSecrets()
 		snap := c.current.Load()
 		if err == nil && snap != nil && snap.record.AccessToken != "" && snap.headers.Load().secrets != secrets {

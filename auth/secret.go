@@ -1,13 +1,11 @@
 package auth
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/itsmauth/itsmauth/internal/follow"
@@ -29,15 +27,16 @@ func SecretString(s string) Secret {
 	return Secret{read: func() (string, error) { return s, nil }, fixed: true}
 }
 
-// SecretFile is the content of a file of at most 1 MiB.
+// SecretFile is the content of a file of at most 1 MiB. If reading it takes more than 50 ms, the last content is
+// used; the new one, when it is there.
 func SecretFile(path string) Secret {
-	return SecretFunc(func() (string, error) {
+	return Secret{read: follow.Func(follow.Patience, func() (string, error) {
 		text, err := textfile.Read(path)
 		if err != nil {
 			return "", err
 		}
 		return clean(path, text)
-	})
+	})}
 }
 
 // SecretEnv is the value of an environment variable, which must be set.
@@ -51,25 +50,14 @@ func SecretEnv(name string) Secret {
 	}}
 }
 
-// secretPatience is how long a use of a secret waits for its source, if there is an earlier value.
+// secretPatience is how long a use of a [SecretFunc] waits for it, if there is an earlier value.
 const secretPatience = 5 * time.Second
 
-// SecretFunc is what f returns, for example from a vault. f is called at each use, and while calls are made with
-// the secret, once a second or less; never twice at the same time. If it does not return within 5 s, what it
-// returned last is used. Its errors are shown, so they must not contain the secret.
+// SecretFunc is what f returns, for example from a vault. f is called at each use, which is once a second or
+// less while calls are made with it, and once at a time. If it does not return within 5 s, what it returned
+// last is used. Its errors are shown, so they must not contain the secret.
 func SecretFunc(f func() (string, error)) Secret {
-	type result struct {
-		text string
-		err  error
-	}
-	latest := follow.New(0, secretPatience, func() (result, error) {
-		text, err := f()
-		return result{text, err}, nil
-	})
-	return Secret{read: func() (string, error) {
-		r := latest.Get(context.Background())
-		return r.text, r.err
-	}}
+	return Secret{read: follow.Func(secretPatience, f)}
 }
 
 // Value reads the secret, without a byte order mark and without newlines at its end. A secret in UTF-16, one
@@ -88,21 +76,9 @@ func (s Secret) Value() (string, error) {
 
 // clean returns the text of the secret what, as it is sent.
 func clean(what, text string) (string, error) {
-	text, err := textfile.Decode(text)
+	text, err := textfile.Secret(text)
 	if err != nil {
 		return "", fmt.Errorf("%w: %s %w", ErrSecret, what, err)
-	}
-	text = strings.TrimRight(text, "\r\n")
-	rest := strings.ReplaceAll(text, "\r\n", "\n")
-	oneLine := !strings.Contains(rest, "\n")
-	if isKey := strings.Contains(rest, "-----BEGIN ") || strings.HasPrefix(rest, "{"); isKey { // PEM, or a JSON Web Key
-		rest, oneLine = strings.ReplaceAll(rest, "\n", ""), true
-	}
-	switch {
-	case !oneLine:
-		return "", fmt.Errorf("%w: %s has several lines, which only a key or a certificate may have", ErrSecret, what)
-	case strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == '\x7f' }):
-		return "", fmt.Errorf("%w: %s holds a control character (U+0000 to U+001F, or U+007F)", ErrSecret, what)
 	}
 	return text, nil
 }

@@ -110,6 +110,11 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	return c
 }
 
+// leftOut reports whether [WithOnly] leaves out the connector.
+func (l *loader) leftOut(name string) bool {
+	return len(l.opts.only) > 0 && !slices.Contains(l.opts.only, name)
+}
+
 // root decodes the file except its connectors and its store.
 func (l *loader) root(data []byte) (f file, ok bool) {
 	root := l.doc.Parse(data)
@@ -118,6 +123,11 @@ func (l *loader) root(data []byte) (f file, ok bool) {
 		return f, false
 	}
 	entries = slices.DeleteFunc(entries, func(e yamldoc.Node) bool { return strings.HasPrefix(e.Name, "x-") })
+	for _, e := range entries {
+		l.doc.ReadAhead(e, func(n yamldoc.Node) bool {
+			return len(n.Path) == 2 && n.Path[0] == "connectors" && l.leftOut(n.Name)
+		})
+	}
 	l.doc.Decode(&f, root, entries)
 	if f.Version != 1 {
 		l.doc.Refuse(yamldoc.Path{"version"}, errors.New("must be 1, the only version"))

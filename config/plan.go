@@ -43,7 +43,7 @@ func (l *loader) plans(f file) (plans []*plan) {
 	leaders := map[string]*plan{}
 	for _, at := range entries {
 		l.names = append(l.names, at.Name)
-		if l.doc.Full() || len(l.opts.only) > 0 && !slices.Contains(l.opts.only, at.Name) {
+		if l.doc.Full() || l.leftOut(at.Name) {
 			continue
 		}
 		if at.Name == "" || strings.TrimSpace(at.Name) != at.Name || strings.ContainsFunc(at.Name, unicode.IsControl) {

@@ -102,7 +102,7 @@ func (l *loader) transport(p *plan) {
 			l.doc.Refuse(p.path.Below("transport", "proxy_url"), err)
 		}
 		secret := t.Proxy
-		proxy := follow.New(followEvery, followEvery, func() (*url.URL, error) { return proxyURL(secret) }).Know(u)
+		proxy := follow.New(time.Second, follow.Patience, func() (*url.URL, error) { return proxyURL(secret) }).Know(u)
 		p.transport.Proxy = func(req *http.Request) (*url.URL, error) { return proxy.Get(req.Context()), nil }
 		p.transport.NoProxy = cmp.Or(os.Getenv("NO_PROXY"), os.Getenv("no_proxy"))
 	}
@@ -120,9 +120,6 @@ func (l *loader) checkNoProxy(at yamldoc.Path, list string) {
 		}
 	}
 }
-
-// followEvery is how often the sources of secrets are read again for what is derived from these.
-const followEvery = time.Second
 
 // proxyURL reads proxy_url. Its errors show nothing of the value.
 func proxyURL(secret auth.Secret) (*url.URL, error) {

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// Patience is how long a call waits for a file that was read before: it may be on a mount that hangs.
+const Patience = 50 * time.Millisecond
+
 // A Value is what a read returned last. It is safe for concurrent use; one read runs at a time.
 type Value[T any] struct {
 	read            func() (T, error)
@@ -73,4 +76,21 @@ func (v *Value[T]) run() {
 	}
 	close(v.done)
 	v.done = nil
+}
+
+// Func returns a function that calls f at each use, once at a time. If f takes longer than patience, it returns what f
+// returned last, an error included. The first result is waited for.
+func Func[T any](patience time.Duration, f func() (T, error)) func() (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	latest := New(0, patience, func() (result, error) {
+		value, err := f()
+		return result{value, err}, nil
+	})
+	return func() (T, error) {
+		r := latest.Get(context.Background())
+		return r.value, r.err
+	}
 }

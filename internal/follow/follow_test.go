@@ -3,6 +3,7 @@ package follow_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,4 +111,35 @@ func TestSlow(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Func calls its function at each use, and gives its last result while that hangs.
+func TestFunc(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		f := follow.Func(patience, func() (int, error) {
+			n++
+			if n%2 == 1 {
+				time.Sleep(time.Minute)
+			}
+			return n, fmt.Errorf("error %d", n)
+		})
+		for _, tc := range []struct {
+			waited time.Duration
+			want   int
+		}{
+			{time.Minute, 1}, {0, 2}, {patience, 2}, {0, 2},
+		} {
+			start := time.Now()
+			got, err := f()
+			if waited := time.Since(start); got != tc.want || fmt.Sprint(err) != fmt.Sprintf("error %d", tc.want) || waited != tc.waited {
+				t.Errorf("%d, %v after %s, want %d after %s", got, err, waited, tc.want, tc.waited)
+			}
+		}
+		time.Sleep(time.Minute)
+		if got, _ := f(); got != 4 {
+			t.Error(got)
+		}
+	})
 }

@@ -42,6 +42,28 @@ func Read(path string) (string, error) {
 	return string(b), nil
 }
 
+// Secret is the text of a secret: without byte order marks, and without newlines at its end. Its errors say what
+// the text is.
+func Secret(text string) (string, error) {
+	text, err := Decode(text)
+	if err != nil {
+		return "", err
+	}
+	text = strings.TrimRight(text, "\r\n")
+	rest := strings.ReplaceAll(text, "\r\n", "\n")
+	oneLine := !strings.Contains(rest, "\n")
+	if isKey := strings.Contains(rest, "-----BEGIN ") || strings.HasPrefix(rest, "{"); isKey { // PEM, or a JSON Web Key
+		rest, oneLine = strings.ReplaceAll(rest, "\n", ""), true
+	}
+	switch {
+	case !oneLine:
+		return "", errors.New("has several lines, which only a key or a certificate may have")
+	case strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == '\x7f' }):
+		return "", errors.New("holds a control character (U+0000 to U+001F, or U+007F)")
+	}
+	return text, nil
+}
+
 var errUTF16 = errors.New("is UTF-16, which PowerShell's > writes; save it as UTF-8")
 
 // Decode removes byte order marks. It refuses UTF-16: its error says what the text is.

@@ -42,7 +42,7 @@ func (c Config) Client() (*tls.Config, error) {
 	if c.CertFile != "" && c.KeyFile != "" {
 		first, wrong := c.certificate()
 		errs = append(errs, wrong...)
-		latest := follow.New(0, patience, func() (*tls.Certificate, error) {
+		latest := follow.New(0, follow.Patience, func() (*tls.Certificate, error) {
 			cert, wrong := c.certificate()
 			return cert, wrong.Err()
 		}).Know(first)
@@ -54,9 +54,6 @@ func (c Config) Client() (*tls.Config, error) {
 	}
 	return t, errs.Err()
 }
-
-// patience is how long a handshake waits for a file, if it was read before.
-const patience = 250 * time.Millisecond
 
 // certificate reads cert_file and key_file.
 func (c Config) certificate() (*tls.Certificate, settings.Errors) {
@@ -80,7 +77,7 @@ func (c Config) RootCAs() func(context.Context) *x509.CertPool {
 	if c.CAFile == "" {
 		return nil
 	}
-	return follow.New(time.Second, patience, func() (*x509.CertPool, error) { return authorities(c.CAFile) }).Get
+	return follow.New(time.Second, follow.Patience, func() (*x509.CertPool, error) { return authorities(c.CAFile) }).Get
 }
 
 // authorities reads the certificates of a file.

@@ -41,6 +41,7 @@ func expand(text string, source sources) (value string, expanded bool, err error
 type sources struct {
 	dir    string // to which paths are relative
 	secret bool   // the values are secrets, see [auth.Secret.Value]
+	read   func(path string) (string, error)
 }
 
 // lookup gives the value of a reference without its ${.
@@ -106,13 +107,22 @@ func (s sources) path(path string) (string, error) {
 }
 
 func (s sources) file(path string) (string, error) {
-	if s.secret {
-		return auth.SecretFile(path).Value()
+	text, err := s.read(path)
+	if err != nil {
+		return "", err
 	}
-	text, err := textfile.Text(path)
+	if s.secret {
+		if text, err = textfile.Secret(text); err != nil {
+			return "", fmt.Errorf("%w: %s %w", auth.ErrSecret, path, err)
+		}
+		return text, nil
+	}
+	if text, err = textfile.Decode(text); err != nil {
+		return "", fmt.Errorf("%s %w", path, err)
+	}
 	text, newline := strings.CutSuffix(text, "\n")
 	if newline {
 		text = strings.TrimSuffix(text, "\r")
 	}
-	return text, err
+	return text, nil
 }

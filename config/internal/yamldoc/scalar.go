@@ -16,6 +16,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/internal/follow"
 	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
@@ -41,7 +42,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		d.replace(v, at.value, at.Path, errors.New("must be a single value, not a list or a mapping"))
 		return
 	}
-	source := sources{d.dir, v.Type() == secretType}
+	source := sources{d.dir, v.Type() == secretType, d.file}
 	text, expanded, err := expand(n.Value, source)
 	// The value of a reference has no type in YAML, so it takes the field's.
 	quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
@@ -53,7 +54,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 	case isBool && (v.Type() == secretType || v.Kind() == reflect.String):
 		err = errString
 	case v.Type() == secretType:
-		err = setSecret(v, text, n.Value, source, expanded)
+		err = d.setSecret(v, text, n.Value, source, expanded)
 	case v.Type() == urlType:
 		err = setURL(v, text)
 	case v.Type() == durationType:
@@ -95,13 +96,15 @@ func isDefault(v reflect.Value, f settings.Field) bool {
 }
 
 // setSecret sets a secret that is read again at each use if references says so. text is what it is now.
-func setSecret(v reflect.Value, text, value string, source sources, references bool) error {
+func (d *Document) setSecret(v reflect.Value, text, value string, source sources, references bool) error {
 	secret := auth.SecretString(text)
 	if references {
-		secret = auth.SecretFunc(func() (string, error) {
+		again := d.read
+		secret = auth.SecretFunc(follow.Func(follow.Patience, func() (string, error) {
 			text, _, err := expand(value, source)
+			source.read = again
 			return text, err
-		})
+		}))
 	}
 	text, err := secret.Value()
 	if err == nil && text == "" {

@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 )
 
 // A Document is a parsed file. It decodes in place, so that layers merge: keys that are absent leave
@@ -23,6 +25,10 @@ import (
 type Document struct {
 	Faults []Fault // the first thousand, in the order in which they were found
 	dir    string  // the file's, absolute
+
+	read     func(path string) (string, error) // reads a file
+	readings map[string]*reading               // by path
+	deadline time.Time                         // of all readings
 
 	// By path:
 	nodes        map[string]Node
@@ -63,7 +69,7 @@ func New(file string) *Document {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs // files are read again later, and the program may change its working directory
 	}
-	return &Document{dir: dir, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
+	return &Document{dir: dir, read: textfile.Read, readings: map[string]*reading{}, deadline: time.Now().Add(answerWithin), nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
 		layers: map[string]Path{}, scalars: map[string]Setting{}}
 }
 
