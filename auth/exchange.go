@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -284,12 +286,13 @@ func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, e
 	secrets, changed := c.secrets(), false
 	for n := 1; ; n++ {
 		start := time.Now()
-		tok, err := exchange(ctx)
+		traced, unsent := traceSending(ctx)
+		tok, err := exchange(traced)
 		if err == nil && tok != nil && tok.AccessToken != "" {
 			return event{token: tok, start: start}
 		}
 		e := c.classify(ctx, cmp.Or(err, fmt.Errorf("%w: no access token", ErrProtocol)), p)
-		failed := event{err: e, secrets: secrets}
+		failed := event{err: e, secrets: secrets, unsent: unsent()}
 		if errors.Is(e, ErrCredentials) && !changed && p.task.reason != login {
 			secrets = c.secrets()
 			if changed = secrets != failed.secrets; changed {
@@ -308,6 +311,17 @@ func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, e
 			return failed
 		}
 	}
+}
+
+// traceSending returns a context for an exchange, and a function that reports whether net/http was asked to send
+// it and had no connection.
+func traceSending(ctx context.Context) (traced context.Context, unsent func() bool) {
+	var asked, connected atomic.Bool
+	trace := &httptrace.ClientTrace{
+		GetConn: func(string) { asked.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	}
+	return httptrace.WithClientTrace(ctx, trace), func() bool { return asked.Load() && !connected.Load() }
 }
 
 // waitAfter returns how long to wait after the nth failure of p's exchange before it is made again, or 0 if it

@@ -461,8 +461,8 @@ func TestInterruptionIsNotForgotten(t *testing.T) {
 	})
 }
 
-// An exchange that was never sent, or was refused for another reason than the refresh token, has spent
-// nothing: no other process waits for it. Of one that may have been carried out nobody knows.
+// An exchange that was answered, or never sent, is over: no other process waits for it, whatever became of the
+// refresh token. They wait for one that may still be under way.
 func TestRefusalLeavesNoMark(t *testing.T) {
 	t.Parallel()
 	unavailable := func(cause error) error { return &auth.Error{Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, cause)} }
@@ -477,8 +477,8 @@ func TestRefusalLeavesNoMark(t *testing.T) {
 		"connection refused":   {unavailable(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), 0},
 		"proxy refuses":        {unavailable(&net.OpError{Op: "proxyconnect", Err: syscall.ECONNREFUSED}), 0},
 		"reset":                {unavailable(&net.OpError{Op: "read", Err: syscall.ECONNRESET}), 29 * time.Second},
-		"503":                  {&auth.Error{Status: 503, Err: auth.ErrUnavailable}, 29 * time.Second},
-		"redirected":           {&auth.Error{Status: 302, Err: auth.ErrInsecure}, 29 * time.Second},
+		"503":                  {&auth.Error{Status: 503, Err: auth.ErrUnavailable}, 0},
+		"redirected":           {&auth.Error{Status: 302, Err: auth.ErrInsecure}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -87,6 +91,82 @@ func TestLostAnswer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An exchange that was answered, or never sent, is over: another process does not wait for it, and no answer
+// counts as lost.
+func TestExchangeIsOver(t *testing.T) {
+	t.Parallel()
+	dialing := func(takes time.Duration) func(context.Context) error {
+		return func(ctx context.Context) error {
+			tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+				time.Sleep(takes)
+				return nil, errors.New("no way there")
+			}}
+			req, _ := http.NewRequestWithContext(ctx, "POST", "http://sso.example.com/token", nil)
+			_, err := tr.RoundTrip(req)
+			return fmt.Errorf("%w: %w", auth.ErrUnavailable, err)
+		}
+	}
+	answer := func(e auth.Error) func(context.Context) error {
+		return func(context.Context) error { return &e }
+	}
+	for name, fail := range map[string]func(context.Context) error{
+		"500":                        answer(auth.Error{Status: 500, Err: auth.ErrUnavailable}),
+		"503":                        answer(auth.Error{Status: 503, Err: auth.ErrUnavailable}),
+		"503, and half of its body":  answer(auth.Error{Status: 503, Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, io.ErrUnexpectedEOF)}),
+		"302":                        answer(auth.Error{Status: 302, Err: fmt.Errorf("%w: %w", auth.ErrProtocol, auth.ErrInsecure)}),
+		"408":                        answer(auth.Error{Status: 408, Err: auth.ErrUnavailable}),
+		"418":                        answer(auth.Error{Status: 418, Err: auth.ErrProtocol}),
+		"200, no sense":              answer(auth.Error{Status: 200, Err: auth.ErrProtocol}),
+		"200, response.errors":       answer(auth.Error{Status: 200, Code: "temporarily_unavailable", Err: auth.ErrUnavailable}),
+		"no token":                   func(context.Context) error { return nil },
+		"no connection":              dialing(0),
+		"no connection, and no time": dialing(time.Minute),
+		"an unreadable secret": func(context.Context) error {
+			_, err := auth.SecretFile("/nonexistent").Value()
+			return fmt.Errorf("%w: client_secret cannot be read: %w", auth.ErrUnavailable, err)
+		},
+	} {
+		for _, spent := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, spent), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					o := &auth.Options{Store: new(auth.Memory)}
+					p := &failing{product: &product{lifetime: time.Hour, refresh: true}}
+					s := newSession(t, p, o)
+					get(t, s)
+					time.Sleep(2 * time.Hour)
+					p.exchange = fail
+					if _, err := s.Token(t.Context()); err == nil || strings.Contains(err.Error(), "lost") {
+						t.Error(err)
+					}
+					if p.exchange = nil; spent {
+						p.setFail(func(int) error { return &auth.Error{Status: 400, Code: "invalid_grant", Err: auth.ErrConsentRequired} })
+					}
+					start := time.Now()
+					_, err := newSession(t, p, o).Token(t.Context())
+					if time.Since(start) != 0 || spent != errors.Is(err, auth.ErrConsentRequired) || spent != (err != nil) || spent && strings.Contains(err.Error(), "lost") {
+						t.Errorf("the next process: %v after %s", err, time.Since(start))
+					}
+					time.Sleep(time.Minute) // the dial ends
+				})
+			})
+		}
+	}
+}
+
+// failing is a product whose exchanges are what exchange does, if that is set.
+type failing struct {
+	*product
+	exchange func(context.Context) error
+}
+
+func (p *failing) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	if p.exchange != nil {
+		return nil, p.exchange(ctx)
+	}
+	return p.product.Exchange(ctx, prev)
 }
 
 // A pending mark says how long its exchange may take. One of an earlier version does not: 30 s.

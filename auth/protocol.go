@@ -90,6 +90,7 @@ type event struct {
 	token   *oauth2.Token // of the exchange, which began at start
 	start   time.Time
 	secrets string // digest of those with which the exchange failed, or ""
+	unsent  bool   // there was no connection for it
 	told    bool   // the product was told to revoke, though it may have failed
 	closing bool   // the session closes
 	gaveUp  bool   // the login is given up, or nobody waits for the lock of a login or a logout
@@ -384,7 +385,7 @@ func (p *protocol) mark(now time.Time, previous tokenRecord) {
 // exchanged follows the exchange.
 func (p *protocol) exchanged(now time.Time, e event) {
 	if p.secrets = e.secrets; e.err != nil {
-		p.exchangeFailed(now, e.err)
+		p.exchangeFailed(now, e)
 		return
 	}
 	previous := p.previous
@@ -418,11 +419,11 @@ func (p *protocol) exchanged(now time.Time, e event) {
 }
 
 // exchangeFailed ends with the error. Before, a refused refresh token is kept in the record as that, for
-// other processes and for the next start, and one that was not spent loses its mark.
-func (p *protocol) exchangeFailed(now time.Time, err error) {
-	p.end(err)
+// other processes and for the next start, and an exchange that is over loses its mark.
+func (p *protocol) exchangeFailed(now time.Time, failed event) {
+	p.end(failed.err)
 	var e *Error
-	if !errors.As(err, &e) {
+	if !errors.As(failed.err, &e) {
 		return
 	}
 	r := p.previous
@@ -447,21 +448,21 @@ func (p *protocol) exchangeFailed(now time.Time, err error) {
 		e.Op = why.Op
 		e.Err = why.Err
 		p.save(failing, r)
-	case unspent(e):
+	case failed.unsent || e.over():
 		p.save(failing, r)
-	case e.Status < 300 && unavailable:
+	case unavailable:
 		e.Err = fmt.Errorf("%w; if there was an answer, it was lost, and with it the next refresh token", e.Err)
 		p.tell(answerLost, p.record, e)
 	}
 }
 
-// unspent reports whether e shows that the refresh token was not accepted: it was never sent, or the
-// request was refused.
-func unspent(e *Error) bool {
+// over reports whether e shows that the exchange is over: it was answered, or never sent.
+func (e *Error) over() bool {
 	var op *net.OpError
-	return e.Status >= 400 && e.Status < 500 || errors.Is(e, ErrCredentials) || errors.Is(e, ErrRateLimited) ||
-		errors.Is(e, ErrInsecure) && e.Status == 0 ||
-		errors.As(e, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
+	var secret *secretError
+	return e.Status >= 300 || e.Code != "" ||
+		errors.Is(e, ErrProtocol) || errors.Is(e, ErrCredentials) || errors.Is(e, ErrRateLimited) || errors.Is(e, ErrInsecure) ||
+		errors.As(e, &secret) || errors.As(e, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
 }
 
 // conflict follows a save that met another record: of another process, or our own, since a save may

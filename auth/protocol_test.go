@@ -32,6 +32,7 @@ type rec struct {
 	token             uint8
 	mark, interrupted mark
 	refused, out      bool // consent required, and since a logout
+	rejected          bool // without its access token
 	again             again
 }
 
@@ -79,6 +80,9 @@ func (c *row) real(r rec, need uint8) tokenRecord {
 		if !c.client {
 			t.RefreshToken = fmt.Sprint("R", r.token)
 		}
+		if r.rejected {
+			t.AccessToken = ""
+		}
 		if r.token > need {
 			t.Obtained = future
 		}
@@ -100,6 +104,7 @@ func compact(t tokenRecord) rec {
 	}
 	if t.ConsentLost != nil {
 		r.refused, r.out = true, t.ConsentLost.LoggedOut
+		r.rejected = t.AccessToken == "" && !r.out
 		if at := t.ConsentLost.Again; !at.IsZero() {
 			if r.again = later; at.Equal(longAgo) {
 				r.again = due
@@ -153,10 +158,7 @@ func (p *process) flight() uint8 {
 
 // protocol is p's, as it runs.
 func (c *row) protocol(id int, p *process) *protocol {
-	q := newProtocol(c.rules(id, p), task{reason: p.reason})
-	if p.replaces != (rec{}) {
-		q.task.replaces = &snapshot{record: c.real(p.replaces, p.need)}
-	}
+	q := newProtocol(c.rules(id, p), c.task(p, p.reason, p.replaces))
 	q.step, q.version = p.step, uint64(p.version)
 	q.record, q.writing = c.real(p.record, p.need), c.real(p.writing, p.need)
 	q.previous, q.made = c.real(p.previous, p.need), c.real(p.made, p.need)
@@ -167,6 +169,16 @@ func (c *row) protocol(id int, p *process) *protocol {
 	}
 	q.awaited = p.awaited.time()
 	return q
+}
+
+// task is p's, which holds known. A token that has expired may as well have been rejected.
+func (c *row) task(p *process, why reason, known rec) task {
+	t := task{reason: why}
+	if known != (rec{}) {
+		t.replaces = &snapshot{record: c.real(known, p.need)}
+		t.forced = p.need >= known.token
+	}
+	return t
 }
 
 // advance gives p's protocol an event, and does what it says.
@@ -215,6 +227,7 @@ type request struct{ token, makes, flight, answer uint8 }
 type bounds struct {
 	crash, fault, lost, late, pause, failover, flush, logout, login uint8
 	bare, misread                                                   uint8 // logins without a refresh token, and refusals in other words of what is valid
+	busy, spoiled                                                   uint8 // responses without a token, before and after the refresh token was spent
 }
 
 // stored is a record in the store.
@@ -243,6 +256,7 @@ const (
 	lost    = 100 // holds a lock that a failover brought back
 	refusal = 100
 	misread = 101
+	noToken = 102
 	epoch   = 20 // numbers from one login or logout to the next
 )
 
@@ -291,10 +305,7 @@ type adder func(who int, what string, must bool, change func(n *world))
 // begin begins a flight with a look at the record, which is one step with it.
 func (c *row) begin(s *world, i int, why reason) {
 	p := &s.p[i]
-	q := newProtocol(c.rules(i+1, p), task{reason: why})
-	if p.last != (rec{}) {
-		q.task.replaces = &snapshot{record: c.real(p.last, p.need)}
-	}
+	q := newProtocol(c.rules(i+1, p), c.task(p, why, p.last))
 	if why == offer || why == watch && s.stored.again != due { // else nothing is remembered any more
 		q.suppress = errNotDue
 	}
@@ -446,6 +457,8 @@ func (c *row) process(s *world, i int, add adder) {
 					e = event{err: &Error{Status: 400, Code: "invalid_grant", Err: ErrConsentRequired}}
 				case misread:
 					e = event{err: &Error{Status: 401, Code: "server_error", Err: ErrConsentRequired}}
+				case noToken:
+					e = event{err: &Error{Status: 503, Err: ErrUnavailable}}
 				}
 				over(n, p, e)
 			})
@@ -560,6 +573,16 @@ func (c *row) product(s *world, i int, add adder) {
 		if s.left.misread > 0 && q.token == s.valid {
 			add(0, fmt.Sprintf("the product refuses the request of P%d in other words", i+1), false, func(n *world) { n.left.misread--; n.request[i].answer = misread })
 		}
+		if s.left.busy > 0 {
+			add(0, fmt.Sprintf("the product is too busy for the request of P%d", i+1), false, func(n *world) { n.left.busy--; n.request[i].answer = noToken })
+		}
+		if s.left.spoiled > 0 && q.token == s.valid {
+			add(0, fmt.Sprintf("the product rotates for P%d, and a proxy responds", i+1), false, func(n *world) {
+				n.left.spoiled--
+				n.request[i].answer, n.valid = noToken, q.makes
+				n.newest = max(n.newest, q.makes)
+			})
+		}
 		if !expected {
 			add(0, "a request gets lost on its way", false, func(n *world) { n.request[i] = request{} })
 		}
@@ -628,6 +651,7 @@ var promises = map[byte]string{
 	'G': "with client credentials all get a token, with one exchange too many at most for each lost lock",
 	'H': "a process loses the lock only by a pause or by Redis",
 	'I': "at rest no login that the product takes counts as refused",
+	'J': "the mark of an exchange that was answered goes away, unless more than the product fails",
 }
 
 // check returns the promises that s breaks. It is at rest if nothing more happens by itself.
@@ -662,6 +686,7 @@ func (c *row) check(s *world, rest bool) (broken []byte) {
 		'G': c.client && (without || s.wasted > c.may.pause+c.may.failover+c.may.flush),
 		'H': robbed,
 		'I': rest && s.stored.refused && !s.stored.out && s.stored.token == s.valid,
+		'J': rest && s.stored.mark.by != 0 && c.may == bounds{misread: c.may.misread, busy: c.may.busy, spoiled: c.may.spoiled},
 	} {
 		if is {
 			broken = append(broken, b)
@@ -753,7 +778,7 @@ func (c *row) explore(t *testing.T) (broken []string) {
 			}
 		}
 	}
-	for _, b := range []byte("ABCDEFGHI") {
+	for _, b := range []byte("ABCDEFGHIJ") {
 		if i, ok := found[b]; ok {
 			broken = append(broken, fmt.Sprintf("%c%d", b, nodes[i].depth))
 			t.Logf("%c, %s: broken by\n%s", b, promises[b], way(nodes, i))
@@ -813,12 +838,17 @@ var rows = []row{
 	{name: "refused in other words, three processes", large: true, may: bounds{misread: 1}, processes: 3, flights: 1},
 	{name: "refused in other words, store fault", large: true, may: bounds{misread: 1, fault: 1}},
 	{name: "refused in other words, crash before or after an exchange", large: true, may: bounds{misread: 1, crash: 1}, careful: true},
+	{name: "product unavailable", may: bounds{busy: 2}},
+	{name: "product unavailable, three processes", large: true, may: bounds{busy: 2}, processes: 3, flights: 1},
+	{name: "product unavailable, store fault", large: true, may: bounds{busy: 1, fault: 1}},
+	{name: "product unavailable, refused in other words", large: true, may: bounds{busy: 1, misread: 1}},
 	{name: "client credentials", client: true},
 	{name: "client credentials, crash", client: true, may: bounds{crash: 1}},
 	{name: "client credentials, crash, three processes", large: true, client: true, may: bounds{crash: 1}, processes: 3, flights: 1},
 
 	// What cannot be, and what holds all the same.
 	{name: "crash in an exchange", may: bounds{crash: 1}, broken: "A13 C6"},
+	{name: "new tokens lost in an error response", may: bounds{spoiled: 1}, broken: "A13 C5"},
 	{name: "refused twice in other words", may: bounds{misread: 2}, broken: "I17"},
 	{name: "answer lost", large: true, may: bounds{lost: 1}, broken: "A12 C6"},
 	{name: "request given up and yet processed", large: true, may: bounds{late: 1}, broken: "A13 C6"},

@@ -68,11 +68,19 @@ func (s Secret) Value() (string, error) {
 		return "", nil
 	}
 	text, err := s.read()
-	if err != nil || s.raw {
-		return text, err
+	if err == nil && !s.raw {
+		text, err = clean("it", text)
 	}
-	return clean("it", text)
+	if err != nil {
+		return text, &secretError{err}
+	}
+	return text, nil
 }
+
+// A secretError shows that nothing was sent, because a secret could not be read.
+type secretError struct{ error }
+
+func (e *secretError) Unwrap() error { return e.error }
 
 // clean returns the text of the secret what, as it is sent.
 func clean(what, text string) (string, error) {
