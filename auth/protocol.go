@@ -441,6 +441,9 @@ func (p *protocol) exchangeFailed(now time.Time, failed event) {
 			lost.Again = now.Add(refusedAgainAfter).Round(0)
 		}
 		r.ConsentLost = lost
+		if p.task.forced && r.AccessToken == p.task.replaces.record.AccessToken {
+			r.AccessToken = "" // the product has rejected it
+		}
 		if digest(r.RefreshToken) == r.Seed {
 			p.tell(seedRefused, r, nil)
 		}
@@ -559,9 +562,10 @@ func (p *protocol) left(now time.Time) (r tokenRecord) {
 	return r
 }
 
-// adopts reports whether r is usable, and newer than the token to be replaced.
+// adopts reports whether r is usable, and newer than the token to be replaced. If its refresh token was
+// refused, the access token is usable all the same.
 func (p *protocol) adopts(now time.Time, r tokenRecord) bool {
-	if r.AccessToken == "" || r.ConsentLost != nil {
+	if r.AccessToken == "" {
 		return false
 	}
 	if known := p.task.replaces; known != nil && (r.Generation <= known.record.Generation || r.AccessToken == known.record.AccessToken) {

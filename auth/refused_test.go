@@ -238,3 +238,55 @@ func TestExpendableGivesWay(t *testing.T) {
 		})
 	}
 }
+
+// A refused refresh takes a valid access token from no process, and is not made again. One that the product
+// has rejected is used by no other process.
+func TestRefusedBeforeExpiry(t *testing.T) {
+	t.Parallel()
+	for name, rejected := range map[string]bool{"in the background": false, "after the token was rejected": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := &auth.Options{Store: new(auth.Memory)}
+				p := consenting{&product{lifetime: time.Hour, refresh: true}}
+				s := newSession(t, p, o)
+				if err := s.Redeem(t.Context(), "code", ""); err != nil {
+					t.Fatal(err)
+				}
+				p.setFail(func(int) error { return &auth.Error{Status: 400, Code: "invalid_grant", Err: auth.ErrConsentRequired} })
+				if rejected {
+					tok, _ := s.Token(t.Context())
+					s.Rejected(response(401, "token"), tok)
+				} else {
+					time.Sleep(57 * time.Minute)
+				}
+				if _, err := s.Token(t.Context()); errors.Is(err, auth.ErrConsentRequired) != rejected {
+					t.Error(err)
+				}
+				synctest.Wait()
+				for range 3 {
+					for _, s := range []*auth.Session{s, newSession(t, p, o)} {
+						tok, err := s.Token(t.Context())
+						if rejected && !errors.Is(err, auth.ErrConsentRequired) || !rejected && (err != nil || tok.AccessToken != "A-code") {
+							t.Errorf("%v, %v", tok, err)
+						}
+						synctest.Wait()
+						if st, err := s.Status(t.Context()); st.State != auth.StateConsentRequired || err != nil {
+							t.Errorf("%+v, %v", st, err)
+						}
+					}
+					time.Sleep(30 * time.Second)
+				}
+				time.Sleep(2 * time.Minute)
+				for _, s := range []*auth.Session{s, newSession(t, p, o)} {
+					if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+						t.Errorf("after its expiry: %v", err)
+					}
+				}
+				if n := p.calls.Load(); n != 1 {
+					t.Errorf("%d exchanges", n)
+				}
+			})
+		})
+	}
+}
