@@ -59,7 +59,13 @@ func (c *onlineCheck) checkToken(ctx context.Context) *oauth2.Token {
 func (c *onlineCheck) checkConsent(ctx context.Context) {
 	st, _ := session(c.Connector).Status(ctx) // checkStore has reported the error
 	end := loginEnd(c.Connector, st)
+	fix := "run: itsmauth login " + c.Name
+	if session(c.Connector).CodeFlow() == nil {
+		fix = "give another refresh_token"
+	}
 	switch left := time.Until(end); {
+	case st.State == auth.StateConsentRequired:
+		c.failed("consent", "the refresh token was refused, so there will be no other access token", fix, auth.ErrConsentRequired)
 	case end.IsZero():
 	case !st.Refreshable:
 		c.found("consent", "warning", about(left)+" left: the product gave no refresh token", "usually the scope offline_access is missing: add it to scopes, and run: itsmauth login "+c.Name)

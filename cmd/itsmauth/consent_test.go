@@ -60,10 +60,40 @@ func TestCallLosesConsent(t *testing.T) {
 	c := newConsented(t, 0)
 	c.edit(func(r map[string]any) { r["refresh_token"] = "spent" })
 	c.sso.RevokeAll()
-	code, stdout, stderr := c.run("call", "remedy", "/api/arsys/v1/entry/HPD:IncidentInterface")
+	call := []string{"call", "remedy", "/api/arsys/v1/entry/HPD:IncidentInterface"}
+	code, stdout, stderr := c.run(call...)
 	if code != 3 || !strings.Contains(stdout, "Authentication failed") ||
 		!strings.Contains(stderr, "answered 401 Unauthorized, and there is no other token: remedy: ") || !strings.HasSuffix(stderr, "; run: itsmauth login remedy\n") {
 		t.Errorf("exit %d, %s%s", code, stdout, stderr)
+	}
+	if code, stdout, stderr := c.run(call...); code != 3 || stdout != "" {
+		t.Errorf("with the token that was refused: exit %d, %s%s", code, stdout, stderr)
+	}
+}
+
+// Once a refresh in the background was refused, commands use the access token while it is valid, send the refresh
+// token no more, and status and check --online say that a person must log in.
+func TestTokenOutlivesConsent(t *testing.T) {
+	t.Parallel()
+	c := newConsented(t, 0)
+	c.edit(func(r map[string]any) {
+		r["refresh_token"] = "spent"
+		r["obtained"] = time.Now().Add(-time.Duration(r["lifetime"].(float64)) + 4*time.Minute)
+	})
+	for range 3 {
+		if code, stdout, stderr := c.run("token", "remedy"); code != 0 || stdout == "" {
+			t.Errorf("exit %d, %s%s", code, stdout, stderr)
+		}
+		if state := statusOf(t, c.yaml, "remedy").State; state != "consent_required" {
+			t.Error(state)
+		}
+	}
+	code, stdout, _ := c.run("check", "--online")
+	if code != 3 || !strings.Contains(stdout, "remedy: consent: failed: ") || !strings.Contains(stdout, "; run: itsmauth login remedy") {
+		t.Errorf("exit %d, %s", code, stdout)
+	}
+	if n := c.sso.Stats().TokenRequests; n != 2 {
+		t.Errorf("%d token requests, want the login's and the refused one", n)
 	}
 }
 
