@@ -1,0 +1,96 @@
+package auth
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestConflict tests what follows from a save that meets another record.
+func TestConflict(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	record := func(generation int64, accessToken string) tokenRecord {
+		return tokenRecord{Generation: generation, AccessToken: accessToken, RefreshToken: "R-" + accessToken, Obtained: now, Lifetime: time.Hour}
+	}
+	expired, loggedOut := record(12, "theirs"), record(12, "theirs")
+	expired.Lifetime = 0
+	loggedOut.ConsentLost = &consentLost{Since: now, LoggedOut: true}
+	oldLogout := loggedOut
+	oldLogout.Generation = 5
+	broken := errors.New("broken")
+	for name, tc := range map[string]struct {
+		published, rotated, resaved bool
+		met                         tokenRecord
+		loadFails                   error
+
+		step step
+		told []news
+		err  error
+	}{
+		"our own":                         {met: record(10, "ours"), rotated: true, step: finished, told: []news{tokenObtained, tokenSaved}},
+		"our own, published":              {met: record(10, "ours"), published: true, step: finished, told: []news{tokenSaved}},
+		"as new as ours":                  {met: record(10, "theirs"), published: true, step: finished, told: []news{tokenAdopted}},
+		"newer":                           {met: record(12, "theirs"), published: true, step: finished, told: []news{tokenAdopted}},
+		"newer with our access token":     {met: record(12, "ours"), published: true, step: finished, told: []news{tokenAdopted}},
+		"newer, rotated":                  {met: record(12, "theirs"), rotated: true, step: finished, told: []news{tokenAdopted}},
+		"newer, rotated and published":    {met: record(12, "theirs"), rotated: true, published: true, step: finished},
+		"newer, expired":                  {met: expired, rotated: true, step: finished, told: []news{tokenObtained, tokenSaved}},
+		"a logout":                        {met: loggedOut, rotated: true, step: finished, told: []news{consentEnded}, err: ErrConsentRequired},
+		"a logout, published":             {met: loggedOut, published: true, step: finished, told: []news{consentEnded}, err: ErrConsentRequired},
+		"an older logout":                 {met: oldLogout, rotated: true, step: saving},
+		"older":                           {met: record(5, "theirs"), published: true, step: finished, told: []news{tokenAdopted}},
+		"older, rotated":                  {met: record(5, "theirs"), rotated: true, step: saving},
+		"older, rotated, again":           {met: record(5, "theirs"), rotated: true, resaved: true, step: pausing, told: []news{tokenObtained, rotationUnsaved}, err: ErrConflict},
+		"none":                            {published: true, step: saving},
+		"none again":                      {published: true, resaved: true, step: finished, told: []news{tokenUnsaved}},
+		"it cannot be read":               {loadFails: broken, published: true, met: record(10, "ours"), step: finished, told: []news{tokenUnsaved}},
+		"it cannot be read, and rotation": {loadFails: broken, rotated: true, met: record(10, "ours"), step: pausing, told: []news{tokenObtained, rotationUnsaved}, err: broken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProtocol(rules{timeout: exchangeTimeout}, task{})
+			p.made, p.published, p.rotated, p.resaved, p.saveBegan = record(10, "ours"), tc.published, tc.rotated, tc.resaved, now
+			p.step = conflicted
+			p.advance(now, event{record: tc.met, version: 3, err: tc.loadFails})
+			var told []news
+			for _, r := range p.results {
+				told = append(told, r.is)
+			}
+			if p.step != tc.step || !slices.Equal(told, tc.told) || !errors.Is(p.err, tc.err) {
+				t.Errorf("step %d, told %v, %v", p.step, told, p.err)
+			}
+		})
+	}
+}
+
+// TestFailing tests what is told when a failed exchange cannot be saved.
+func TestFailing(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for name, tc := range map[string]struct {
+		writing tokenRecord
+		err     error
+		told    []news
+		version uint64 // of the store's record, as far as is known
+	}{
+		"refused, saved":     {writing: tokenRecord{ConsentLost: new(consentLost)}, version: 4},
+		"refused, not saved": {writing: tokenRecord{ConsentLost: new(consentLost)}, err: broken, told: []news{refusalUnsaved}, version: 3},
+		"a mark stays":       {err: broken, version: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProtocol(rules{}, task{})
+			p.step, p.version, p.writing = failing, 3, tc.writing
+			p.advance(time.Now(), event{err: tc.err})
+			var told []news
+			for _, r := range p.results {
+				told = append(told, r.is)
+			}
+			if p.step != finished || p.version != tc.version || !slices.Equal(told, tc.told) {
+				t.Errorf("step %d, version %d, told %v", p.step, p.version, told)
+			}
+		})
+	}
+}
