@@ -32,7 +32,7 @@ type attempt struct {
 	conn         atomic.Pointer[dialed] // made for this attempt, or nil
 
 	trace    atomic.Pointer[httptrace.ClientTrace] // nil: net/http has not asked for it
-	sending  atomic.Pointer[sending]               // the latest, if traced
+	sending  atomic.Pointer[sending]               // the latest
 	proxy    atomic.Pointer[url.URL]               // nil: none
 	tunneled atomic.Bool                           // the proxy has connected conn to the product
 }
@@ -152,11 +152,8 @@ func (a *attempt) send() (*http.Response, error) {
 
 // request returns the request as this attempt sends it.
 func (a *attempt) request() (*http.Request, error) {
-	c, ctx := a.call, context.Context(a)
-	if a.needsTrace() {
-		ctx = traced{a}
-	}
-	out := c.req.WithContext(ctx)
+	c := a.call
+	out := c.req.WithContext(traced{a})
 	out.Response = nil
 	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs unexpected data on an idle connection
 	out.Header = c.header(a.token)
@@ -195,7 +192,7 @@ func (a *attempt) roundTrip(out *http.Request) (*http.Response, error) {
 	select {
 	case <-done:
 	case <-a.Done():
-		if !a.wasSilent() {
+		if !a.endedAlone() {
 			body.interrupt()
 			go func() {
 				if <-done; err == nil {
@@ -217,10 +214,11 @@ func withBody(resp *http.Response, err error) (*http.Response, error) {
 	return resp, err
 }
 
-// wasSilent reports whether silence ended the attempt, which need not end the call.
-func (a *attempt) wasSilent() bool {
-	t, ok := errors.AsType[timeoutError](context.Cause(a))
-	return ok && t.attempt
+// endedAlone reports whether the attempt ended for a reason that need not end the call.
+func (a *attempt) endedAlone() bool {
+	cause := context.Cause(a)
+	t, ok := errors.AsType[timeoutError](cause)
+	return ok && t.attempt || cause == errRefusedTwice
 }
 
 // uploading notes that the request body moves.

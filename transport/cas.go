@@ -41,7 +41,9 @@ func (r *renewing) RoundTrip(req *http.Request) (*http.Response, error) {
 	if cas != nil && cas != r.trusted {
 		if before := r.current; !cas.Equal(r.trusted) {
 			r.current = before.Clone()
+			r.current.TLSNextProto = nil // before's
 			r.current.TLSClientConfig.RootCAs = cas
+			enableHTTP2(r.current)
 			before.CloseIdleConnections()
 		}
 		r.trusted = cas

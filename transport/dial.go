@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // newPool returns the [http.Transport] that makes and keeps the connections.
@@ -30,7 +32,17 @@ func newPool(o *Options) *http.Transport {
 	if o.TLS != nil {
 		t.TLSClientConfig = o.TLS.Clone()
 	}
+	enableHTTP2(t)
 	return t
+}
+
+// enableHTTP2 gives t the HTTP/2 client of golang.org/x/net. That of Go 1.26 resends any request after a
+// RST_STREAM with PROTOCOL_ERROR, although the server may have processed it.
+func enableHTTP2(t *http.Transport) {
+	//lint:ignore SA1019 see above
+	if err := http2.ConfigureTransport(t); err != nil { // t has HTTP/2 already
+		panic(err)
+	}
 }
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -92,10 +104,14 @@ func (d *dialed) lastWrite(limit time.Duration) time.Time {
 }
 
 func (d *dialed) Write(b []byte) (int, error) {
+	request := len(b) > longestAlert
+	if request {
+		d.requests.Add(1) // before the server can close the connection because of it
+	}
 	n, err := d.Conn.Write(b)
 	d.last.Store(int64(time.Since(d.made)))
-	if n > longestAlert {
-		d.requests.Add(1)
+	if request && n == 0 {
+		d.requests.Add(-1)
 	}
 	return n, err
 }

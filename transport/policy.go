@@ -20,7 +20,7 @@ import (
 // from the budget and the request body from the attempt that failed.
 func (c *call) shouldRetry(resp *http.Response, err error) (time.Duration, bool) {
 	o := &c.t.o.Retry
-	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.current.Err() != nil && !c.current.wasSilent() ||
+	if c.attempts == 0 || c.attempts >= o.MaxAttempts || c.current.Err() != nil && !c.current.endedAlone() ||
 		!c.retryable(resp, err) || !c.body.replayable() {
 		return 0, false
 	}
@@ -68,7 +68,7 @@ func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
 		_, ours := errors.AsType[*auth.Error](err)
-		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && (unprocessed(err) || c.idempotent()))
+		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && (err == errRefusedTwice || unprocessed(err) || c.idempotent()))
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:

@@ -6,14 +6,17 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"net/http/httptrace"
-	"slices"
 	"sync/atomic"
 )
 
-// A request that the server has not processed is resent in the same attempt. net/http does most of it, if
-// the request has GetBody. A trace tells what it did.
+// A request that the server has not processed is resent once in the same attempt. net/http does most of it,
+// if the request has GetBody. A trace tells what it did, and prevents the second resend: that is left to the
+// retry policy.
+
+// errRefusedTwice ends an attempt, not the call: the server has processed neither sending, or the method is
+// idempotent.
+var errRefusedTwice = errors.New("the server ended two connections, or refused two HTTP/2 streams, without a response")
 
 // bodyAgain is GetBody for net/http, which resends a request that the server has not processed.
 func (a *attempt) bodyAgain() (io.ReadCloser, error) {
@@ -31,6 +34,7 @@ type sending struct {
 	reused   bool
 	wire     *dialed // below TLS; nil: not ours
 	requests int64   // written to wire before
+	again    bool    // a resend
 	answered atomic.Bool
 }
 
@@ -47,12 +51,6 @@ func (s *sending) unwritten() bool {
 // processed reports whether the server may have processed a request that net/http is to resend. Over
 // HTTP/2 it resends only what the server has refused, over HTTP/1 also what is idempotent.
 func (s *sending) processed() bool { return s.answered.Load() || !s.http2() && !s.unwritten() }
-
-// needsTrace reports whether the attempt must know its connection: for its slot, or because net/http itself
-// does not resend the method when an idle connection has closed.
-func (a *attempt) needsTrace() bool {
-	return a.limited() || !slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, a.call.req.Method)
-}
 
 // limited reports whether the slot must know when the request is written.
 func (a *attempt) limited() bool { return a.slot != nil && a.call.t.limits.Limited() }
@@ -109,12 +107,19 @@ func (a *attempt) gotConn(got httptrace.GotConnInfo) {
 		now.requests = now.wire.requests.Load()
 	}
 	before := a.sending.Swap(now)
-	if !a.limited() {
-		return
+	var err error
+	switch {
+	case before == nil || before.answered.Load(): // a Wrap may send the request again
+	case before.again:
+		err = errRefusedTwice
+	default:
+		now.again = true
 	}
-	a.waitingSince.Store(0)
-	err := a.slot.Resend(a, a.call.due(), before == nil || before.processed())
-	a.waitingSince.Store(a.call.clock())
+	if err == nil && a.limited() {
+		a.waitingSince.Store(0)
+		err = a.slot.Resend(a, a.call.due(), before == nil || before.processed())
+		a.waitingSince.Store(a.call.clock())
+	}
 	if err == nil {
 		return
 	}

@@ -271,3 +271,58 @@ func (c *counting) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// A server that never processes anything is not asked without end: an attempt sends twice, and the retry
+// policy decides on further ones, each with a slot of its own.
+func TestResendsAreBounded(t *testing.T) {
+	t.Parallel()
+	reset := func(stream string) string { return frame(3, 0, stream, "\x00\x00\x00\x01") } // PROTOCOL_ERROR
+	early := func(stream string) string { return frame(1, 4, stream, "\x08\x03103") }      // :status 103
+	for name, test := range map[string]struct {
+		say             func(stream string) string
+		method          string
+		want            int64
+		text            string
+		slots, attempts int
+	}{
+		"REFUSED_STREAM":                   {refusedStream, "POST", 6, "refused two", 100, 3},
+		"REFUSED_STREAM, one attempt":      {refusedStream, "POST", 2, "refused two", 100, 1},
+		"REFUSED_STREAM, GET":              {refusedStream, "GET", 6, "refused two", 100, 3},
+		"GOAWAY":                           {func(string) string { return goAway(0) }, "POST", 6, "ended two", 100, 3},
+		"GOAWAY and a limit of 2":          {func(string) string { return goAway(0) }, "POST", 4, "ended two", 2, 3},
+		"PROTOCOL_ERROR":                   {reset, "POST", 1, "PROTOCOL_ERROR", 100, 3},
+		"PROTOCOL_ERROR, PATCH":            {reset, "PATCH", 1, "PROTOCOL_ERROR", 100, 3},
+		"PROTOCOL_ERROR after a 103":       {func(stream string) string { return early(stream) + reset(stream) }, "POST", 1, "PROTOCOL_ERROR", 100, 3},
+		"PROTOCOL_ERROR, GET":              {reset, "GET", 3, "PROTOCOL_ERROR", 100, 3},
+		"PROTOCOL_ERROR, PUT, one attempt": {reset, "PUT", 1, "PROTOCOL_ERROR", 100, 1},
+	} {
+		for with, body := range map[string]func() io.Reader{
+			"no body": func() io.Reader { return nil },
+			"body":    func() io.Reader { return strings.NewReader("done") },
+			"stream":  func() io.Reader { return io.NopCloser(strings.NewReader("done")) },
+		} {
+			t.Run(name+", "+with, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					l := memnet.Listen()
+					ca := testpki.New(t)
+					config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "api.example.com", time.Now().Add(time.Hour))}, NextProtos: []string{"h2"}}
+					var seen atomic.Int64
+					serveFaultsOn(t, l, config, func(_ *faultServer, c *peer) {
+						c.http2(func(stream string) string { seen.Add(1); return test.say(stream) })
+					})
+					c := client(t, new(product), "https://api.example.com", inMemory(l.Dial, transport.Options{
+						Limiter: transport.NewLimiter([]auth.Limit{{Requests: test.slots, Per: time.Hour}}, 0),
+						TLS:     &tls.Config{RootCAs: ca.Pool()}, Retry: transport.Retry{MaxAttempts: test.attempts}}))
+					req, _ := http.NewRequest(test.method, "https://api.example.com/", body())
+					if _, err := c.Do(req); err == nil || !strings.Contains(err.Error(), test.text) {
+						t.Errorf("%v, want %q", err, test.text)
+					}
+					if seen.Load() != test.want {
+						t.Errorf("the server saw %d requests, want %d", seen.Load(), test.want)
+					}
+				})
+			})
+		}
+	}
+}
