@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -50,12 +51,16 @@ func (c *call) do() (*http.Response, error) {
 		resp, err = c.retry(resp, wait)
 	}
 	c.body.finish()
+	if err == nil {
+		resp.Request = c.req
+		err = c.checkLocation(resp)
+	}
 	if err != nil {
 		err = c.callError(err)
 		c.end()
 		return nil, err
 	}
-	resp.Request, c.returned = c.req, true
+	c.returned = true
 	if resp.StatusCode == http.StatusSwitchingProtocols || isEventStream(resp) {
 		c.endLimits()
 	}
@@ -72,6 +77,28 @@ func (c *call) do() (*http.Response, error) {
 	c.respBody = returnedBody{timedBody{c.current, resp.Body}} // through which a redirect finds this call, see headerDeadline
 	resp.Body = &c.respBody
 	return resp, nil
+}
+
+// checkLocation keeps from http.Client a Location that does not parse, which its error would quote.
+func (c *call) checkLocation(resp *http.Response) error {
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
+	case http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		if c.body != nil && c.body.getBody == nil { // http.Client does not follow it
+			return nil
+		}
+	default:
+		return nil
+	}
+	if _, err := resp.Location(); err == nil || err == http.ErrNoLocation {
+		return nil
+	}
+	if c.t.auth == nil || isLostWrite(resp.StatusCode, c.req.Method) { // not followed
+		resp.Header.Del("Location")
+		return nil
+	}
+	resp.Body.Close()
+	return &auth.Error{Op: "request", Status: resp.StatusCode, Err: fmt.Errorf("%w: a redirect with an unreadable Location", auth.ErrProtocol)}
 }
 
 func (c *call) budget() *budget {

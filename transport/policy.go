@@ -67,8 +67,11 @@ func (c *call) backoff() time.Duration {
 func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
+		if err == errRefusedTwice {
+			return !exchange
+		}
 		_, ours := errors.AsType[*auth.Error](err)
-		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && (err == errRefusedTwice || unprocessed(err) || c.idempotent()))
+		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && (unprocessed(err) || c.idempotent()))
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/net/idna"
+
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/proxyerror"
@@ -40,31 +42,47 @@ func listed(list string, u *url.URL) bool {
 	}
 	_, hostPort, _ := strings.Cut(endpoint.Origin(u), "://")
 	host, port, _ := net.SplitHostPort(hostPort)
-	ip, _ := netip.ParseAddr(host)
+	addr, _ := netip.ParseAddr(host)
+	host, ip := toASCII(host), net.IP(addr.AsSlice())
 	for entry := range strings.SplitSeq(strings.ToLower(list), ",") {
 		entry = strings.TrimSpace(entry)
-		if network, err := netip.ParsePrefix(entry); err == nil {
-			if network.Contains(ip.Unmap()) {
+		if entry == "*" {
+			return true
+		}
+		if _, network, err := net.ParseCIDR(entry); err == nil {
+			if network.Contains(ip) {
 				return true
 			}
 			continue
 		}
 		name, itsPort, err := net.SplitHostPort(entry)
 		if err != nil {
-			name, itsPort = strings.Trim(entry, "[]"), port
+			name = strings.Trim(entry, "[]")
 		}
-		if name == "" || itsPort != port {
-			continue
+		domain, subdomains := strings.CutPrefix(name, "*.")
+		if !subdomains {
+			domain, subdomains = strings.CutPrefix(name, ".")
 		}
-		if addr, err := netip.ParseAddr(name); err == nil && addr.Unmap() == ip.Unmap() {
-			return true
-		}
-		domain := strings.TrimPrefix(name, "*")
-		if domain == "" || host == domain || strings.HasSuffix(host, "."+strings.TrimPrefix(domain, ".")) {
+		domain = toASCII(domain)
+		switch itsIP := net.ParseIP(name); {
+		case name == "", itsPort != "" && itsPort != port:
+		case ip != nil || itsIP != nil:
+			if ip.Equal(itsIP) {
+				return true
+			}
+		case host == domain && !subdomains, strings.HasSuffix(host, "."+domain):
 			return true
 		}
 	}
 	return false
+}
+
+// toASCII returns an internationalized name as it is sent (RFC 5891), and others unchanged.
+func toASCII(name string) string {
+	if ascii, err := idna.Lookup.ToASCII(name); err == nil {
+		return ascii
+	}
+	return name
 }
 
 // proxies dials the proxies of o.
@@ -141,12 +159,9 @@ func withoutIdentity(c *tls.Config) {
 
 // onConnect judges the proxy's response to CONNECT. A refused password is an ErrProtocol, so that Session
 // does not retry it: proxies lock accounts.
-func onConnect(ctx context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+func onConnect(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
 	switch s := resp.StatusCode; s {
 	case http.StatusOK:
-		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-			a.tunneled.Store(true)
-		}
 		return nil
 	case http.StatusProxyAuthRequired, http.StatusUnauthorized: // tinyproxy sends 401
 		return &auth.Error{Op: "request", Status: s, Err: fmt.Errorf(
@@ -158,8 +173,12 @@ func onConnect(ctx context.Context, proxy *url.URL, _ *http.Request, resp *http.
 
 // peer names what the attempt talks to: the proxy, as long as there is no tunnel to the product.
 func (a *attempt) peer() string {
-	proxy, tunnel := a.proxy.Load(), a.call.req.URL.Scheme == "https"
-	if proxy == nil || strings.HasPrefix(proxy.Scheme, "socks") || tunnel && (a.conn.Load() == nil || a.tunneled.Load()) {
+	proxy := a.proxy.Load()
+	if proxy == nil {
+		return "the server"
+	}
+	tunnel := a.call.req.URL.Scheme == "https" || strings.HasPrefix(proxy.Scheme, "socks")
+	if tunnel && (a.conn.Load() == nil || a.tunneled.Load()) {
 		return "the server"
 	}
 	return proxyName(proxy)

@@ -57,6 +57,23 @@ func TestNoProxy(t *testing.T) {
 		{"[::1]:443", "https://[::1]:8443", false},
 		{"fd00::/8", "https://[fd00::1]", true},
 		{"10.1.2.3", "https://[::ffff:10.1.2.3]", true},
+		{"::ffff:10.0.0.0/104", "https://10.1.2.3", true},
+		{"::ffff:10.0.0.0/104", "https://11.1.2.3", false},
+		{"::ffff:10.1.2.3", "https://10.1.2.3", true},
+		{"2.3", "https://10.1.2.3", false},
+		{"fe80::1", "https://[fe80::1%25eth0]", true},
+		{"bücher.example", "https://bücher.example", true},
+		{"BÜCHER.example", "https://api.xn--bcher-kva.example", true},
+		{"xn--bcher-kva.example", "https://bücher.example", true},
+		{".bücher.example", "https://api.bücher.example", true},
+		{"*.bücher.example", "https://bücher.example", false},
+		{"example.com:", "https://example.com:8443", true},
+		{"*example.com", "https://example.com", false},
+		{"*example.com", "https://myexample.com", false},
+		{"*:8443", "https://example.com:8443", false},
+		{"**", "https://example.com", false},
+		{"x.example, *", "https://10.1.2.3:8443", true},
+		{"my_host.example", "https://my_host.example", true},
 	} {
 		proxy := parse(t, "http://proxy:3128")
 		o := transport.Options{NoProxy: test.list, Proxy: http.ProxyURL(proxy)}
@@ -222,4 +239,22 @@ func TestErrorNamesTheProxy(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A SOCKS proxy that says nothing, or is a proxy of another kind and waits, is named.
+func TestSilentSOCKSProxy(t *testing.T) {
+	t.Parallel()
+	for _, base := range []string{"https://api.example.com", "http://api.example.com"} {
+		t.Run(base, func(t *testing.T) {
+			t.Parallel()
+			s := serveFaults(t, nil, func(_ *faultServer, c *peer) { c.stall() })
+			proxy := "socks5://" + s.addr
+			c := client(t, new(product), base, transport.Options{AllowHTTP: true, AttemptTimeout: 200 * time.Millisecond,
+				Retry: transport.Retry{MaxAttempts: 1}, Proxy: http.ProxyURL(parse(t, proxy))})
+			_, err := c.Get(base)
+			if err == nil || !strings.Contains(err.Error(), "the proxy "+proxy) {
+				t.Error(err)
+			}
+		})
+	}
 }

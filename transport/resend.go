@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http/httptrace"
 	"sync/atomic"
+
+	"github.com/itsmauth/itsmauth/auth"
 )
 
 // A request that the server has not processed is resent once in the same attempt. net/http does most of it,
@@ -16,7 +19,8 @@ import (
 
 // errRefusedTwice ends an attempt, not the call: the server has processed neither sending, or the method is
 // idempotent.
-var errRefusedTwice = errors.New("the server ended two connections, or refused two HTTP/2 streams, without a response")
+var errRefusedTwice error = &auth.Error{Op: "request", Err: fmt.Errorf(
+	"%w: the server ended two connections, or refused two HTTP/2 streams, without a response", auth.ErrUnavailable)}
 
 // bodyAgain is GetBody for net/http, which resends a request that the server has not processed.
 func (a *attempt) bodyAgain() (io.ReadCloser, error) {
@@ -87,8 +91,9 @@ func (r keyRecorder) Value(key any) any {
 func (a *attempt) clientTrace() *httptrace.ClientTrace {
 	if a.trace.Load() == nil {
 		a.trace.CompareAndSwap(nil, httptrace.ContextClientTrace(httptrace.WithClientTrace(a.Context, &httptrace.ClientTrace{
-			GotConn:      a.gotConn,
-			WroteRequest: func(httptrace.WroteRequestInfo) { a.slot.Wrote() },
+			TLSHandshakeStart: func() { a.tunneled.Store(true) }, // not called for TLS to a proxy
+			GotConn:           a.gotConn,
+			WroteRequest:      func(httptrace.WroteRequestInfo) { a.slot.Wrote() },
 			GotFirstResponseByte: func() {
 				if s := a.sending.Load(); s != nil {
 					s.answered.Store(true) // a Wrap may send the request again
@@ -102,6 +107,7 @@ func (a *attempt) clientTrace() *httptrace.ClientTrace {
 // gotConn notes the connection. If net/http resends what the server may have processed, that takes another
 // slot, or is canceled.
 func (a *attempt) gotConn(got httptrace.GotConnInfo) {
+	a.tunneled.Store(true)
 	now := &sending{conn: got.Conn, reused: got.Reused, wire: below(got.Conn)}
 	if now.wire != nil {
 		now.requests = now.wire.requests.Load()

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1048,5 +1049,55 @@ func TestFailureKeepsThePool(t *testing.T) {
 	wg.Wait()
 	if n := opened.Load() - before; n > 1 {
 		t.Errorf("%d connections had to be opened again", n)
+	}
+}
+
+// http.Client's error about a Location that does not parse quotes it, and a server may have put our token
+// there. A redirect that is not followed is returned without it.
+func TestUnreadableLocation(t *testing.T) {
+	t.Parallel()
+	const location = "http://%zz/?t=Bearer_SECRET"
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, _ := strconv.Atoi(r.URL.Path[1:])
+		w.Header().Set("Location", location)
+		w.WriteHeader(status)
+		io.WriteString(w, "body")
+	}))
+	defer srv.Close()
+	clients := map[string]*http.Client{
+		"calls":     client(t, new(product), srv.URL, transport.Options{}),
+		"exchanges": transport.NewExchanger(nil),
+	}
+	for who, c := range clients {
+		for _, status := range []int{201, 300, 301, 302, 303, 307, 308} {
+			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
+				for with, body := range map[string]io.Reader{"no body": nil, "body": strings.NewReader("x"), "stream": io.NopCloser(strings.NewReader("x"))} {
+					req, _ := http.NewRequest(method, srv.URL+"/"+strconv.Itoa(status), body)
+					resp, err := c.Do(req)
+					followed := who == "calls" && status > 300
+					switch {
+					case status == 301, status == 302:
+						followed = followed && (method == "GET" || method == "HEAD")
+					case status > 303:
+						followed = followed && with != "stream"
+					}
+					name := fmt.Sprint(who, " ", status, " ", method, " ", with)
+					switch {
+					case err != nil:
+						if !followed || !errors.Is(err, auth.ErrProtocol) || !strings.Contains(err.Error(), "unreadable Location") || strings.Contains(err.Error(), "SECRET") {
+							t.Errorf("%s: %v", name, err)
+						}
+						continue
+					case followed:
+						t.Errorf("%s: %s", name, resp.Status)
+					}
+					got, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if err != nil || resp.StatusCode != status || method != "HEAD" && string(got) != "body" {
+						t.Errorf("%s: %s %q %v", name, resp.Status, got, err)
+					}
+				}
+			}
+		}
 	}
 }

@@ -186,16 +186,15 @@ func (t *roundTripper) checkRedirect(req *http.Request, via []*http.Request) err
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
-	if isLostWrite(req, via) || t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !mayLeaveOrigin(r) }) {
+	if isLostWrite(req.Response.StatusCode, via[len(via)-1].Method) || t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !mayLeaveOrigin(r) }) {
 		return http.ErrUseLastResponse
 	}
 	return nil
 }
 
-// isLostWrite reports whether net/http has made a GET of another method after a 301 or 302 (RFC 9110
-// section 15.4.2 permits it): the caller would take the page it leads to for the result of the write.
-func isLostWrite(req *http.Request, via []*http.Request) bool {
-	status, method := req.Response.StatusCode, via[len(via)-1].Method
+// isLostWrite reports whether net/http makes a GET of the method after this status (RFC 9110 section 15.4.2
+// permits it): the caller would take the page it leads to for the result of the write.
+func isLostWrite(status int, method string) bool {
 	return (status == http.StatusMovedPermanently || status == http.StatusFound) &&
 		method != "" && method != http.MethodGet && method != http.MethodHead
 }
