@@ -94,3 +94,78 @@ func TestFailing(t *testing.T) {
 		})
 	}
 }
+
+// TestAdopts tests which stored tokens are as good as one of an exchange.
+func TestAdopts(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	fresh := tokenRecord{Generation: 12, AccessToken: "theirs", RefreshToken: "R", Obtained: now, Refreshed: now, Lifetime: time.Hour}
+	with := func(change func(*tokenRecord)) tokenRecord {
+		r := fresh
+		change(&r)
+		return r
+	}
+	nearlyOver := with(func(r *tokenRecord) { r.Obtained = now.Add(-57 * time.Minute) })
+	halfway := with(func(r *tokenRecord) {
+		r.Obtained, r.Refreshed, r.Lifetime = now.Add(-6*time.Hour), now.Add(-6*time.Hour), 24*time.Hour
+	})
+	ahead := with(func(r *tokenRecord) { r.ahead = true })
+	for name, tc := range map[string]struct {
+		reason reason
+		record tokenRecord
+		want   bool
+	}{
+		"newer":                           {needed, fresh, true},
+		"as old as ours":                  {needed, with(func(r *tokenRecord) { r.Generation = 10 }), false},
+		"newer with our access token":     {needed, with(func(r *tokenRecord) { r.AccessToken = "ours" }), false},
+		"no access token":                 {needed, with(func(r *tokenRecord) { r.AccessToken = "" }), false},
+		"refresh token refused":           {needed, with(func(r *tokenRecord) { r.ConsentLost = new(consentLost) }), true},
+		"expired":                         {needed, with(func(r *tokenRecord) { r.Obtained = now.Add(-time.Hour) }), false},
+		"nearly over, a caller waits":     {needed, nearlyOver, true},
+		"nearly over, for a login":        {login, nearlyOver, true},
+		"nearly over, ours is stale":      {stale, nearlyOver, false},
+		"from the future, a caller waits": {needed, ahead, true},
+		"from the future, ours is stale":  {stale, ahead, false},
+		"newer, ours is stale":            {stale, fresh, true},
+		"refresh due, ours is stale":      {stale, halfway, true},
+		"refresh due, for a watch":        {watch, halfway, false},
+		"newer, for a watch":              {watch, fresh, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ours := &snapshot{record: tokenRecord{Generation: 10, AccessToken: "ours"}}
+			p := newProtocol(rules{refresh: Refresh{Lifetime: 10 * time.Hour}, earlyRefresh: 5 * time.Minute}, task{reason: tc.reason, replaces: ours})
+			if got := p.adopts(now, tc.record); got != tc.want {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// TestLeft tests what a logout leaves in the store.
+func TestLeft(t *testing.T) {
+	t.Parallel()
+	login := tokenRecord{Generation: 10, RefreshToken: "R", Seed: "S"}
+	for name, tc := range map[string]struct {
+		rules   rules
+		record  tokenRecord
+		keeps   bool // a generation, so that no process writes the tokens back
+		consent bool
+	}{
+		"a person's login":          {rules{person: true}, login, true, true},
+		"a person, nothing to lose": {rules{person: true}, tokenRecord{}, true, true},
+		"a seed's refresh token":    {rules{}, login, true, false},
+		"client credentials":        {rules{}, tokenRecord{Generation: 10}, false, false},
+		"expendable":                {rules{refresh: Refresh{Expendable: true}}, login, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProtocol(tc.rules, task{reason: logout})
+			p.record = tc.record
+			r := p.left(time.Now())
+			if r.Generation > tc.record.Generation != tc.keeps || r.loggedOut() != tc.consent || r.AccessToken+r.RefreshToken != "" {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
