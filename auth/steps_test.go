@@ -2,7 +2,9 @@ package auth
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -167,5 +169,16 @@ func TestLeft(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// TestNotForgotten tests the error of a logout that the store does not take.
+func TestNotForgotten(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{ErrConflict, fmt.Errorf("%w: full", ErrStore)} {
+		err := new(protocol).notForgotten(cause)
+		if !errors.Is(err, ErrStore) || !errors.Is(err, cause) || strings.Count(err.Error(), ErrStore.Error()) != 1 {
+			t.Error(err)
+		}
 	}
 }
