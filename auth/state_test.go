@@ -76,3 +76,17 @@ func TestStateStoreRead(t *testing.T) {
 		}
 	}
 }
+
+// TestStateStoreBack tests that a store that works again ends only the memory of its own failure.
+func TestStateStoreBack(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{ErrStore, ErrUnavailable} {
+		later := time.Now().Add(time.Minute)
+		s := &state{failure: failure{err: &Error{Err: cause}, foregroundAfter: later}, backgroundAfter: later}
+		s.storeBack()
+		ended := errors.Is(cause, ErrStore)
+		if (s.failure.err == nil) != ended || s.backgroundAfter.IsZero() != ended {
+			t.Errorf("%v: %+v", cause, s)
+		}
+	}
+}
