@@ -5,28 +5,22 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"html"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/proxyerror"
 )
 
-// newError returns err as the error of the request, with what the product says about it.
+// newError returns err as the request's error, with the product's description.
 func (r *request) newError(err error) error {
 	if r.proxy != "" && r.status != 0 {
 		err = fmt.Errorf("%w; the response came through %s", err, r.proxy)
@@ -84,7 +78,7 @@ func networkError(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %sthe connection broke, or the response was not HTTP", auth.ErrUnavailable, at)
 }
 
-// hints say what to do about an error code (RFC 6749 section 5.2) or a status that is about the request.
+// Hints say what to do about an error code (RFC 6749 section 5.2), or a status, that is about the request.
 var (
 	codeHints = map[string]string{
 		"invalid_request":        "the endpoint did not understand the request; check encoding, credentials_in and params",
@@ -118,8 +112,9 @@ func (r *request) responseError() error {
 			return auth.ErrProtocol
 		case r.limitUsedUp && r.code == "" && !r.ok():
 			return auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
-		case !r.ok() && r.foreign() != "":
-			return say(auth.ErrProtocol, r.foreign())
+		}
+		if foreign := r.foreign(); foreign != "" && !r.ok() {
+			return say(auth.ErrProtocol, foreign)
 		}
 	}
 	switch {
@@ -138,8 +133,8 @@ func (r *request) responseError() error {
 	return auth.ErrCredentials
 }
 
-// foreign returns what to say about a body that is not the token endpoint's but of a server before it, and
-// so says nothing about the credentials. Else it returns "".
+// foreign returns what to say about a body that a server in front of the token endpoint sent, which says
+// nothing about the credentials. If the token endpoint sent it, foreign returns "".
 func (r *request) foreign() string {
 	body := bytes.ToLower(trim(r.body))
 	for text, hint := range map[string]string{
@@ -166,8 +161,8 @@ func (r *request) foreign() string {
 	return ""
 }
 
-// credentialsHint names the credential that was probably not copied well, or else the settings of how the
-// client's credentials are sent, if they are defaults and may be why the credentials were refused.
+// credentialsHint names the credential that was probably copied with a stray character. Else it names the
+// settings that say how the client's credentials are sent, if they are defaults that may be wrong.
 func (r *request) credentialsHint() string {
 	secret, _ := r.c.ClientSecret.Value()
 	password, _ := r.c.Password.Value()
@@ -193,7 +188,7 @@ func (r *request) credentialsHint() string {
 	return "if the client id and secret are right, they may have to be sent in another way; try " + strings.Join(try, " or ")
 }
 
-// stray reports whether s has what gets into it by copying: a space at its ends, an invisible character, a
+// stray reports whether s has a character that copying may add: a space at an end, an invisible character or a
 // typographic quote.
 func stray(s string) bool {
 	return strings.TrimSpace(s) != s || strings.ContainsFunc(s, func(r rune) bool {
@@ -208,8 +203,8 @@ var knownCodes = []string{"invalid_request", "invalid_client", "invalid_grant", 
 
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
-// readError reports whether the response is an error response, and sets r.code to its error code if that
-// may be shown: a known one in lower case, which [ResponseError] may replace.
+// readError reports whether the response is an error response. It sets r.code to what [ResponseError] says, else
+// to the response's error code if that may be shown. A known code is in lower case.
 func (r *request) readError() bool {
 	for _, e := range r.c.Response.Errors {
 		if e.matches(r.status, r.said) {
@@ -228,7 +223,7 @@ func (r *request) readError() bool {
 }
 
 // errorCode returns the error code, which some products put into an object. In a 2xx response only text is an
-// error code, not a flag or a count.
+// error code: a number or a boolean may mean something else.
 func (r *request) errorCode() string {
 	at := r.c.Response.Error
 	code := cmp.Or(first(r.said, at, str), first(r.said, at+"/code", str))
@@ -238,7 +233,7 @@ func (r *request) errorCode() string {
 	return code
 }
 
-// saysFailed reports whether a response has a flag or a number for failure and no token.
+// saysFailed reports whether a response has no token, and a boolean or a number that means failure.
 func (r *request) saysFailed() bool {
 	says := find(r.doc, r.c.Response.Error)
 	object, _ := r.doc.(map[string]any)
@@ -254,132 +249,4 @@ func (r *request) saysFailed() bool {
 		_, isObject := v.(map[string]any)
 		return isObject || !slices.Contains([]string{"", "0", "false"}, text(v))
 	})
-}
-
-const (
-	maxDescription = 200     // how much of a product's description of an error is shown, in characters
-	maxSearched    = 4 << 10 // a longer one, in bytes, is not searched for secrets and not shown
-)
-
-// description returns what the product says about its error (RFC 6749 section 5.2), as one line, or "" if
-// that cannot be shown.
-func (r *request) description() string {
-	at := r.c.Response.Error
-	for _, pointer := range []string{"/error_description", at + "/message", "/message", "/msg", "/detail", at} {
-		said := strings.Join(strings.Fields(first(r.said, pointer, str)), " ")
-		unprintable := strings.ContainsFunc(said, func(c rune) bool { return !unicode.IsPrint(c) })
-		if said == "" || len(said) > maxSearched || unprintable || pointer == at && errorCode.MatchString(said) || r.quotesSent(said) {
-			continue
-		}
-		if chars := []rune(said); len(chars) > maxDescription {
-			said = string(chars[:maxDescription-1]) + "…"
-		}
-		return said
-	}
-	return ""
-}
-
-// partOfSecret is how many characters in a row of a secret must not be shown.
-const partOfSecret = 5
-
-// forms are those in which texts are compared: an endpoint may echo what it was sent escaped, or with other
-// signs between its letters.
-var forms = []func(string) string{
-	strings.ToLower,
-	letters,
-	func(s string) string { return strings.ToLower(decodeEscapes(s)) },
-	func(s string) string { return letters(decodeEscapes(s)) },
-}
-
-// quotesSent reports whether text may quote what was sent in this or an earlier request, or a token of the
-// response: a secret, encoded or in part, or another value in whole. In doubt it does.
-func (r *request) quotesSent(text string) bool {
-	secrets, others := r.sent()
-	for _, form := range forms {
-		shown := form(text)
-		for _, s := range secrets {
-			encoded := func(e string) bool { return len(shown) >= partOfSecret && overlap(shown, form(e)) }
-			if s != "" && (overlap(shown, form(s)) || slices.ContainsFunc(encodings(s), encoded)) {
-				return true
-			}
-		}
-		for _, s := range others {
-			if s = form(s); len(s) >= 4 && strings.Contains(shown, s) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// sent returns the secrets of this request, of the settings and of the response, and the other values sent.
-func (r *request) sent() (secrets, others []string) {
-	secrets = append(slices.Clip(r.secrets), r.url.RawQuery, first(r.said, r.c.Response.AccessToken, token), first(r.said, r.c.Response.RefreshToken, token))
-	own := []auth.Secret{r.c.ClientSecret, r.c.Password, r.c.RefreshToken}
-	for _, s := range slices.AppendSeq(own, maps.Values(r.c.SecretParams)) {
-		v, _ := s.Value()
-		secrets = append(secrets, v)
-	}
-	others = append(slices.Clip(r.c.Scopes), r.c.ClientID, r.c.Username)
-	for name, values := range r.fields {
-		if name != "grant_type" && name != "token_type_hint" { // which say nothing of the settings
-			others = append(others, values...)
-		}
-	}
-	for _, s := range secrets {
-		if plain, err := base64.StdEncoding.DecodeString(s); err == nil && utf8.Valid(plain) {
-			user, password, _ := strings.Cut(string(plain), ":")
-			secrets, others = append(secrets, password), append(others, user)
-		}
-	}
-	return secrets, others
-}
-
-// overlap reports whether a and b have partOfSecret bytes in a row in common, or all of the shorter one.
-func overlap(a, b string) bool {
-	n := min(partOfSecret, len(a), len(b))
-	for i := range len(a) - n + 1 {
-		if strings.Contains(b, a[i:i+n]) {
-			return true
-		}
-	}
-	return false
-}
-
-// letters returns the letters and digits of s in lower case.
-func letters(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			return unicode.ToLower(r)
-		}
-		return -1
-	}, s)
-}
-
-// escape is a character as URLs, JSON and JavaScript write it.
-var escape = regexp.MustCompile(`(?i)[%\\]u[0-9a-f]{4}|(?:%|\\x)[0-9a-f]{2}`)
-
-// decodeEscapes decodes escapes, HTML's too, that may be nested.
-func decodeEscapes(s string) string {
-	for range 3 {
-		s = html.UnescapeString(escape.ReplaceAllStringFunc(s, func(e string) string {
-			digits := strings.TrimLeft(e, `%\uUxX`)
-			n, _ := strconv.ParseUint(digits, 16, 32)
-			if len(digits) == 2 {
-				return string([]byte{byte(n)})
-			}
-			return string(rune(n))
-		}))
-	}
-	return s
-}
-
-// encodings returns s in hex, and what base64 makes of s after any number of other bytes, such as a user.
-func encodings(s string) []string {
-	all := []string{hex.EncodeToString([]byte(s))}
-	for before := range 3 {
-		e := base64.StdEncoding.EncodeToString([]byte("::"[:before] + s))
-		all = append(all, e[(before*8+5)/6:(before+len(s))*8/6]) // the characters of s alone
-	}
-	return all
 }
