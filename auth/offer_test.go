@@ -9,20 +9,27 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
+// alone returns the sessions of n processes, started apart, that each obtained a token while stalled, which
+// is behind store, gave no answer.
+func alone(t *testing.T, n int, p *product, stalled *stalling, store auth.Store, apart time.Duration) (all []*auth.Session) {
+	t.Helper()
+	stalled.stall()
+	for range n {
+		s := newSession(t, p, &auth.Options{Store: monitor(t, store, nil)})
+		all = append(all, s)
+		get(t, s)
+		time.Sleep(apart)
+	}
+	return all
+}
+
 // Several processes without their store each obtain a token. With the store back they agree on one,
 // and make no exchange for it.
 func TestLoneTokensSettle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store := new(stalling)
-		p := &product{lifetime: time.Hour}
-		var all []*auth.Session
-		store.stall()
-		for range 10 {
-			s := newSession(t, p, &auth.Options{Store: monitor(t, store, nil)})
-			all = append(all, s)
-			get(t, s)
-		}
+		store, p := new(stalling), &product{lifetime: time.Hour}
+		all := alone(t, 10, p, store, store, 0)
 		refused := all[3]
 		store.resume()
 		refused.Invalidate(must(refused.Token(t.Context()))) // its own is not offered
@@ -39,20 +46,12 @@ func TestLoneTokensSettle(t *testing.T) {
 	})
 }
 
-// A store that answers slowly takes long to be heard of again. Processes agree all the same.
+// If the store is slow after the outage, the processes agree later.
 func TestLoneTokensSettleOverASlowStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := new(stalling)
-		p := &product{lifetime: time.Hour}
-		var all []*auth.Session
-		store.stall()
-		for range 5 {
-			s := newSession(t, p, &auth.Options{Store: monitor(t, slowStore{store, 1200 * time.Millisecond}, nil)})
-			all = append(all, s)
-			get(t, s)
-			time.Sleep(333 * time.Millisecond)
-		}
+		all := alone(t, 5, &product{lifetime: time.Hour}, store, slowStore{store, 1200 * time.Millisecond}, 333*time.Millisecond)
 		store.resume()
 		time.Sleep(30 * time.Second)
 		for i, s := range all {
@@ -63,7 +62,7 @@ func TestLoneTokensSettleOverASlowStore(t *testing.T) {
 	})
 }
 
-// A failover may lose what was offered. Then it is offered again.
+// If a failover loses the offered token, it is offered again.
 func TestLostOfferIsRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -122,7 +121,7 @@ func TestSlowOperationHidesNoToken(t *testing.T) {
 	})
 }
 
-// both answers as the Store does, once the other does.
+// both is a Store that answers only if first does.
 type both struct {
 	auth.Store
 	first *stalling

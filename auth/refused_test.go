@@ -14,8 +14,8 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A refused refresh token is not sent again, in no process and after no restart: but once more after 5 min if
-// the product's words may have meant something else.
+// No process sends a refused refresh token again, not even after a restart. If the product's error code may
+// mean something else, it is sent once more after 5 min.
 func TestRefusedInOtherWords(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -107,11 +107,7 @@ func TestRefusedInOtherWords(t *testing.T) {
 func TestRefusedInOtherWordsWhileIdle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := consenting{&product{lifetime: time.Hour, refresh: true}}
-		s := newSession(t, p, nil)
-		if err := s.Redeem(t.Context(), "code", ""); err != nil {
-			t.Fatal(err)
-		}
+		s, p := loggedIn(t, nil)
 		time.Sleep(2 * time.Hour)
 		p.setFail(func(int) error { return &auth.Error{Status: 401, Code: "server_error", Err: auth.ErrConsentRequired} })
 		if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
@@ -125,7 +121,7 @@ func TestRefusedInOtherWordsWhileIdle(t *testing.T) {
 	})
 }
 
-// What is no refusal of the refresh token leaves it in force: it is sent again, less and less often.
+// After an error that does not refuse the refresh token, it is sent again, less and less often.
 func TestNotRefused(t *testing.T) {
 	t.Parallel()
 	for _, err := range []*auth.Error{
@@ -138,11 +134,7 @@ func TestNotRefused(t *testing.T) {
 		t.Run(fmt.Sprint(err.Status, err.Code), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := consenting{&product{lifetime: time.Hour, refresh: true}}
-				s := newSession(t, p, nil)
-				if err := s.Redeem(t.Context(), "code", ""); err != nil {
-					t.Fatal(err)
-				}
+				s, p := loggedIn(t, nil)
 				time.Sleep(2 * time.Hour)
 				p.setFail(func(int) error { return err })
 				for range 600 {
@@ -185,8 +177,8 @@ func (p renewing) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Tok
 	return p.product.Exchange(ctx, prev)
 }
 
-// An expendable refresh token with which the product is only unavailable for a minute gives way to the full
-// grant, in whatever processes that minute passes.
+// If all refreshes with an expendable refresh token fail for a minute because the product is unavailable, the
+// full grant replaces it, also if several processes made the refreshes.
 func TestExpendableGivesWay(t *testing.T) {
 	t.Parallel()
 	for _, restarts := range []bool{false, true} {
@@ -218,7 +210,7 @@ func TestExpendableGivesWay(t *testing.T) {
 				t.Errorf("%v after %d full grants and %d refreshes", err, *p.grants, *p.refreshes)
 			}
 
-			// Another failure in between begins the minute anew.
+			// After another failure in between, the minute starts again.
 			time.Sleep(2 * time.Hour)
 			for range 3 {
 				failure = &auth.Error{Status: 500, Err: auth.ErrUnavailable}
@@ -239,8 +231,8 @@ func TestExpendableGivesWay(t *testing.T) {
 	}
 }
 
-// A refused refresh takes a valid access token from no process, and is not made again. One that the product
-// has rejected is used by no other process.
+// After a refused refresh, all processes still use the valid access token, and none refreshes again. If the
+// product rejected the access token, no other process uses it.
 func TestRefusedBeforeExpiry(t *testing.T) {
 	t.Parallel()
 	for name, rejected := range map[string]bool{"in the background": false, "after the token was rejected": true} {
@@ -248,11 +240,7 @@ func TestRefusedBeforeExpiry(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				o := &auth.Options{Store: new(auth.Memory)}
-				p := consenting{&product{lifetime: time.Hour, refresh: true}}
-				s := newSession(t, p, o)
-				if err := s.Redeem(t.Context(), "code", ""); err != nil {
-					t.Fatal(err)
-				}
+				s, p := loggedIn(t, o)
 				p.setFail(func(int) error { return &auth.Error{Status: 400, Code: "invalid_grant", Err: auth.ErrConsentRequired} })
 				if rejected {
 					tok, _ := s.Token(t.Context())

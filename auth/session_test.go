@@ -89,6 +89,17 @@ func newSession(t *testing.T, p auth.Provider, o *auth.Options) *auth.Session {
 	return s
 }
 
+// loggedIn returns a session with a consent, and its product.
+func loggedIn(t *testing.T, o *auth.Options) (*auth.Session, consenting) {
+	t.Helper()
+	p := consenting{&product{lifetime: time.Hour, refresh: true}}
+	s := newSession(t, p, o)
+	if err := s.Redeem(t.Context(), "code", ""); err != nil {
+		t.Fatal(err)
+	}
+	return s, p
+}
+
 // get returns the access token, or fails.
 func get(t *testing.T, s *auth.Session) string {
 	t.Helper()
@@ -496,11 +507,7 @@ func TestLoginElsewhereEndsRefusal(t *testing.T) {
 func TestIdleConsentIsKeptAlive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := consenting{&product{lifetime: time.Hour, refresh: true}}
-		s := newSession(t, p, nil)
-		if err := s.Redeem(t.Context(), "code", ""); err != nil {
-			t.Fatal(err)
-		}
+		s, p := loggedIn(t, nil)
 		time.Sleep(3*consentLife + time.Minute)
 		if n := p.calls.Load(); n != 6 {
 			t.Errorf("%d exchanges in three lives", n)
@@ -635,11 +642,7 @@ func TestRevokeForgets(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var store auth.Memory
-		p := consenting{&product{lifetime: time.Hour, refresh: true}}
-		s := newSession(t, p, &auth.Options{Store: &store})
-		if err := s.Redeem(t.Context(), "code", ""); err != nil {
-			t.Fatal(err)
-		}
+		s, _ := loggedIn(t, &auth.Options{Store: &store})
 		if err := s.Revoke(t.Context()); err != nil {
 			t.Fatal(err)
 		}

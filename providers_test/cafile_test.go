@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http/httptest"
 	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,16 +16,9 @@ import (
 func TestCAFileChanges(t *testing.T) {
 	t.Parallel()
 	old, next := testpki.New(t), testpki.New(t)
-	var serving atomic.Pointer[tls.Config]
-	serve := func(ca *testpki.CA) {
-		serving.Store(&tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour))}})
-	}
-	serve(old)
 	p := beyondtrust(t)
 	srv := httptest.NewUnstartedServer(p.handler)
-	srv.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return serving.Load(), nil }}
-	srv.StartTLS()
-	defer srv.Close()
+	serve := testpki.Serve(t, srv, old)
 	file := old.File(t)
 	c := behind(t, p, srv.URL, "connection: close, tls_config: {ca_file: "+file+"}")
 	if status, body, err := call(t.Context(), c, "GET", p.path, ""); status != 200 {

@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/transport"
@@ -21,16 +20,9 @@ import (
 func TestRootCAsChange(t *testing.T) {
 	t.Parallel()
 	old, next := testpki.New(t), testpki.New(t)
-	var serving atomic.Pointer[tls.Config]
-	serve := func(ca *testpki.CA) {
-		serving.Store(&tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour))}, NextProtos: []string{"h2"}})
-	}
-	serve(old)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) }))
-	srv.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return serving.Load(), nil }}
 	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
+	serve := testpki.Serve(t, srv, old)
 	var trusted atomic.Pointer[x509.CertPool]
 	o := transport.Options{TLS: &tls.Config{RootCAs: old.Pool()}, Retry: quick,
 		RootCAs: func(context.Context) *x509.CertPool { return trusted.Load() }}

@@ -14,39 +14,26 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/redistest"
+	"github.com/itsmauth/itsmauth/internal/testnet"
 )
 
 // An address that leads to the master: existing connections stay with the server that was the master when
 // they were made, as behind a name of ElastiCache. old rewrites the replies as Redis 6 sends them.
 type masterAddress struct {
-	net.Listener
+	addr   string
 	master atomic.Pointer[redistest.Server]
 	old    bool
 }
 
 func newMasterAddress(t *testing.T, master *redistest.Server, old bool) *masterAddress {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &masterAddress{Listener: l, old: old}
+	m := &masterAddress{old: old}
 	m.master.Store(master)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go m.serve(client)
-		}
-	}()
+	m.addr = testnet.Serve(t, m.serve)
 	return m
 }
 
 func (m *masterAddress) serve(client net.Conn) {
-	defer client.Close()
 	server, err := net.Dial("tcp", m.master.Load().Addr())
 	if err != nil {
 		return
@@ -81,7 +68,7 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 			first := redistest.Start(t)
 			second := redistest.Start(t, "--replicaof", "127.0.0.1", strconv.Itoa(first.Port))
 			m := newMasterAddress(t, first, old)
-			s := opened(t, strings.Replace(first.URL(), first.Addr(), m.Addr().String(), 1))
+			s := opened(t, strings.Replace(first.URL(), first.Addr(), m.addr, 1))
 			if err := s.Save(t.Context(), "k", auth.Record{Data: []byte("old")}); err != nil {
 				t.Fatal(err)
 			}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/testnet"
 	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
@@ -95,26 +96,10 @@ func plainServer(t *testing.T, h http.Handler) string {
 
 // rawServer answers the first bytes on each connection with response, and closes it.
 func rawServer(t *testing.T, response string) (address string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				conn.Read(make([]byte, 4<<10))
-				io.WriteString(conn, response)
-				conn.Close()
-			}()
-		}
-	}()
-	return l.Addr().String()
+	return testnet.Serve(t, func(conn net.Conn) {
+		conn.Read(make([]byte, 4<<10))
+		io.WriteString(conn, response)
+	})
 }
 
 // forward is a proxy for CONNECT.

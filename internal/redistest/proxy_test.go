@@ -9,26 +9,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/itsmauth/itsmauth/internal/testnet"
 )
 
 // echo starts a server that sends back each line.
 func echo(t *testing.T) (addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); io.Copy(c, c) }()
-		}
-	}()
-	return l.Addr().String()
+	return testnet.Serve(t, func(c net.Conn) { io.Copy(c, c) })
 }
 
 func dial(t *testing.T, p *Proxy) net.Conn {

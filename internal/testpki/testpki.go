@@ -12,8 +12,10 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -49,6 +51,25 @@ func (ca *CA) Issue(t testing.TB, host string, notAfter time.Time) tls.Certifica
 	}
 	cert, key := sign(t, ca, template)
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+}
+
+// Serve starts srv with a certificate of ca for 127.0.0.1. replace gives later connections a certificate of
+// another CA.
+func Serve(t testing.TB, srv *httptest.Server, ca *CA) (replace func(*CA)) {
+	t.Helper()
+	var serving atomic.Pointer[tls.Config]
+	replace = func(ca *CA) {
+		config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "127.0.0.1", time.Now().Add(time.Hour))}}
+		if srv.EnableHTTP2 {
+			config.NextProtos = []string{"h2"}
+		}
+		serving.Store(config)
+	}
+	replace(ca)
+	srv.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return serving.Load(), nil }}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return replace
 }
 
 func sign(t testing.TB, ca *CA, template *x509.Certificate) (*x509.Certificate, crypto.Signer) {

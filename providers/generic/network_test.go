@@ -22,33 +22,17 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/testnet"
 )
 
 // listen accepts connections and answers each request's body with reply(body).
 func listen(t *testing.T, reply func(request string) string) *url.URL {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() { l.Close(); <-done })
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			req, err := http.ReadRequest(bufio.NewReader(c))
-			if err == nil {
-				body, _ := io.ReadAll(req.Body)
-				io.WriteString(c, reply(string(body)))
-			}
-			c.Close()
+	return &url.URL{Scheme: "http", Host: testnet.Serve(t, func(c net.Conn) {
+		if req, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			body, _ := io.ReadAll(req.Body)
+			io.WriteString(c, reply(string(body)))
 		}
-	}()
-	return &url.URL{Scheme: "http", Host: l.Addr().String()}
+	})}
 }
 
 func TestNetworkFailures(t *testing.T) {
