@@ -28,14 +28,15 @@ type Provider interface {
 	// refresh uses prev.RefreshToken. Exchange makes no retries and keeps nothing. The HTTP client
 	// to use is in ctx under [oauth2.HTTPClient], as in x/oauth2.
 	//
-	// The token's lifetime is ExpiresIn, else Expiry; or exp minus iat, if the access token is a JWT and that is
-	// shorter. If the token says nothing, it is exp minus now if the access token is a JWT, else an hour. It is a
-	// second at least. The error should be an [*Error], so that Session knows what to do next.
+	// The token's lifetime is ExpiresIn, else Expiry. If the access token is a JWT and exp minus iat
+	// is shorter, that is the lifetime. If the token has neither ExpiresIn nor Expiry, the lifetime is
+	// exp minus iat, else exp minus now, else an hour. It is at least a second. The error should be an
+	// [*Error], so that Session knows what to do next.
 	Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error)
 
-	// Header returns the request headers that carry tok. It is called once for each token, and again when one
-	// of [Options.Secrets] has changed. Keys are sent as spelled, each once, and replace any other spelling of
-	// the same name.
+	// Header returns the request headers that carry tok. It is called once for each token, and again
+	// when one of [Options.Secrets] has changed. Keys are sent as spelled, each once, and replace any
+	// other spelling of the same name.
 	Header(tok *oauth2.Token) http.Header
 
 	// Rejects reports whether resp rejects the token, as opposed to the request. body holds the first
@@ -89,7 +90,7 @@ type CodeFlow struct {
 }
 
 // A Revoker is a [Provider] whose product can revoke a token (RFC 7009). If that depends on its settings, it
-// also has a method CanRevoke() bool, which [Session.CanRevoke] asks.
+// also has a method CanRevoke() bool, which [Session.CanRevoke] calls.
 type Revoker interface {
 	Revoke(ctx context.Context, tok *oauth2.Token) error
 }

@@ -20,14 +20,14 @@ import (
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
-// permanent reports whether another try would meet err again.
+// permanent reports whether another try would fail in the same way.
 func permanent(err error) bool {
 	var dns *net.DNSError
 	return errors.Is(err, ErrInsecure) || errors.As(err, &dns) && dns.IsNotFound
 }
 
-// classify makes an [*Error] of a provider's error, without the URL and the body that x/oauth2 and
-// net/http put into theirs. p is the exchange.
+// classify returns err, a provider's error in the exchange p, as an [*Error]. It drops the URL and the body
+// that x/oauth2 and net/http put into their errors.
 func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 	e := &Error{Op: "exchange", Err: err}
 	var ours *Error
@@ -56,11 +56,11 @@ func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 	return e
 }
 
-// errorCodes are those of RFC 6749 section 5.2. Others are not shown, because they may quote what was sent.
+// errorCodes are the error codes of RFC 6749 section 5.2. No other code is shown: it may quote the request.
 var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 
-// sentinel is what an error response means. Its status decides before its error code, and a body that is no
-// token endpoint's refuses nothing.
+// sentinel returns what an error response means. The status decides before the error code. A body that does
+// not come from a token endpoint refuses nothing.
 func (e *Error) sentinel(re *oauth2.RetrieveError, p *protocol) error {
 	body := bytes.TrimSpace(re.Body)
 	isForm := strings.HasPrefix(re.Response.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
@@ -79,7 +79,7 @@ func (e *Error) sentinel(re *oauth2.RetrieveError, p *protocol) error {
 	return ErrCredentials
 }
 
-// storeError makes err, if there is one, an ErrStore, unless it is an ErrConflict.
+// storeError wraps err in ErrStore, unless it is nil or an ErrConflict.
 func storeError(err error) error {
 	if err == nil || errors.Is(err, ErrStore) || errors.Is(err, ErrConflict) {
 		return err
@@ -87,13 +87,13 @@ func storeError(err error) error {
 	return fmt.Errorf("%w: %w", ErrStore, err)
 }
 
-// secrets is a digest of the settings' secrets as they are now.
+// secrets returns a digest of the settings' secrets as they are now.
 func (c *core) secrets() string {
 	digest, _ := c.readSecrets()
 	return digest
 }
 
-// readSecrets also says why a secret cannot be read.
+// readSecrets is secrets, with the reason why a secret cannot be read.
 func (c *core) readSecrets() (_ string, err error) {
 	var b strings.Builder
 	for _, s := range append([]Secret{c.refresh.Token}, c.opts.Secrets...) {

@@ -25,12 +25,13 @@ func TestClocks(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	if moved := setWall(now, time.Hour); moved.Sub(now) != 0 || moved.Round(0).Sub(now.Round(0)) != time.Hour {
-		t.Fatal("setWall does not do what it says")
+		t.Fatal("setWall does not set the wall clock, or not only that")
 	}
 	hour := &snapshot{expires: now.Add(time.Hour)}
 	for _, test := range []struct {
-		passed, set time.Duration // by the monotonic clock, and beside it
-		valid       bool
+		passed time.Duration // since the token was obtained
+		set    time.Duration // how far the wall clock was set
+		valid  bool
 	}{
 		{59 * time.Minute, 0, true},
 		{61 * time.Minute, 0, false},
@@ -45,7 +46,7 @@ func TestClocks(t *testing.T) {
 	}
 }
 
-// minter is a product that says what a token's life is.
+// minter is a product whose tokens live as long as the test says.
 type minter struct {
 	access, consent time.Duration
 	rotates         bool
@@ -107,8 +108,8 @@ func TestShortLives(t *testing.T) {
 	}
 }
 
-// A record from the future is that of another host's clock: it counts from now. Far from the future it is
-// replaced as well.
+// If a stored token was obtained in the future, by another host's clock, its lifetime counts from now. If that
+// clock is more than 5 min ahead, the token is also replaced.
 func TestRecordFromTheFuture(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

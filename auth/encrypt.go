@@ -47,7 +47,7 @@ func ParseKey(s string) (Key, error) {
 }
 
 // SecretKey is the key in s, in the form that [ParseKey] reads. While it is used, [Encrypt] reads s again once a
-// second. A value that is no key is an error at first, and later leaves the last key in force.
+// second. If the first value is not a key, that is an error; later, the last key stays in force.
 func SecretKey(s Secret) (Key, error) {
 	key := Key{Secret{fixed: s.fixed, raw: true, read: func() (string, error) {
 		text, err := s.Value()

@@ -33,8 +33,9 @@ var (
 	ErrInsecure = errors.New("refused to send")
 	// ErrSecret: a secret was read and is not text that can be sent, such as UTF-16.
 	ErrSecret = errors.New("unusable secret")
-	// ErrNoRefreshToken: a sign-in gave no refresh token, so it does not replace an earlier one that did.
-	ErrNoRefreshToken = errors.New("the sign-in gave no refresh token, so it is not used: the earlier login stays in force")
+	// ErrNoRefreshToken: the product returned no refresh token for a sign-in. An earlier login has one, and
+	// stays in force.
+	ErrNoRefreshToken = errors.New("the product returned no refresh token for this sign-in, so the earlier login stays in force")
 )
 
 // advice says what to do about each of them.
@@ -71,7 +72,7 @@ type Error struct {
 	// Err is the cause. It wraps one of the sentinels, or a context's error.
 	Err error
 
-	seeded bool // the grant begins with a refresh token that the settings give, and knows no login
+	seeded bool // the refresh token comes from the settings, and the grant has no login
 }
 
 func (e *Error) Error() string {
@@ -145,11 +146,11 @@ func withoutQueries(text string, err error) string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// is reports whether e has that error code (RFC 6749 section 5.2). Some products write it in capitals.
+// is reports whether e's error code is code (RFC 6749 section 5.2), which some products write in capitals.
 func (e *Error) is(code string) bool { return strings.EqualFold(e.Code, code) }
 
-// refuses reports whether e's status says that something was refused: with another one, the error code does
-// not count.
+// refuses reports whether e's status says that something was refused. With another status, the error code
+// does not count.
 func (e *Error) refuses() bool {
 	return e.Status/100 == 2 || e.Status == 400 || e.Status == 401 || e.Status == 403
 }
@@ -160,5 +161,5 @@ func (e *Error) Timeout() bool {
 	return errors.Is(e.Err, context.DeadlineExceeded) || errors.As(e.Err, &t) && t.Timeout()
 }
 
-// Temporary is there because [net.Error] asks for it; it says the same as Timeout.
+// Temporary is a method of [net.Error]. It returns the same as Timeout.
 func (e *Error) Temporary() bool { return e.Timeout() }

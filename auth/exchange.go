@@ -157,7 +157,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 	return e
 }
 
-// tell tells the session a result.
+// tell puts a result of the protocol into the state and the log.
 func (c *core) tell(f *flight, r result) {
 	switch r.is {
 	case tokenObtained, tokenAdopted:
@@ -254,7 +254,7 @@ func (c *core) load(ctx context.Context, load func(context.Context, string) (Rec
 		t, err = decodeRecord(rec, time.Now())
 	}
 	if err != nil {
-		return tokenRecord{}, 0, err // without its version, over which it could be saved
+		return tokenRecord{}, 0, err // without its version, so that it is not overwritten
 	}
 	return t, rec.Version, nil
 }
@@ -276,9 +276,9 @@ func (r tokenRecord) token() *oauth2.Token {
 	return &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)}
 }
 
-// try makes p's exchange within p's time. It is made again if the product asks to wait, or was unavailable and
-// nothing was spent, and once more if a secret changed while the credentials were refused. The event's error
-// is an [*Error].
+// try makes p's exchange within p's time. It tries again after a Retry-After, after ErrUnavailable if nothing
+// was spent, and once if the credentials were refused and a secret has changed meanwhile. The event's error is
+// an [*Error].
 func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, error)) event {
 	ctx, cancel := context.WithDeadline(c.life, p.until)
 	defer cancel()
@@ -313,8 +313,8 @@ func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, e
 	}
 }
 
-// traceSending returns a context for an exchange, and a function that reports whether net/http was asked to send
-// it and had no connection.
+// traceSending returns a context for an exchange, and a function that reports whether net/http was given the
+// exchange's request but got no connection for it.
 func traceSending(ctx context.Context) (traced context.Context, unsent func() bool) {
 	var asked, connected atomic.Bool
 	trace := &httptrace.ClientTrace{
@@ -324,8 +324,8 @@ func traceSending(ctx context.Context) (traced context.Context, unsent func() bo
 	return httptrace.WithClientTrace(ctx, trace), func() bool { return asked.Load() && !connected.Load() }
 }
 
-// waitAfter returns how long to wait after the nth failure of p's exchange before it is made again, or 0 if it
-// is not.
+// waitAfter returns how long to wait after the nth failure of p's exchange before the next try, or 0 if there
+// is none.
 func (c *core) waitAfter(e *Error, p *protocol, n int) time.Duration {
 	const tries = 3
 	unavailable := errors.Is(e, ErrUnavailable)
@@ -333,7 +333,7 @@ func (c *core) waitAfter(e *Error, p *protocol, n int) time.Duration {
 	case errors.Is(e, ErrRateLimited), unavailable && e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
 		after := cmp.Or(e.RetryAfter, backoff(n, time.Second, 8*time.Second))
 		if after <= c.opts.MaxRetryAfter {
-			// Up to a quarter more, if there is room, so that those that wait do not meet again.
+			// Up to a quarter more, if there is time, so that waiting processes do not try at once.
 			return max(after, min(jitter(after*5/4), (after+time.Until(p.until))/2))
 		}
 	case unavailable && !p.spends && p.task.reason != login && n < tries && !permanent(e):

@@ -461,8 +461,8 @@ func TestInterruptionIsNotForgotten(t *testing.T) {
 	})
 }
 
-// An exchange that was answered, or never sent, is over: no other process waits for it, whatever became of the
-// refresh token. They wait for one that may still be under way.
+// After an exchange that was answered, or never sent, no other process waits, whatever became of the refresh
+// token. Other processes wait for an exchange that the product may still be processing.
 func TestRefusalLeavesNoMark(t *testing.T) {
 	t.Parallel()
 	unavailable := func(cause error) error { return &auth.Error{Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, cause)} }

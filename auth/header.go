@@ -17,12 +17,12 @@ type headers struct {
 
 // makeHeaders makes tok's headers. It reads secrets, which may take long.
 func (c *core) makeHeaders(tok *oauth2.Token) *headers {
-	secrets, _ := c.readSecrets() // first: the headers may be newer, but not older
+	secrets, _ := c.readSecrets() // before the headers: they may be newer than the digest, but never older
 	return &headers{c.provider.Header(tok), secrets}
 }
 
-// newFollower has the current token's headers made again once a secret has changed. It looks when Token asks
-// it to. It is nil if no secret can change.
+// newFollower returns what makes the current token's headers again after a secret has changed: Token asks it
+// to look. It is nil if no secret can change.
 func (c *core) newFollower() *follow.Value[struct{}] {
 	fixed := true
 	for _, s := range c.opts.Secrets {

@@ -112,7 +112,7 @@ func TestHeaderFollowsSecrets(t *testing.T) {
 	})
 }
 
-// A secret that cannot change is not read again, and nor is one of an idle session.
+// A secret that cannot change is not read again. An idle session reads no secret.
 func TestHeaderOfFixedSecrets(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

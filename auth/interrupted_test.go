@@ -47,7 +47,7 @@ func TestExchangeTimeout(t *testing.T) {
 }
 
 // An exchange that got no answer may have spent the refresh token. If the product then refuses it, the
-// error says so. After one that a time limit ended, all wait for the time that it may take.
+// error says so. After a time limit ended an exchange, all wait until the exchange may have ended at the product.
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	unavailable := func(cause error) error { return fmt.Errorf("%w: %w", auth.ErrUnavailable, cause) }
@@ -93,8 +93,8 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// An exchange that was answered, or never sent, is over: another process does not wait for it, and no answer
-// counts as lost.
+// After an exchange that was answered, or never sent, no other process waits, and no error says that an answer
+// was lost.
 func TestExchangeIsOver(t *testing.T) {
 	t.Parallel()
 	dialing := func(takes time.Duration) func(context.Context) error {
@@ -156,7 +156,7 @@ func TestExchangeIsOver(t *testing.T) {
 	}
 }
 
-// failing is a product whose exchanges are what exchange does, if that is set.
+// failing is a product whose exchange can be replaced.
 type failing struct {
 	*product
 	exchange func(context.Context) error
@@ -169,7 +169,7 @@ func (p *failing) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Tok
 	return p.product.Exchange(ctx, prev)
 }
 
-// A pending mark says how long its exchange may take. One of an earlier version does not: 30 s.
+// A pending mark says how long its exchange may take. A mark of an earlier version does not: then it is 30 s.
 func TestMarkSaysHowLong(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

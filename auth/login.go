@@ -18,9 +18,10 @@ const loginGrace = 10 * time.Second
 // the code was sent, Redeem goes on for up to 10 s, because the product may have issued them. If they are
 // not saved by then, the login is lost, and the error wraps [ErrStore] and says so.
 //
-// If the product gives no refresh token and an earlier login has one, the new tokens are revoked, if the
-// product can, and the error wraps [ErrNoRefreshToken]. Without an earlier login they are used until the
-// access token expires; [Status] then says that they are not Refreshable. The error is an [*Error].
+// If the product returns no refresh token and an earlier login has one, the earlier login stays in force:
+// Redeem revokes the new tokens, if the product can, and the error wraps [ErrNoRefreshToken]. Without an
+// earlier login, the new access token is used until it expires, and Refreshable in [Status] is false. The
+// error is an [*Error].
 func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	flow := s.CodeFlow()
 	if flow == nil {
@@ -72,15 +73,15 @@ func (s *Session) Revoke(ctx context.Context) error {
 	return s.detached(ctx, newFlight(&task{reason: logout}))
 }
 
-// CanRevoke reports whether [Session.Revoke] tells the product. If it does not, the tokens stay valid there
-// until they expire.
+// CanRevoke reports whether [Session.Revoke] revokes the tokens at the product. If not, they stay valid
+// there until they expire.
 func (c *core) CanRevoke() bool {
 	_, ok := c.provider.(Revoker)
 	r, limited := c.provider.(interface{ CanRevoke() bool })
 	return ok && (!limited || r.CanRevoke())
 }
 
-// revoke tells the product to forget tok, and reports whether it can be told.
+// revoke revokes tok at the product, and reports whether the product has a way to revoke them.
 func (c *core) revoke(tok *oauth2.Token) (told bool, err error) {
 	if tok == nil || !c.CanRevoke() {
 		return false, nil

@@ -15,7 +15,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// signIn is a product whose sign-ins give what redeem has for the code, and which can revoke.
+// signIn is a product with a token for each authorization code in redeem. It can revoke.
 type signIn struct {
 	*product
 	redeem  map[string]*oauth2.Token
@@ -125,7 +125,7 @@ func TestCanRevoke(t *testing.T) {
 	}
 }
 
-// readOnly is a store that cannot be written any more, and if noLock is set not be locked either.
+// readOnly is a store that can no longer be written, nor be locked if noLock is set.
 type readOnly struct {
 	auth.Memory
 	now, noLock bool
@@ -145,7 +145,7 @@ func (s *readOnly) Lock(ctx context.Context, key string) (func(), error) {
 	return s.Memory.Lock(ctx, key)
 }
 
-// A logout that the store does not take says what the product was told.
+// If the store cannot forget a logout's tokens, the error says whether the product has revoked them.
 func TestLogoutOnReadOnlyStore(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -183,8 +183,8 @@ func TestLogoutOnReadOnlyStore(t *testing.T) {
 	}
 }
 
-// A login waits as well if the product asks to: but a code is not sent again after another failure, nor after
-// the caller has left for good.
+// A login waits if the product asks for it. A code is not sent again after another failure, nor after the
+// caller has left for good.
 func TestThrottledLogin(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -220,7 +220,7 @@ func TestThrottledLogin(t *testing.T) {
 	}
 }
 
-// A code that the product refuses means another login; other refusals are of the client.
+// If the product refuses the code, another login is needed. Other refusals are about the client.
 func TestRefusedCode(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[string]error{
@@ -237,7 +237,7 @@ func TestRefusedCode(t *testing.T) {
 	}
 }
 
-// redeeming is a product whose sign-ins give what redeem returns.
+// redeeming is a product whose sign-in can be replaced.
 type redeeming struct {
 	signIn
 	redeem func(code string) (*oauth2.Token, error)

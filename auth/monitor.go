@@ -135,8 +135,8 @@ func closeStore(s Store) error {
 	return nil
 }
 
-// end ends the work in the background and closes s, which may end operations that have no answer. It
-// waits for operations for a second at most.
+// end stops the work in the background and closes s, which may end operations that have no answer. It
+// waits for operations for at most a second.
 func (m *monitor) end(s Store) error {
 	m.mu.Lock()
 	m.closed = true

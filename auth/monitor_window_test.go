@@ -27,8 +27,8 @@ func (w *windows) Take(ctx context.Context, id string) (time.Duration, int, erro
 
 func (w *windows) Release(string, bool) { w.releases.Add(1) }
 
-// A window is waited for as an exchange does until it was heard, then for a few round trips; its
-// silence is known to all calls, and says nothing of the records.
+// Take waits as long as an exchange for its first answer, then for a few round trips. After one Take without
+// an answer, others fail at once, and records are still read and written.
 func TestWindowSilence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestWindowSilence(t *testing.T) {
 	})
 }
 
-// A window that another program's key spoils says nothing of the others.
+// If another program has overwritten the key of a window, other windows still work.
 func TestSpoiledWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

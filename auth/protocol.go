@@ -35,7 +35,7 @@ type protocol struct {
 	resaved     bool        // the save has been tried again over another process's record
 	closing     bool        // there will be no other try to save
 	stuck       bool        // callers who want another token know that the save fails
-	told        bool        // the product was told of a logout, and err is how that failed
+	told        bool        // the product was asked to revoke the tokens of a logout; err is how that failed
 	secrets     string      // digest of those with which the exchange failed, or ""
 	saveBegan   time.Time
 
@@ -55,7 +55,7 @@ type rules struct {
 	owner        string        // tells our pending marks from others'
 	host         string
 
-	unanswered time.Time // our mark of an exchange that got no answer
+	unanswered time.Time // the time in our mark of an exchange that got no answer
 	givenUp    bool      // because of a time limit: that exchange may still be under way
 }
 
@@ -74,7 +74,7 @@ const (
 	conflicted             // read the record that saving met
 	pausing                // before made is saved again
 	offering               // save writing: a token that the store does not have
-	revoking               // tell the product that record's tokens, or those that a login made, are not used any more
+	revoking               // revoke record's tokens, or those of a login that is not used
 	forgetting             // save writing, which a logout leaves; if it is empty, delete the record
 	finished               // unlock
 )
@@ -91,7 +91,7 @@ type event struct {
 	start   time.Time
 	secrets string // digest of those with which the exchange failed, or ""
 	unsent  bool   // there was no connection for it
-	told    bool   // the product was told to revoke, though it may have failed
+	told    bool   // the product was asked to revoke, though it may have failed
 	closing bool   // the session closes
 	gaveUp  bool   // the login is given up, or nobody waits for the lock of a login or a logout
 	err     error
@@ -132,11 +132,11 @@ const (
 	saveEvery = 2 * time.Second
 	markWait  = saveEvery + time.Second
 
-	// refusedAgainAfter is when a refused refresh token is sent once more, unless the product said
-	// invalid_grant: other words may have had another reason.
+	// refusedAgainAfter is when a refused refresh token is sent once more. After invalid_grant it is not:
+	// only other error codes may mean something else.
 	refusedAgainAfter = 5 * time.Minute
 	// refreshTriedFor is how long an expendable refresh token is tried while the product is unavailable: some
-	// products fail in that way where they mean to refuse it.
+	// products respond to a dead refresh token with a server error.
 	refreshTriedFor = time.Minute
 )
 
@@ -176,7 +176,7 @@ func (p *protocol) advance(now time.Time, e event) {
 		p.step = exchanging
 	case exchanging:
 		p.exchanged(now, e)
-	case failing: // if a mark stays, others wait for the exchange for nothing
+	case failing: // if that fails, the mark stays, and others wait for the exchange for nothing
 		if p.step = finished; e.err == nil {
 			p.saved()
 		} else if p.writing.ConsentLost != nil {
@@ -329,7 +329,7 @@ func (p *protocol) underLock(now time.Time, e event) {
 	}
 }
 
-// waited follows the wait for another process's exchange. If its mark is still there, it has died.
+// waited follows the wait for another process's exchange. If its mark is still there, the process has died.
 func (p *protocol) waited(now time.Time, e event) {
 	switch {
 	case e.closing:
@@ -418,8 +418,8 @@ func (p *protocol) exchanged(now time.Time, e event) {
 	p.save(saving, p.made)
 }
 
-// exchangeFailed ends with the error. Before, a refused refresh token is kept in the record as that, for
-// other processes and for the next start, and an exchange that is over loses its mark.
+// exchangeFailed ends with the error. Before, it saves that the refresh token was refused, for other processes
+// and the next start, or removes the mark of an exchange that is over.
 func (p *protocol) exchangeFailed(now time.Time, failed event) {
 	p.end(failed.err)
 	var e *Error
@@ -534,7 +534,7 @@ func (p *protocol) saveEnded(now time.Time, err error) {
 	p.wait = min(2*p.wait, saveEvery)
 }
 
-// notForgotten is the error of a logout whose tokens the store still has.
+// notForgotten returns the error of a logout whose tokens the store still has.
 func (p *protocol) notForgotten(err error) error {
 	if !errors.Is(err, ErrStore) {
 		err = fmt.Errorf("%w: %w", ErrStore, err)
@@ -562,8 +562,8 @@ func (p *protocol) left(now time.Time) (r tokenRecord) {
 	return r
 }
 
-// adopts reports whether r is usable, and newer than the token to be replaced. If its refresh token was
-// refused, the access token is usable all the same.
+// adopts reports whether r has a usable access token that is newer than the token to be replaced. The refresh
+// token may have been refused.
 func (p *protocol) adopts(now time.Time, r tokenRecord) bool {
 	if r.AccessToken == "" {
 		return false

@@ -31,7 +31,7 @@ type tokenRecord struct {
 	ConsentLost  *consentLost  `json:"refused,omitempty"`    // RefreshToken was refused, or a person logged out
 	Refreshes    bool          `json:"refreshes,omitempty"`  // a refresh has worked since the login
 	ahead        bool          // Obtained was so far in the future that the token counts as stale
-	Unavailable  time.Time     `json:"unavailable,omitzero"` // since when refreshes with an expendable RefreshToken meet only ErrUnavailable
+	Unavailable  time.Time     `json:"unavailable,omitzero"` // since when all refreshes with an expendable RefreshToken have failed with ErrUnavailable
 }
 
 // pending marks a refresh token that a process is about to spend.
@@ -78,10 +78,10 @@ func (r tokenRecord) sendsAgain(now time.Time) bool {
 	return r.ConsentLost != nil && !r.ConsentLost.Again.IsZero() && !now.Before(r.ConsentLost.Again)
 }
 
-// loggedOut reports whether r is what a logout leaves.
+// loggedOut reports whether a logout wrote r.
 func (r tokenRecord) loggedOut() bool { return r.ConsentLost != nil && r.ConsentLost.LoggedOut }
 
-// refusal is the error of a record whose consent is lost.
+// refusal returns the error of a record whose consent is lost.
 func (r tokenRecord) refusal() *Error {
 	return &Error{Op: "exchange", Err: fmt.Errorf("%w: %w", ErrConsentRequired, *r.ConsentLost)}
 }
@@ -105,8 +105,8 @@ func (r consentLost) Error() (text string) {
 // maxSkew is how far the clock of another machine may be ahead.
 const maxSkew = 5 * time.Minute
 
-// decodeRecord reads what encode wrote. An absent record is the zero tokenRecord. One from the future counts
-// from now.
+// decodeRecord reads what encode wrote. An absent record is the zero tokenRecord. If another host's clock is
+// ahead, the times that it wrote become now.
 func decodeRecord(r Record, now time.Time) (tokenRecord, error) {
 	if r.Version == 0 {
 		return tokenRecord{}, nil
@@ -142,7 +142,7 @@ func (r *Refresh) encode(t tokenRecord, version uint64) Record {
 	return Record{Version: version, Expires: expires, Data: b}
 }
 
-// consentExpiry is when t's refresh token ends: as its JWT says, else as the provider knows, else zero.
+// consentExpiry returns when t's refresh token expires: by its JWT, else by Lifetime, else zero.
 func (r *Refresh) consentExpiry(t tokenRecord) time.Time {
 	if t.RefreshToken == "" {
 		return time.Time{}
@@ -161,13 +161,13 @@ func (r *Refresh) consentExpiry(t tokenRecord) time.Time {
 	return time.Time{}
 }
 
-// inForce reports whether t's refresh token can still be used, as far as is known.
+// inForce reports whether t's refresh token can probably still be used.
 func (r *Refresh) inForce(t tokenRecord, now time.Time) bool {
 	ends := r.consentExpiry(t)
 	return t.RefreshToken != "" && t.ConsentLost == nil && (ends.IsZero() || now.Before(ends))
 }
 
-// consentLife is the whole life of t's refresh token, or zero if that is unknown.
+// consentLife returns the whole lifetime of t's refresh token, or zero if it is unknown.
 func (r *Refresh) consentLife(t tokenRecord) time.Duration {
 	if life := r.consentExpiry(t).Sub(t.Refreshed); life > 0 {
 		return max(life, leastConsent)
@@ -183,10 +183,10 @@ func (r *Refresh) renewalDue(t tokenRecord, now time.Time) bool {
 }
 
 const (
-	// maxLifetime is the longest lifetime of a token that is believed.
+	// maxLifetime is the longest plausible lifetime of a token.
 	maxLifetime = 10 * 365 * 24 * time.Hour
-	// leastLifetime and leastConsent are the shortest of access and refresh tokens: shorter ones would mean
-	// one exchange after the other.
+	// leastLifetime and leastConsent are the shortest lifetimes of access and refresh tokens. With shorter
+	// ones, exchanges would never stop.
 	leastLifetime = time.Second
 	leastConsent  = 10 * time.Second
 )
@@ -211,7 +211,8 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time, host string)
 	return r
 }
 
-// lifetime is the shorter of what the provider says and of the token's own life if it is a JWT.
+// lifetime returns the lifetime that the provider says or, if the access token is a JWT, its own if that is
+// shorter.
 func lifetime(tok *oauth2.Token, start time.Time) time.Duration {
 	var life time.Duration
 	if tok.ExpiresIn > 0 && tok.ExpiresIn <= int64(maxLifetime/time.Second) {
@@ -221,7 +222,7 @@ func lifetime(tok *oauth2.Token, start time.Time) time.Duration {
 	}
 	issued := start
 	if life > 0 {
-		issued = time.Time{} // exp alone is by the product's clock, which the provider may know
+		issued = time.Time{} // without iat, exp does not count: the provider may know the product's clock
 	}
 	if own, ok := jwt.Lifetime(tok.AccessToken, issued); ok && own <= maxLifetime && (life == 0 || own < life) {
 		life = own

@@ -42,8 +42,8 @@ type Options struct {
 	EarlyRefresh time.Duration
 	// ExchangeTimeout (30 s) is how long an exchange may take, whoever started it, with its retries.
 	ExchangeTimeout time.Duration
-	// MaxRetryAfter (30 s) is the longest Retry-After of the token endpoint for which an exchange waits, if it
-	// then still has the time: with a 429, or a 503 (RFC 9110 section 10.2.3).
+	// MaxRetryAfter (30 s) is the longest Retry-After, of a 429 or 503 of the token endpoint, for which an
+	// exchange waits (RFC 9110 section 10.2.3). It must also fit ExchangeTimeout.
 	MaxRetryAfter time.Duration
 	// Client sends the exchanges. nil is a client that follows no redirects.
 	Client *http.Client

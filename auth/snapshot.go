@@ -18,8 +18,8 @@ type snapshot struct {
 	accepted atomic.Bool // a response has shown that the product accepts it
 }
 
-// left returns how long it is until t, by the clock that says less: the monotonic clock stops while the
-// machine is suspended, and the wall clock may be set back.
+// left returns how long it is until t: the shorter of what the monotonic and the wall clock say. The monotonic
+// clock stops while the machine is suspended, and the wall clock may be set back.
 func left(now, t time.Time) time.Duration {
 	return min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
 }

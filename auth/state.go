@@ -110,7 +110,7 @@ func (s *state) obtained(now time.Time, t *task, token *snapshot, adopted bool) 
 	}
 	s.token, s.dropped = token, false
 	// Wait at least min(1 s, lifetime/5) before the next background exchange: an endpoint that repeats one
-	// token until it expires would be asked more and more often. Exchanges begin a second apart.
+	// token until it expires would be asked more and more often. Exchanges start at least a second apart.
 	s.backgroundAfter = now.Add(min(time.Second, token.record.Lifetime/5))
 	for _, after := range []time.Time{token.record.Obtained.Add(time.Second), s.failure.backgroundAfter} {
 		if after.After(s.backgroundAfter) {

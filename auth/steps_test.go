@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestConflict tests what follows from a save that meets another record.
+// TestConflict tests what follows if another process has changed the record before a save.
 func TestConflict(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -67,7 +67,7 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// TestFailing tests what is told when a failed exchange cannot be saved.
+// TestFailing tests the results if the record of a failed exchange cannot be saved.
 func TestFailing(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")

@@ -10,7 +10,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A token endpoint that asks to wait is waited for, if there is time.
+// If the token endpoint asks to wait, the exchange waits, if there is time.
 func TestThrottledExchange(t *testing.T) {
 	t.Parallel()
 	limited := func(after time.Duration) error {
@@ -23,7 +23,7 @@ func TestThrottledExchange(t *testing.T) {
 		err       error
 		failures  int
 		exchanges int64         // in all
-		takes     time.Duration // at most; 0: as long as an exchange may take
+		takes     time.Duration // at most; 0 is the limit of an exchange
 		fails     bool
 		o         auth.Options
 	}{

@@ -39,8 +39,9 @@ type Product struct {
 //   - Revoke revokes the token, if it makes a request, and succeeds for a revoked one (RFC 7009 section
 //     2.2);
 //   - if the product fails, Exchange fails after one request (or two, if a refresh token is expendable and
-//     a 2xx response gives no token) with an [*auth.Error] that has the sentinel, status and Retry-After that a Session needs (RFC 6749 section 5.2, RFC 9110 section
-//     10.2.3), and no secret, even if the product echoes the request.
+//     a 2xx response has no token). The error is an [*auth.Error] with the sentinel, status and Retry-After
+//     that a Session needs (RFC 6749 section 5.2, RFC 9110 section 10.2.3), and has no secret, even if the
+//     product echoes the request.
 func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Product) {
 	p := open(t)
 	tok := exchange(t, p, login(t, p, at))

@@ -326,7 +326,7 @@ func TestWindowFile(t *testing.T) {
 	}
 }
 
-// A window uses the file that is at its path, and not one that it used before.
+// If the file at the path is removed or replaced, the window uses the new one.
 func TestWindowReplaced(t *testing.T) {
 	t.Parallel()
 	for name, replace := range map[string]func(path string) error{

@@ -170,7 +170,7 @@ func TestLoginWithoutRefreshToken(t *testing.T) {
 			s.seen()
 			s.answers(200, without)
 			code, page, stdout, stderr = s.logIn()
-			if code != 1 || stdout != "" || !strings.Contains(stderr, "itsmauth: api: login: the sign-in gave no refresh token, so it is not used: the earlier login stays in force; ") ||
+			if code != 1 || stdout != "" || !strings.Contains(stderr, "itsmauth: api: login: the product returned no refresh token for this sign-in, so the earlier login stays in force; ") ||
 				!strings.HasSuffix(stderr, "to replace the earlier login, first run: itsmauth logout api\n") {
 				t.Errorf("exit %d, %s%s", code, stdout, stderr)
 			}

@@ -59,7 +59,7 @@ type Config struct {
 	// own, or as fields (form or json, the same as Encoding). The default is basic, or json if the
 	// encoding is json.
 	CredentialsIn string `yaml:"credentials_in" enum:"basic,form,json,headers"`
-	// DefaultCredentialsIn says that nobody chose CredentialsIn, so that the error of refused credentials
+	// DefaultCredentialsIn says that CredentialsIn is a default, so that the error of refused credentials
 	// names that key. It is set if CredentialsIn is "".
 	DefaultCredentialsIn bool `yaml:"-"`
 	// CredentialHeaders are the headers for credentials_in headers. A template may contain {client_id}
@@ -100,16 +100,16 @@ type Response struct {
 	// string.
 	AccessToken  string `yaml:"access_token" default:"/access_token" empty:"#"`
 	RefreshToken string `yaml:"refresh_token" default:"/refresh_token"`
-	// ExpiresIn is the lifetime. If the access token is a JWT that ends before, that counts. A lifetime
-	// over ten years counts as absent.
+	// ExpiresIn is the lifetime. If the access token is a JWT that expires earlier, the JWT decides. A
+	// lifetime over ten years counts as absent.
 	ExpiresIn string `yaml:"expires_in" default:"/expires_in"`
 	// ExpiresInUnit is the unit of ExpiresIn: s or ms.
 	ExpiresInUnit string `yaml:"expires_in_unit" enum:"s,ms" default:"s"`
 	TokenType     string `yaml:"token_type" default:"/token_type"`
 	// Error is the error code, or an object with a code.
 	Error string `yaml:"error" default:"/error"`
-	// Errors say what error responses mean whose status and code are misleading. They are looked at
-	// before anything else, in a response of any status.
+	// Errors say what misleading error responses mean. They decide before status and error code, in a
+	// response of any status.
 	Errors []ResponseError `yaml:"errors"`
 }
 

@@ -61,8 +61,8 @@ func (p *Provider) refresh(ctx context.Context, r *request, refreshToken string)
 }
 
 // canFallBack reports whether to try the full grant after the refresh r failed with err. Products refuse a
-// refresh token with any status and body, so this is true for all responses but redirects, temporary errors,
-// and those that are about the client.
+// refresh token with any status and body, so it is false only for redirects, temporary errors and errors about
+// the client.
 func (p *Provider) canFallBack(r *request, err error) bool {
 	elsewhere := r.status == 0 || r.status/100 == 3 || r.status == http.StatusProxyAuthRequired
 	return !p.c.interactive() && !elsewhere && r.code != "invalid_client" && r.code != "unauthorized_client" &&

@@ -32,7 +32,7 @@ func decodeForm(body []byte) any {
 	return doc
 }
 
-// trim removes the white space around body, and what some servers put before UTF-8.
+// trim removes white space around body, and a byte order mark.
 func trim(body []byte) []byte { return bytes.TrimSpace(bytes.TrimPrefix(body, byteOrderMark)) }
 
 // parse parses JSON and keeps numbers as they are written. Its error is [io.ErrUnexpectedEOF] if the

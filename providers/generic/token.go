@@ -64,7 +64,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	return tok, nil
 }
 
-// maxLifetime is the longest plausible lifetime. A larger number is ignored: its unit is another one.
+// maxLifetime is the longest plausible lifetime. A larger number is ignored: its unit is probably not seconds.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
 // lifetime reads expires_in, as a number or a string. 0 is unknown.
