@@ -8,7 +8,9 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -80,8 +82,13 @@ type Field struct {
 	Least    int64
 }
 
-// Fields lists the fields of a struct and of the structs embedded in it.
+var fields sync.Map // what Fields found, by reflect.Type
+
+// Fields lists the fields of a struct and of the structs embedded in it. The list is shared: do not change it.
 func Fields(t reflect.Type) (list []Field) {
+	if known, ok := fields.Load(t); ok {
+		return known.([]Field)
+	}
 	for _, f := range reflect.VisibleFields(t) {
 		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		if !f.IsExported() || key == "" || key == "-" {
@@ -91,9 +98,14 @@ func Fields(t reflect.Type) (list []Field) {
 		if words := f.Tag.Get("enum"); words != "" {
 			field.Enum = strings.Split(words, ",")
 		}
-		fmt.Sscan(f.Tag.Get("min"), &field.Least)
+		// Not fmt.Sscan: it panics within, and each panic makes the race detector's stack longer.
+		least, _, _ := strings.Cut(f.Tag.Get("min"), ",")
+		if n, err := strconv.ParseInt(least, 10, 64); err == nil {
+			field.Least = n
+		}
 		list = append(list, field)
 	}
+	fields.Store(t, list)
 	return list
 }
 
