@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/filestore"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
 
@@ -70,7 +71,12 @@ func (l *loader) storeOpener(at yamldoc.Node, c *storeConfig) (func() (auth.Stor
 	if len(l.doc.Faults) > before {
 		return nil, nil
 	}
-	return func() (auth.Store, error) { return open(settings.Interface()) }, keys
+	value := settings.Interface()
+	if c, ok := value.(filestore.Config); ok {
+		c.Logger = l.opts.logger
+		value = c
+	}
+	return func() (auth.Store, error) { return open(value) }, keys
 }
 
 func (l *loader) encryptionKeys(at yamldoc.Path, c *storeConfig) (keys []auth.Key) {

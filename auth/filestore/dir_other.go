@@ -2,14 +2,36 @@
 
 package filestore
 
-import "os"
+import (
+	"fmt"
+	"io/fs"
+	"os"
+)
 
-// makeDir makes dir and its parents. It does not check the parents, for the same reason as checkPrivate.
-func makeDir(dir string, _ bool) error { return os.MkdirAll(dir, 0o700) }
+// nonblock is nothing: no file name of a directory is a named pipe here.
+const nonblock = 0
 
-// checkPrivate checks nothing: access control lists decide, and a directory in the user's profile inherits
-// the right ones.
-func checkPrivate(string, int) error { return nil }
+// A user is unknown: access control lists decide, and a directory in the user's profile inherits the right
+// ones.
+type user struct{}
 
-// syncDir does nothing: directories cannot be synced here.
-func syncDir(string) error { return nil }
+func thisUser() (user, error) { return user{}, nil }
+
+func checkParents(path string, _ user, create bool, _ func(error) error) error {
+	if !create {
+		return nil
+	}
+	return os.MkdirAll(path, 0o700)
+}
+
+func (user) checkDir(string, fs.FileInfo) error { return nil }
+
+func (user) checkFile(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file (%v); move it away", path, info.Mode())
+	}
+	return nil
+}
+
+// sync does nothing: directories cannot be synced here.
+func (d *dir) sync() error { return nil }

@@ -13,19 +13,29 @@ import (
 	"syscall"
 )
 
-// makeDir makes dir and its parents. Unless allowWritable is set, it returns an error if another user
-// could replace dir in one of its parents. It resolves symbolic links itself, in order to check each
-// directory on the way.
-func makeDir(dir string, allowWritable bool) error {
+// nonblock makes opening a named pipe return at once.
+const nonblock = syscall.O_NONBLOCK
+
+// A user is who this process runs as.
+type user struct {
+	uid    int
+	groups []int
+}
+
+func thisUser() (user, error) {
 	groups, err := os.Getgroups()
-	if err != nil {
-		return err
-	}
+	return user{os.Geteuid(), append(groups, os.Getegid())}, err
+}
+
+// checkParents checks the directories above path, which create makes if they are missing, and path too. If
+// another user could replace path in one of them, unsafe decides. It resolves symbolic links itself, in
+// order to check each directory on the way.
+func checkParents(path string, me user, create bool, unsafe func(error) error) error {
 	links := 0
-	at, rest := "/", strings.Split(dir, "/")
+	at, rest := "/", strings.Split(path, "/")
 	for {
 		info, err := os.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) {
+		if create && errors.Is(err, fs.ErrNotExist) {
 			if err = os.Mkdir(at, 0o700); err == nil || errors.Is(err, fs.ErrExist) {
 				info, err = os.Lstat(at)
 			}
@@ -40,8 +50,8 @@ func makeDir(dir string, allowWritable bool) error {
 		if !link && len(rest) == 0 {
 			return nil
 		}
-		if !allowWritable {
-			if err := checkSafe(at, info, os.Geteuid(), append(groups, os.Getegid())); err != nil {
+		if err := me.checkParent(at, info); err != nil {
+			if err := unsafe(err); err != nil {
 				return err
 			}
 		}
@@ -51,7 +61,7 @@ func makeDir(dir string, allowWritable bool) error {
 		}
 		target, err := os.Readlink(at)
 		if links++; err == nil && links > 40 {
-			err = &fs.PathError{Op: "open", Path: dir, Err: syscall.ELOOP}
+			err = &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
 		}
 		if err != nil {
 			return err
@@ -63,52 +73,79 @@ func makeDir(dir string, allowWritable bool) error {
 	}
 }
 
-// checkSafe returns an error if a user other than root and uid could replace an entry of a directory, or
-// a symbolic link. In a sticky directory, only an entry's owner can replace it.
-func checkSafe(path string, info fs.FileInfo, uid int, groups []int) error {
-	mode, stat := info.Mode(), info.Sys().(*syscall.Stat_t)
-	notSticky := mode.IsDir() && mode&fs.ModeSticky == 0
-	var who, fix string
-	switch {
-	case stat.Uid != 0 && int(stat.Uid) != uid:
-		who = fmt.Sprintf("belongs to user %d", stat.Uid)
-	case notSticky && mode.Perm()&0o002 != 0:
-		who = fmt.Sprintf("can be written by every user (mode %04o)", mode.Perm())
-		fix = "run: chmod o-w " + path + ", or "
-	case notSticky && mode.Perm()&0o020 != 0 && !slices.Contains(groups, int(stat.Gid)):
-		who = fmt.Sprintf("can be written by group %d, which this process is not in (mode %04o)", stat.Gid, mode.Perm())
-		fix = "run: chmod g-w " + path + ", or "
-	default:
+// checkParent returns an error if a user other than root and this one could replace an entry of a
+// directory, or a symbolic link. In a sticky directory, only an entry's owner can replace it.
+func (u user) checkParent(path string, info fs.FileInfo) error {
+	who, bits := u.writers(info)
+	fix := ""
+	switch owner := stat(info).Uid; {
+	case owner != 0 && int(owner) != u.uid:
+		who = fmt.Sprintf("belongs to user %d", owner)
+	case who == "" || !info.IsDir() || info.Mode()&fs.ModeSticky != 0:
 		return nil
+	default:
+		fix = fmt.Sprintf("run: chmod %s-w %s, or ", bits, path)
 	}
-	return fmt.Errorf("%s %s: they could replace the token store below it; %schoose another directory, "+
-		"or, if you trust them, set token_store.allow_writable_parents: true", path, who, fix)
+	return fmt.Errorf("%s %s: they could replace the token store below it; %schoose another directory", path, who, fix)
 }
 
-// checkPrivate returns an error if anyone but uid can put a file into dir.
-func checkPrivate(dir string, uid int) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != uid {
-		return fmt.Errorf("%s belongs to user %d, but this process runs as user %d; choose another directory, or run: chown %[3]d %[1]s", dir, owner, uid)
+// checkDir returns an error if another user can put a file into the store's directory.
+func (u user) checkDir(path string, info fs.FileInfo) error {
+	if owner := stat(info).Uid; int(owner) != u.uid {
+		return fmt.Errorf("%s belongs to user %d, but this process runs as user %d; choose another directory, or run: chown %[3]d %[1]s", path, owner, u.uid)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("%s can be written by others (mode %04o); run: chmod 700 %[1]s", dir, mode)
+		return fmt.Errorf("%s can be written by others (mode %04o); run: chmod 700 %[1]s", path, mode)
 	}
 	return nil
 }
 
-// syncDir makes a rename in dir survive a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// checkFile returns an error if another user may have made or written a file of the store: while others
+// could write to the directory, or by another name of the file.
+func (u user) checkFile(path string, info fs.FileInfo) error {
+	mode, stat := info.Mode(), stat(info)
+	who, bits := u.writers(info)
+	switch {
+	case !mode.IsRegular():
+		return fmt.Errorf("%s is no regular file but a %s of user %d; move it away", path, kinds[mode.Type()], stat.Uid)
+	case int(stat.Uid) != u.uid:
+		return fmt.Errorf("%s belongs to user %d, but this process runs as user %d; move it away, or, if you know its content, run: chown %[3]d %[1]s", path, stat.Uid, u.uid)
+	case stat.Nlink > 1:
+		return fmt.Errorf("%s, of user %d, is a hard link: the file has %d names, and may be changed by another one; move it away, or put a copy in its place", path, stat.Uid, stat.Nlink)
+	case who != "":
+		return fmt.Errorf("%s, of user %d, %s; move it away, or, if you know its content, run: chmod %s-w %[1]s", path, stat.Uid, who, bits)
+	}
+	return nil
+}
+
+var kinds = map[fs.FileMode]string{
+	fs.ModeDir: "directory", fs.ModeSymlink: "symbolic link", fs.ModeNamedPipe: "named pipe", fs.ModeSocket: "socket",
+	fs.ModeDevice: "device", fs.ModeDevice | fs.ModeCharDevice: "device",
+}
+
+// writers says which users other than the owner can write, and the letter that chmod has for them.
+func (u user) writers(info fs.FileInfo) (who, letter string) {
+	mode, group := info.Mode().Perm(), int(stat(info).Gid)
+	switch {
+	case mode&0o002 != 0:
+		return fmt.Sprintf("can be written by every user (mode %04o)", mode), "o"
+	case mode&0o020 != 0 && !slices.Contains(u.groups, group):
+		return fmt.Sprintf("can be written by group %d, which this process is not in (mode %04o)", group, mode), "g"
+	}
+	return "", ""
+}
+
+func stat(info fs.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t) }
+
+// sync makes a rename in the directory survive a power failure.
+func (d *dir) sync() error {
+	f, err := d.Open(".")
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer f.Close()
 	// Some network file systems cannot sync a directory.
-	if err := d.Sync(); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
+	if err := f.Sync(); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	return nil

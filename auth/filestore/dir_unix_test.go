@@ -188,8 +188,12 @@ func TestNamedPipes(t *testing.T) {
 		"k.save.lock": func(s *store) error { return s.Save(t.Context(), "k", auth.Record{}) },
 		"k.lock":      func(s *store) error { _, _, err := s.TryLock(t.Context(), "k", 0); return err },
 		"k.alive":     func(s *store) error { _, _, err := s.TryLock(t.Context(), "k", 0); return err },
-		"k.alive ":    func(s *store) error { defer stopped(t, s.dir, "k.lock", "")(); s.unresponsive("k"); return nil },
-		"k.window":    func(s *store) error { _, _, err := single(s).Take(t.Context(), "k"); return err },
+		"k.alive ": func(s *store) error {
+			defer stopped(t, s.dir, "k.lock", "")()
+			_, err := s.unresponsive(s.opened.Load(), "k")
+			return err
+		},
+		"k.window": func(s *store) error { _, _, err := single(s).Take(t.Context(), "k"); return err },
 	} {
 		for _, writer := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, writer %t", name, writer), func(t *testing.T) {

@@ -22,11 +22,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -36,17 +37,27 @@ import (
 type Config struct {
 	// Path is the directory. If it does not exist, it is made, with its parents, with mode 0700.
 	Path string `yaml:"path" required:"true" path:"true"`
-	// AllowWritableParents accepts a directory whose parents other users can write to, such as a
-	// directory in a Kubernetes emptyDir. Those users can then replace your tokens by their own. The
-	// default is false.
+	// AllowWritableParents accepts a directory that other users could replace, because they can write to a
+	// directory above it, such as a Kubernetes emptyDir. They can then remove the tokens, or put another
+	// directory of this user in their place, but not read them or put in their own. The default is false.
 	AllowWritableParents bool `yaml:"allow_writable_parents"`
+	// Logger gets a warning for each directory that only AllowWritableParents accepts. nil logs nothing.
+	Logger *slog.Logger `yaml:"-"`
 }
 
 // Open returns the store in a directory, which must belong to this process's user and must not be
-// writable by others. Unless AllowWritableParents is set, the same is required of the directories above
-// it, but these may also belong to root, be writable by a group that this process is in, or be sticky
-// like /tmp. Symbolic links must belong to this user or root. A directory may be opened several times.
-// The files have mode 0600.
+// writable by others. The directories above it must belong to this user or root. They may be writable by
+// a group that this process is in, and by others only if they are sticky, like /tmp. Symbolic links must
+// belong to this user or root. AllowWritableParents makes an exception for the directories above and for
+// links. Only modes are looked at, not access control lists, and on Windows nothing: there, put the
+// directory into the user's profile.
+//
+// The directory stays open until Close. If another one is put in its place, the next operation makes all these checks
+// again, and fails or uses the new one. A directory may be opened several times.
+//
+// The files have mode 0600 and at most 16 MiB. A file that another user may have made or written is an
+// error: one that is no regular file, belongs to another user, has several hard links, or is writable by
+// others, except for a group that this process is in.
 //
 // Open's error is an [auth.KeyError] that wraps [auth.ErrStore]. All errors name the file or the
 // directory, and none shows what a file contains. A file that is damaged, newer than this code or not
@@ -59,32 +70,44 @@ type Config struct {
 // The store is an [auth.TryLocker], an [auth.Windower] for the processes of one machine, and an
 // [io.Closer].
 func Open(c Config) (auth.Store, error) {
-	dir, err := prepare(c)
-	if err != nil {
+	s := &store{beat: beat, observed: map[string]observation{}}
+	if err := s.open(c); err != nil {
 		return nil, &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, err)}
 	}
-	s := &store{dir: dir, beat: beat, observed: map[string]observation{}}
 	s.closing, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
 
-func prepare(c Config) (string, error) {
+func (s *store) open(c Config) (err error) {
 	if c.Path == "" {
-		return "", errors.New("no directory given")
+		return errors.New("no directory given")
 	}
-	dir, err := filepath.Abs(c.Path)
-	if err != nil {
-		return "", err
+	if s.dir, err = filepath.Abs(c.Path); err != nil {
+		return err
 	}
-	if err := makeDir(dir, c.AllowWritableParents); err != nil {
-		return "", err
+	s.unsafe = func(err error) error {
+		return fmt.Errorf("%w, or, if you trust them, set token_store.allow_writable_parents: true", err)
 	}
-	return dir, checkPrivate(dir, os.Geteuid())
+	warn := s.unsafe
+	if c.AllowWritableParents {
+		s.unsafe = func(error) error { return nil }
+		warn = func(err error) error {
+			if c.Logger != nil {
+				c.Logger.Warn("other users could replace the token store", "error", &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, err)})
+			}
+			return nil
+		}
+	}
+	d, err := openDir(s.dir, true, warn)
+	s.opened.Store(d)
+	return err
 }
 
 type store struct {
-	dir  string
-	beat time.Duration
+	dir    string
+	unsafe func(error) error // decides about a directory above dir in which others could replace it
+	opened atomic.Pointer[dir]
+	beat   time.Duration
 
 	mu       sync.Mutex
 	observed map[string]observation // by key
@@ -94,10 +117,28 @@ type store struct {
 	running  sync.WaitGroup // background functions
 }
 
+// directory returns the directory that is at the path now. If it is not the one that Open opened, all of
+// Open's checks are made again.
+func (s *store) directory() (*dir, error) {
+	info, err := os.Stat(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	d := s.opened.Load()
+	if !os.SameFile(info, d.info) {
+		if d, err = openDir(s.dir, false, s.unsafe); err == nil {
+			s.opened.Store(d)
+		}
+		return d, err
+	}
+	return d, d.me.checkDir(s.dir, info) // its mode may have changed
+}
+
 // Format prints the directory for every verb.
 func (s *store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "filestore(%s)", s.dir) }
 
-// Close waits at most a second for the slots that are being released in the background.
+// Close waits at most a second for the slots that are being released in the background, and closes the
+// directory.
 func (s *store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -112,6 +153,9 @@ func (s *store) Close() error {
 	case <-time.After(time.Second):
 	}
 	s.cancel()
+	if d := s.opened.Swap(new(dir)); d.Root != nil {
+		return d.Root.Close()
+	}
 	return nil
 }
 
@@ -130,47 +174,52 @@ func (s *store) goBackground(limit time.Duration, f func(ctx context.Context)) {
 }
 
 func (s *store) Load(ctx context.Context, key string) (auth.Record, error) {
-	path := s.path(key, ".json")
-	if err := ctx.Err(); err != nil {
-		return auth.Record{}, fmt.Errorf("%w: reading %s: %w", auth.ErrStore, path, err)
+	d, err := s.directory()
+	if err != nil {
+		return auth.Record{}, fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
-	b, err := readFile(path)
+	return d.load(ctx, key)
+}
+
+func (d *dir) load(ctx context.Context, key string) (auth.Record, error) {
+	file := name(key) + ".json"
+	if err := ctx.Err(); err != nil {
+		return auth.Record{}, fmt.Errorf("%w: reading %s: %w", auth.ErrStore, d.join(file), err)
+	}
+	b, err := d.read(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		// If the directory is gone too, it is not known whether there was a record.
-		if _, err = os.Stat(s.dir); err == nil {
-			return auth.Record{}, nil
-		}
+		return auth.Record{}, nil
 	}
 	if err != nil {
 		return auth.Record{}, fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
 	r, err := decode(name(key), b)
 	if err != nil {
-		return auth.Record{}, fmt.Errorf("%w: %s %w", auth.ErrStore, path, err)
+		return auth.Record{}, fmt.Errorf("%w: %s %w", auth.ErrStore, d.join(file), err)
 	}
 	return r, nil
 }
 
 func (s *store) Save(ctx context.Context, key string, r auth.Record) error {
-	done, err := s.startChange(ctx, key, r.Version)
+	d, done, err := s.startChange(ctx, key, r.Version)
 	if err != nil {
 		return err
 	}
 	defer done()
-	path := s.path(key, ".json")
+	file := name(key) + ".json"
 	r.Version++
 	b, err := encode(name(key), r)
 	if err == nil {
-		err = replace(path, b)
+		err = d.replace(file, b)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s is unchanged: %w", auth.ErrStore, path, err)
+		return fmt.Errorf("%w: %s is unchanged: %w", auth.ErrStore, d.join(file), err)
 	}
-	return s.sync()
+	return d.syncChange()
 }
 
 func (s *store) Delete(ctx context.Context, key string, version uint64) error {
-	done, err := s.startChange(ctx, key, version)
+	d, done, err := s.startChange(ctx, key, version)
 	if err != nil {
 		return err
 	}
@@ -178,52 +227,46 @@ func (s *store) Delete(ctx context.Context, key string, version uint64) error {
 	if version == 0 {
 		return nil
 	}
-	if err := os.Remove(s.path(key, ".json")); err != nil {
-		return fmt.Errorf("%w: %w", auth.ErrStore, err)
+	file := name(key) + ".json"
+	if err := d.Remove(file); err != nil {
+		return fmt.Errorf("%w: %w", auth.ErrStore, withPath(err, d.join(file)))
 	}
-	return s.sync()
+	return d.syncChange()
 }
 
 // startChange locks key's record for a change, if it has that version. The caller calls done at the end.
-func (s *store) startChange(ctx context.Context, key string, version uint64) (done func(), err error) {
-	path := s.path(key, ".save.lock")
-	done, err = poll(ctx, path, time.Millisecond, 50*time.Millisecond, func() (func(), error) { return tryLockFile(path) })
+func (s *store) startChange(ctx context.Context, key string, version uint64) (d *dir, done func(), err error) {
+	lock := name(key) + ".save.lock"
+	done, err = poll(ctx, s.join(lock), time.Millisecond, 50*time.Millisecond, func() (func(), error) {
+		if d, err = s.directory(); err != nil {
+			return nil, fmt.Errorf("%w: %w", auth.ErrStore, err)
+		}
+		return d.tryLock(lock)
+	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	r, err := s.Load(ctx, key)
+	r, err := d.load(ctx, key)
 	if err == nil && r.Version != version {
-		err = fmt.Errorf("%w: %s", auth.ErrConflict, s.path(key, ".json"))
+		err = fmt.Errorf("%w: %s", auth.ErrConflict, d.join(name(key)+".json"))
 	}
 	if err != nil {
 		done()
-		return nil, err
+		return nil, nil, err
 	}
-	s.removeTemporary(key)
-	return done, nil
+	d.removeTemporary(name(key) + ".") // startChange excludes other writers of this key
+	return d, done, nil
 }
 
-// removeTemporary removes key's temporary files, which killed processes left: startChange excludes
-// others.
-func (s *store) removeTemporary(key string) {
-	entries, _ := os.ReadDir(s.dir)
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), name(key)+".") && strings.HasSuffix(e.Name(), ".tmp") {
-			os.Remove(filepath.Join(s.dir, e.Name()))
-		}
-	}
-}
-
-func (s *store) sync() error {
-	if err := syncDir(s.dir); err != nil {
+func (d *dir) syncChange() error {
+	if err := d.sync(); err != nil {
 		return fmt.Errorf("%w: the change was made, but may be lost in a power failure: %w", auth.ErrStore, err)
 	}
 	return nil
 }
 
-func (s *store) path(key, suffix string) string {
-	return filepath.Join(s.dir, name(key)+suffix)
-}
+// join returns the path of a file, for errors.
+func (s *store) join(file string) string { return filepath.Join(s.dir, file) }
 
 var plainName = regexp.MustCompile(`^[a-z0-9_-]{1,128}$`)
 
@@ -234,29 +277,6 @@ func name(key string) string {
 	}
 	sum := sha256.Sum256([]byte(key))
 	return "sha256=" + hex.EncodeToString(sum[:])
-}
-
-// replace writes b to the file at path, all or nothing: after an error the old content is there.
-func replace(path string, b []byte) error {
-	dir, file := filepath.Split(path)
-	f, err := os.CreateTemp(dir, strings.TrimSuffix(file, ".json")+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 const (

@@ -6,14 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	mathrand "math/rand/v2"
 	"os"
 	"sync"
-	"syscall"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
@@ -39,17 +36,21 @@ const (
 
 // TryLock implements [auth.TryLocker].
 func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Record, func(), error) {
-	r, err := s.Load(ctx, key)
+	d, err := s.directory()
+	if err != nil {
+		return auth.Record{}, nil, fmt.Errorf("%w: %w", auth.ErrStore, err)
+	}
+	r, err := d.load(ctx, key)
 	if err != nil || r.Version != known {
 		return r, nil, err
 	}
-	unlock, err := s.tryLock(key)
+	unlock, err := s.tryLock(d, key)
 	if err != nil {
 		return auth.Record{}, nil, err
 	}
 	if unlock != nil {
-		// The previous holder may have saved after our Load.
-		if r, err = s.Load(ctx, key); err != nil || r.Version != known {
+		// The previous holder may have saved after our load.
+		if r, err = d.load(ctx, key); err != nil || r.Version != known {
 			unlock()
 			return r, nil, err
 		}
@@ -59,23 +60,37 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 
 // Lock implements [auth.Store].
 func (s *store) Lock(ctx context.Context, key string) (func(), error) {
-	return poll(ctx, s.path(key, ".lock"), 10*time.Millisecond, s.beat/5, func() (func(), error) { return s.tryLock(key) })
+	return poll(ctx, s.join(name(key)+".lock"), 10*time.Millisecond, s.beat/5, func() (func(), error) {
+		d, err := s.directory()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", auth.ErrStore, err)
+		}
+		return s.tryLock(d, key)
+	})
 }
 
 // tryLock takes key's lock, unless a responsive process holds it. unlock is nil if it does.
-func (s *store) tryLock(key string) (unlock func(), err error) {
-	first, err := tryLockFile(s.path(key, ".lock"))
-	if err != nil || first == nil && !s.unresponsive(key) {
-		return nil, err
-	}
-	next, err := tryLockFile(s.path(key, ".next.lock"))
-	takeover := first == nil || next == nil
-	if err != nil || first == nil && next == nil || takeover && !s.unresponsive(key) {
-		unlockAll(first, next)
-		return nil, err
-	}
-	stop, err := s.startBeating(key, takeover)
+func (s *store) tryLock(d *dir, key string) (unlock func(), err error) {
+	first, err := d.tryLock(name(key) + ".lock")
 	if err != nil {
+		return nil, err
+	}
+	if first == nil {
+		if gone, err := s.unresponsive(d, key); !gone {
+			return nil, err
+		}
+	}
+	next, err := d.tryLock(name(key) + ".next.lock")
+	takeover := first == nil || next == nil
+	free := err == nil && (first != nil || next != nil)
+	if free && takeover {
+		free, err = s.unresponsive(d, key)
+	}
+	var stop func()
+	if free {
+		stop, err = s.startBeating(d, key, takeover)
+	}
+	if stop == nil {
 		unlockAll(first, next)
 		return nil, err
 	}
@@ -97,34 +112,37 @@ type observation struct {
 
 // unresponsive reports whether KEY.alive has not changed for takeoverBeats. Without KEY.alive it is
 // false: the holder is an older version, which does not write one.
-func (s *store) unresponsive(key string) bool {
-	alive, err := readFile(s.path(key, ".alive"))
+func (s *store) unresponsive(d *dir, key string) (bool, error) {
+	alive, err := d.read(name(key) + ".alive")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		delete(s.observed, key)
-		return false
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			return false, nil
+		}
+		return false, fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
 	now := time.Now()
 	o := s.observed[key]
 	gap := now.Sub(o.readAt)
 	if string(alive) != o.alive || gap > maxGapBeats*s.beat {
 		s.observed[key] = observation{alive: string(alive), readAt: now}
-		return false
+		return false, nil
 	}
 	// A longer gap counts as one beat: this process did not run, and perhaps the holder did not either.
 	o.unchanged += min(gap, s.beat)
 	o.readAt = now
 	s.observed[key] = o
-	return o.unchanged >= takeoverBeats*s.beat
+	return o.unchanged >= takeoverBeats*s.beat, nil
 }
 
 // startBeating writes KEY.alive at each beat until stop is called. stop removes the file, unless another
 // process has written it since. After a takeover it does not remove it either: the old holder may still
 // have its file locked, and could not be taken over again without KEY.alive.
-func (s *store) startBeating(key string, takeover bool) (stop func(), err error) {
-	path, id := s.path(key, ".alive"), rand.Text()
-	if err := writeAlive(path, id, 0); err != nil {
+func (s *store) startBeating(d *dir, key string, takeover bool) (stop func(), err error) {
+	file, id := name(key)+".alive", rand.Text()
+	if err := d.writeAlive(file, id, 0); err != nil {
 		return nil, fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
 	ended := make(chan struct{})
@@ -135,7 +153,7 @@ func (s *store) startBeating(key string, takeover bool) (stop func(), err error)
 		for n := 1; ; n++ {
 			select {
 			case <-ticker.C:
-				_ = writeAlive(path, id, n) // an error is retried at the next beat
+				_ = d.writeAlive(file, id, n) // an error is retried at the next beat
 			case <-ended:
 				return
 			}
@@ -147,44 +165,20 @@ func (s *store) startBeating(key string, takeover bool) (stop func(), err error)
 		if takeover {
 			return
 		}
-		if alive, err := readFile(path); err == nil && bytes.HasPrefix(alive, []byte(id)) {
-			os.Remove(path)
+		if alive, err := d.read(file); err == nil && bytes.HasPrefix(alive, []byte(id)) {
+			_ = d.Remove(file)
 		}
 	}, nil
 }
 
 // writeAlive overwrites the file in place, which works on a full disk too.
-func writeAlive(path, id string, n int) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+func (d *dir) writeAlive(file, id string, n int) error {
+	f, _, err := d.open(file, os.O_WRONLY|os.O_CREATE)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(f, "%s %010d\n", id, n)
 	return errors.Join(err, f.Close())
-}
-
-// readFile reads a regular file. Of a named pipe it returns an error, and does not wait for a writer.
-func readFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(err, fmt.Errorf("%s is not a regular file", path))
-	}
-	return io.ReadAll(f)
-}
-
-// tryLockFile locks a file. unlock is nil if it is locked already, and may be called more than once.
-func tryLockFile(path string) (unlock func(), err error) {
-	l := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE))
-	if ok, err := l.TryLock(); err != nil {
-		return nil, lockError(path, err)
-	} else if !ok {
-		return nil, nil
-	}
-	return func() { l.Unlock() }, nil
 }
 
 // poll calls try until it returns an unlock or ctx ends. Between calls it waits, first for wait, then

@@ -67,7 +67,7 @@ func stopped(t *testing.T, dir, file, alive string) (unlock func()) {
 	if alive != "" {
 		write(t, filepath.Join(dir, "k.alive"), alive)
 	}
-	unlock, err := tryLockFile(filepath.Join(dir, file))
+	unlock, err := beating(t, dir, beat).opened.Load().tryLock(file)
 	if unlock == nil {
 		t.Fatal("the file is locked already:", err)
 	}
@@ -203,7 +203,7 @@ func TestTakeover(t *testing.T) {
 		if now, err := os.ReadFile(filepath.Join(dir, "k.alive")); string(now) != string(alive) {
 			t.Errorf("k.alive changed from %q to %q, %v", alive, now, err)
 		}
-		if free, err := tryLockFile(filepath.Join(dir, "k.lock")); free == nil {
+		if free, err := a.opened.Load().tryLock("k.lock"); free == nil {
 			t.Fatal("k.lock is not free: ", err)
 		} else {
 			free()

@@ -17,14 +17,14 @@ import (
 // window is garbage.
 func (s *store) Window(key string, limits []auth.Limit, hold time.Duration) auth.Window {
 	return &window{
-		s: s, path: s.path(key, ".window"), limits: slices.Clone(limits), hold: hold,
+		s: s, name: name(key) + ".window", limits: slices.Clone(limits), hold: hold,
 		process: rand.Int64(), mu: make(chan struct{}, 1),
 	}
 }
 
 type window struct {
 	s       *store
-	path    string
+	name    string
 	limits  []auth.Limit
 	hold    time.Duration
 	process int64
@@ -35,7 +35,7 @@ type window struct {
 // Take implements [auth.Window]. It counts at most 128 processes.
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
 	if err := ctx.Err(); err != nil {
-		return 0, 0, lockError(w.path, err)
+		return 0, 0, lockError(w.s.join(w.name), err)
 	}
 	err = w.update(ctx, func(now int64) error {
 		processes = w.file.countProcess(w.process, now)
@@ -76,14 +76,14 @@ func (w *window) update(ctx context.Context, f func(now int64) error) error {
 		select {
 		case w.mu <- struct{}{}:
 		case <-ctx.Done():
-			return lockError(w.path, ctx.Err())
+			return lockError(w.s.join(w.name), ctx.Err())
 		}
 	}
 	defer func() { <-w.mu }()
-	tryLock := func() (func(), error) { return w.file.tryLock(w.path) }
+	tryLock := func() (func(), error) { return w.file.tryLock(w.s, w.name) }
 	unlock, err := tryLock()
 	if unlock == nil && err == nil {
-		unlock, err = poll(ctx, w.path, 50*time.Microsecond, 10*time.Millisecond, tryLock)
+		unlock, err = poll(ctx, w.s.join(w.name), 50*time.Microsecond, 10*time.Millisecond, tryLock)
 	}
 	if err != nil {
 		return err

@@ -88,8 +88,8 @@ func (a *app) logger() *slog.Logger {
 }
 
 // storeWarnings prints store failures that do not fail the command. Otherwise a broken store goes
-// unnoticed, and every command requests a new token. It skips records without a connector: these repeat
-// failures that are also logged with one.
+// unnoticed, and every command requests a new token. It also prints what is wrong with a setting of the
+// store. It skips other records without a connector: these repeat failures that are also logged with one.
 type storeWarnings struct {
 	slog.Handler
 	w     io.Writer
@@ -112,10 +112,14 @@ func (h storeWarnings) Handle(_ context.Context, r slog.Record) error {
 	})
 	err, _ := attrs["error"].(error)
 	isStore := errors.Is(err, auth.ErrStore) || errors.Is(err, auth.ErrConflict)
-	if !isStore || attrs["connector"] == nil || r.Message == "exchange failed" { // a failed exchange is the command's own error
+	from := attrs["connector"]
+	if k := (*auth.KeyError)(nil); errors.As(err, &k) { // of a setting, which is no connector's
+		from, err = "token_store", k.Err
+	}
+	if !isStore || from == nil || r.Message == "exchange failed" { // a failed exchange is the command's own error
 		return nil
 	}
-	text := fmt.Sprintf("itsmauth: %s: %s: %s", attrs["connector"], r.Message, strings.TrimPrefix(err.Error(), auth.ErrStore.Error()+": "))
+	text := fmt.Sprintf("itsmauth: %s: %s: %s", from, r.Message, strings.TrimPrefix(err.Error(), auth.ErrStore.Error()+": "))
 	_, err = fmt.Fprintln(h.w, strings.Join(strings.Fields(text), " "))
 	return err
 }

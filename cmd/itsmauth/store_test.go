@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -152,5 +153,32 @@ func TestCheckOnlineStore(t *testing.T) {
 	code, stdout, _ := checkOnline(t, file)
 	if code != 1 || !strings.Contains(stdout, "target: store: failed: token store failed: ") || strings.Contains(stdout, "consent") || !strings.Contains(stdout, "token: ok: a new token") {
 		t.Errorf("exit %d\n%s", code, stdout)
+	}
+}
+
+// Each command warns of parents that only allow_writable_parents accepts, and works.
+func TestWritableParents(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("modes say nothing on Windows")
+	}
+	dir, parent := t.TempDir(), t.TempDir()
+	p, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	if err := os.Chmod(parent, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(parent, "store")
+	file := withStoreBlock(t, dir, fmt.Sprintf("{type: file, path: %s, allow_writable_parents: true}", path))
+	want := "itsmauth: token_store: other users could replace the token store: " + parent + " can be written by every user (mode 0777): " +
+		"they could replace the token store below it; run: chmod o-w " + parent + ", or choose another directory\n"
+	for _, args := range [][]string{{"token", "support"}, {"check"}} {
+		code, stdout, stderr := itsmauth(t.Context(), append([]string{"--config", file}, args...)...)
+		if code != 0 || stdout == "" || stderr != want {
+			t.Errorf("%s: exit %d, %s%s, want on stderr %s", args, code, stdout, stderr, want)
+		}
 	}
 }
