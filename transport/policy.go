@@ -51,8 +51,8 @@ func (c *call) fitsDeadline(wait time.Duration, now time.Time) bool {
 	return !ok || !now.Add(wait).After(end)
 }
 
-// backoff returns a random wait before the next attempt. The second wait and later ones are at least half
-// of what they can be, so that the attempts do not end before a short restart of the server does.
+// backoff returns a random wait before the next attempt. The second wait and later ones are in the upper half
+// of their range, so that the attempts outlast a restart of the server of a second.
 func (c *call) backoff() time.Duration {
 	o := &c.t.o.Retry
 	most := max(retryablehttp.DefaultBackoff(o.MinBackoff, o.MaxBackoff, c.attempts-1, nil), 1)
@@ -73,11 +73,14 @@ func (c *call) retryable(resp *http.Response, err error) bool {
 		_, ours := errors.AsType[*auth.Error](err)
 		return !ours && !permanentSendError(err) && (neverConnected(err) || !exchange && (unprocessed(err) || c.idempotent()))
 	}
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests:
-		return !exchange
-	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return !exchange && c.idempotent()
+	transient, _ := retryablehttp.DefaultRetryPolicy(c.req.Context(), resp, nil) // 429, and 5xx but 501
+	switch status := resp.StatusCode; {
+	case exchange:
+		return false
+	case status == http.StatusTooManyRequests:
+		return transient
+	case status == http.StatusRequestTimeout, transient && status >= 500 && status <= http.StatusGatewayTimeout:
+		return c.idempotent()
 	}
 	return false
 }
