@@ -47,6 +47,7 @@ type Queue struct {
 func New(limits []auth.Limit, maxConcurrency int) *Queue {
 	q := &Queue{max: maxConcurrency, base: time.Now(), nextRefusal: never}
 	q.timer = time.AfterFunc(never, q.tick)
+	q.timer.Stop() // a running timer would keep q in memory
 	for _, l := range limits {
 		if l.Requests > 0 && l.Per > 0 {
 			q.windows = append(q.windows, window{requests: l.Requests, share: l.Requests, per: min(l.Per, never/4)})
