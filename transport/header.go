@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -15,9 +14,12 @@ import (
 // header returns the headers of an attempt: the caller's, with the token's replacing those of the same
 // name in any spelling. A request to another origin carries no credentials.
 func (c *call) header(tok *oauth2.Token) http.Header {
-	var token []field
+	var fields [4]field
+	token := fields[:0]
 	if tok != nil {
-		token = c.t.tokenFields(tok)
+		for name, values := range c.t.auth.Header(tok) {
+			token = append(token, field{name, values})
+		}
 	}
 	h := make(http.Header, len(c.req.Header)+len(token)+1)
 	anonymous := c.origin == nil
@@ -42,27 +44,6 @@ func (c *call) header(tok *oauth2.Token) http.Header {
 type field struct {
 	name   string
 	values []string
-}
-
-// tokenHeader caches the fields of one header.
-type tokenHeader struct {
-	header http.Header
-	fields []field
-}
-
-// tokenFields returns the header fields of tok. A Session returns the same header until the token or a secret
-// changes.
-func (t *roundTripper) tokenFields(tok *oauth2.Token) []field {
-	header := t.auth.Header(tok)
-	if c := t.tokenHeader.Load(); c != nil && reflect.ValueOf(c.header).UnsafePointer() == reflect.ValueOf(header).UnsafePointer() {
-		return c.fields
-	}
-	c := &tokenHeader{header: header}
-	for name, values := range header {
-		c.fields = append(c.fields, field{name, values})
-	}
-	t.tokenHeader.Store(c)
-	return c.fields
 }
 
 // isCredential reports whether a header must not be sent to other origins.

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -30,7 +29,6 @@ type roundTripper struct {
 	inner         http.RoundTripper
 	anonymous     http.RoundTripper // to other origins: without client certificates
 	pools         []connections
-	tokenHeader   atomic.Pointer[tokenHeader]
 }
 
 // Format prints a constant: printing the fields would race with calls that change them.
@@ -140,7 +138,13 @@ type origin struct {
 func (t *roundTripper) origin(u *url.URL) *origin {
 	for i := range t.origins {
 		o := &t.origins[i]
-		if u.Scheme == o.scheme && u.Host == o.host || endpoint.Origin(u) == o.canonical {
+		if u.Scheme == o.scheme && u.Host == o.host {
+			return o
+		}
+	}
+	canonical := endpoint.Origin(u)
+	for i := range t.origins {
+		if o := &t.origins[i]; o.canonical == canonical {
 			return o
 		}
 	}
