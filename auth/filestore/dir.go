@@ -25,13 +25,13 @@ type dir struct {
 }
 
 // openDir checks the directory at path and opens it. create makes it, with its parents, if it does not
-// exist. unsafe decides about each parent in which others could replace the directory.
-func openDir(path string, create bool, unsafe func(error) error) (*dir, error) {
+// exist. accept decides about each parent in which others could replace the directory.
+func openDir(path string, create bool, accept func(unsafe error) error) (*dir, error) {
 	me, err := thisUser()
 	if err != nil {
 		return nil, err
 	}
-	if err := checkParents(path, me, create, unsafe); err != nil {
+	if err := checkParents(path, me, create, accept); err != nil {
 		return nil, err
 	}
 	// With a separator at the end, a named pipe is an error and does not wait for a writer.

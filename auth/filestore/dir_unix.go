@@ -28,9 +28,9 @@ func thisUser() (user, error) {
 }
 
 // checkParents checks the directories above path, which create makes if they are missing, and path too. If
-// another user could replace path in one of them, unsafe decides. It resolves symbolic links itself, in
+// another user could replace path in one of them, accept decides. It resolves symbolic links itself, in
 // order to check each directory on the way.
-func checkParents(path string, me user, create bool, unsafe func(error) error) error {
+func checkParents(path string, me user, create bool, accept func(unsafe error) error) error {
 	links := 0
 	at, rest := "/", strings.Split(path, "/")
 	for {
@@ -51,7 +51,7 @@ func checkParents(path string, me user, create bool, unsafe func(error) error) e
 			return nil
 		}
 		if err := me.checkParent(at, info); err != nil {
-			if err := unsafe(err); err != nil {
+			if err := accept(err); err != nil {
 				return err
 			}
 		}

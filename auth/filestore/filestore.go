@@ -52,8 +52,8 @@ type Config struct {
 // links. Only modes are looked at, not access control lists, and on Windows nothing: there, put the
 // directory into the user's profile.
 //
-// The directory stays open until Close. If another one is put in its place, the next operation makes all these checks
-// again, and fails or uses the new one. A directory may be opened several times.
+// The directory stays open until Close. If another one is put in its place, the next operation makes all
+// these checks again, and fails or uses the new one. A directory may be opened several times.
 //
 // The files have mode 0600 and at most 16 MiB. A file that another user may have made or written is an
 // error: one that is no regular file, belongs to another user, has several hard links, or is writable by
@@ -85,29 +85,30 @@ func (s *store) open(c Config) (err error) {
 	if s.dir, err = filepath.Abs(c.Path); err != nil {
 		return err
 	}
-	s.unsafe = func(err error) error {
-		return fmt.Errorf("%w, or, if you trust them, set token_store.allow_writable_parents: true", err)
-	}
-	warn := s.unsafe
-	if c.AllowWritableParents {
-		s.unsafe = func(error) error { return nil }
-		warn = func(err error) error {
-			if c.Logger != nil {
-				c.Logger.Warn("other users could replace the token store", "error", &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, err)})
-			}
-			return nil
-		}
-	}
-	d, err := openDir(s.dir, true, warn)
+	d, err := openDir(s.dir, true, c.acceptParent)
 	s.opened.Store(d)
+	c.Logger = nil // it is warned once
+	s.acceptParent = c.acceptParent
 	return err
 }
 
+// acceptParent decides about a directory above the store's, of which unsafe says why others could replace
+// the store in it.
+func (c Config) acceptParent(unsafe error) error {
+	if !c.AllowWritableParents {
+		return fmt.Errorf("%w, or, if you trust them, set token_store.allow_writable_parents: true", unsafe)
+	}
+	if c.Logger != nil {
+		c.Logger.Warn("other users could replace the token store", "error", &auth.KeyError{Key: "path", Err: fmt.Errorf("%w: %w", auth.ErrStore, unsafe)})
+	}
+	return nil
+}
+
 type store struct {
-	dir    string
-	unsafe func(error) error // decides about a directory above dir in which others could replace it
-	opened atomic.Pointer[dir]
-	beat   time.Duration
+	dir          string
+	acceptParent func(unsafe error) error
+	opened       atomic.Pointer[dir]
+	beat         time.Duration
 
 	mu       sync.Mutex
 	observed map[string]observation // by key
@@ -126,10 +127,11 @@ func (s *store) directory() (*dir, error) {
 	}
 	d := s.opened.Load()
 	if !os.SameFile(info, d.info) {
-		if d, err = openDir(s.dir, false, s.unsafe); err == nil {
-			s.opened.Store(d)
+		if d, err = openDir(s.dir, false, s.acceptParent); err != nil {
+			return nil, fmt.Errorf("the token store was replaced: %w", err)
 		}
-		return d, err
+		s.opened.Store(d)
+		return d, nil
 	}
 	return d, d.me.checkDir(s.dir, info) // its mode may have changed
 }

@@ -151,7 +151,8 @@ func TestReplacedDirectory(t *testing.T) {
 				for op, err := range map[string]error{
 					"Load": load, "Lock": lock, "TryLock": tryLock, "Take": taken, "Save": changed, "Delete": s.Delete(t.Context(), "k", 1),
 				} {
-					if !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), parent) {
+					if !errors.Is(err, auth.ErrStore) || !strings.Contains(err.Error(), "the token store was replaced: "+parent) &&
+						!strings.Contains(err.Error(), "the token store was replaced: open "+parent) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), parent) {
 						t.Errorf("%s: %v\nwant ErrStore with %s", op, err, want)
 					}
 				}
