@@ -128,3 +128,102 @@ func TestServeFails(t *testing.T) {
 		t.Error(resp, err)
 	}
 }
+
+// Whoever holds connections open, in whatever way, keeps no other client out.
+func TestServeManyConnections(t *testing.T) {
+	t.Parallel()
+	for name, held := range map[string]string{
+		"nothing is sent":    "",
+		"half a header":      "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: ",
+		"half a body":        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nhalf",
+		"nothing is read":    "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+		"an idle connection": "GET /empty HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				network := memnet.Listen()
+				_, stop := loopback.Serve([]net.Listener{network}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					if r.URL.Path != "/empty" {
+						io.WriteString(w, strings.Repeat("large", 1<<10))
+					}
+				}))
+				defer stop()
+				ended := make(chan time.Duration, 300)
+				start := time.Now()
+				for range cap(ended) {
+					c, err := network.Dial(t.Context(), "tcp", "")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					if _, err := io.WriteString(c, held); err != nil {
+						t.Fatal(err)
+					}
+					if name == "nothing is read" {
+						continue
+					}
+					go func() {
+						io.Copy(io.Discard, c)
+						ended <- time.Since(start)
+					}()
+				}
+				client := network.Client()
+				resp, err := client.Get("http://127.0.0.1:8400/empty")
+				if err != nil || resp.StatusCode != http.StatusOK {
+					t.Error(resp, err)
+				}
+				if took := time.Since(start); took > 0 {
+					t.Errorf("the response came after %s", took)
+				}
+				client.CloseIdleConnections()
+				if name == "nothing is read" {
+					return
+				}
+				for range cap(ended) {
+					if took := <-ended; took > 10*time.Second {
+						t.Errorf("a connection was open for %s", took)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A client that does not read holds its connection for 10 s. A handler may take longer to respond.
+func TestServeTimeouts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.Listen()
+		written := make(chan time.Duration, 1)
+		_, stop := loopback.Serve([]net.Listener{network}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(time.Minute)
+			began := time.Now()
+			io.WriteString(w, strings.Repeat("large", 1<<10))
+			http.NewResponseController(w).Flush()
+			written <- time.Since(began)
+		}))
+		defer stop()
+		client := network.Client()
+		resp, err := client.Get("http://127.0.0.1:8400")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(resp.Body); err != nil || len(b) != 5<<10 {
+			t.Error(len(b), err)
+		}
+		<-written
+		client.CloseIdleConnections()
+
+		c, err := network.Dial(t.Context(), "tcp", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+		if took := <-written; took != 10*time.Second {
+			t.Errorf("the response was written for %s", took)
+		}
+	})
+}
