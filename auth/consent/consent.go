@@ -41,7 +41,7 @@ func (c Connector) redirectURI() (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("redirect_uri is not a URI")
 	}
-	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: cmp.Or(u.Path, "/")}, nil
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: cmp.Or(u.Path, "/"), RawPath: u.RawPath}, nil
 }
 
 // A flow is one login. The browser brings its state back from the product.
@@ -71,7 +71,7 @@ func (c Connector) newFlow() (*flow, error) {
 
 // hasState reports whether q has the flow's state.
 func (f *flow) hasState(q url.Values) bool {
-	return len(q["state"]) == 1 && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(f.state)) == 1
+	return len(q["state"]) == 1 && equal(q.Get("state"), f.state)
 }
 
 // form returns what a product that uses the Form Post Response Mode has the browser post to the redirect
@@ -87,24 +87,49 @@ func form(w http.ResponseWriter, r *http.Request) url.Values {
 
 // redirectForm has the browser come back with q in the query. With a form of the product it does not send
 // our cookie, which is SameSite=Lax.
-func redirectForm(w http.ResponseWriter, r *http.Request, q url.Values) {
-	to := url.URL{Path: sentPath(r), RawQuery: q.Encode()}
-	http.Redirect(w, r, to.String(), http.StatusSeeOther)
+func redirectForm(w http.ResponseWriter, q url.Values) {
+	w.Header().Set("Location", "?"+q.Encode())
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusSeeOther)
 }
+
+// cookiePath returns the path for a cookie that only u gets: browsers send cookies to all ports of a host.
+func cookiePath(u *url.URL) string {
+	path := u.EscapedPath()
+	if i := strings.IndexByte(path, ';'); i >= 0 { // the path of a cookie has no semicolon
+		path = path[:strings.LastIndexByte(path[:i], '/')+1]
+	}
+	return path
+}
+
+// hasCookie reports whether r has the cookie c.
+func hasCookie(r *http.Request, c *http.Cookie) bool {
+	sent, err := r.Cookie(c.Name)
+	return err == nil && equal(sent.Value, c.Value)
+}
+
+// equal compares with a secret, in constant time.
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
 // finish redeems the code in q and writes a page with the result.
 func (f *flow) finish(ctx context.Context, w http.ResponseWriter, q url.Values) error {
-	code, err := f.connector.code(q)
-	if err == nil {
-		err = describeTimeout(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
-	}
-	if err != nil {
+	if err := f.redeem(ctx, q); err != nil {
 		f.show(w, failedPage(f.connector.Name, err))
 		return err
 	}
 	st, _ := f.connector.Session.Status(ctx) // if the store fails, Status returns what the session knows
 	f.show(w, connectedPage(f.connector.Name, st, time.Now()))
 	return nil
+}
+
+// redeem redeems the code in q.
+func (f *flow) redeem(ctx context.Context, q url.Values) error {
+	code, err := f.connector.code(q)
+	if err != nil {
+		return err
+	}
+	return describeTimeout(ctx, f.connector.Session.Redeem(ctx, code, f.verifier), "the product to issue tokens")
 }
 
 // describeTimeout returns err or, if the timeout of [withTimeout] caused it, an error that says what was

@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -46,7 +47,8 @@ type HandlerOptions struct {
 // be completed once. The browser is sent to the product only if the token store can be written.
 // The latest 1,000 logins are kept in memory: if several processes serve one address, the process that
 // started a login must also receive its callback. The cookie is Secure if the request came over TLS or
-// all redirect URIs are https.
+// all redirect URIs are https. Otherwise, if a redirect URI is on a loopback address, whose other ports may
+// belong to other users, only the list and the redirect URI get the cookie.
 func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
 	if o == nil {
 		o = new(HandlerOptions)
@@ -69,10 +71,14 @@ func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
 			continue // the product cannot redirect to it
 		}
 		h.callbacks[u.Path] = true
+		h.loopback = h.loopback || endpoint.Loopback(u.Hostname())
 		h.https = h.https && u.Scheme == "https"
 		if h.anyLoopback {
 			h.hosts[hostname(u.Host)] = true
 		}
+	}
+	if len(h.callbacks) == 0 {
+		h.https, h.loopback = false, true
 	}
 	return h
 }
@@ -84,6 +90,7 @@ type handler struct {
 	hosts       map[string]bool
 	anyLoopback bool
 	https       bool   // all redirect URIs are https
+	loopback    bool   // a redirect URI is on a loopback address, or there is none
 	key         []byte // signs the CSRF tokens
 
 	mu    sync.Mutex
@@ -110,7 +117,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isList && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		h.list(w, r, http.StatusOK, "")
 	case isCallback && h.find(form(w, r)) != nil:
-		redirectForm(w, r, r.PostForm)
+		redirectForm(w, r.PostForm)
 	case isList && r.Method == http.MethodPost:
 		h.connect(w, r)
 	case isList:
@@ -142,7 +149,7 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request, status int, notic
 	cookie := h.cookie(r)
 	if cookie.Value == "" {
 		cookie.Value = rand.Text()
-		http.SetCookie(w, cookie)
+		h.setCookie(w, cookie, &url.URL{Path: strings.TrimSuffix(sentPath(r), "/")})
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
@@ -184,6 +191,7 @@ func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.add(f)
+	h.setCookie(w, h.cookie(r), f.redirect)
 	w.Header().Set("Refresh", "0; url="+f.authURL)
 	continuePage(name, f.authURL).write(w)
 }
@@ -239,6 +247,15 @@ func (h *handler) cookie(r *http.Request) *http.Cookie {
 		c.Value = sent.Value
 	}
 	return c
+}
+
+// setCookie sets the cookie for the page at u and the pages below it or, unless other ports of the host may
+// belong to other users, for all pages.
+func (h *handler) setCookie(w http.ResponseWriter, c *http.Cookie, u *url.URL) {
+	if h.loopback && !c.Secure {
+		c.Path = cmp.Or(cookiePath(u), "/")
+	}
+	http.SetCookie(w, c)
 }
 
 // csrf returns the CSRF token for the browser with this cookie.

@@ -315,6 +315,39 @@ func TestHandlerCookie(t *testing.T) {
 	}
 }
 
+// Other ports of a loopback address may belong to other users, so the cookie goes only to the list and the
+// redirect URI.
+func TestHandlerCookiePaths(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ uri, mount, list, callback string }{
+		{"http://127.0.0.1:8400/cb", "/connections", "/connections", "/cb"},
+		{"http://localhost:8400/a%2Fb", "/connections/", "/connections", "/a%2Fb"},
+		{"http://[::1]:8400", "/a/connections", "/a/connections", "/"},
+		{"http://127.0.0.1:8400/cb", "/", "/", "/cb"},
+		{"http://itsm.internal/cb", "/connections", "/", "/"},
+	} {
+		u, _ := url.Parse(tt.uri)
+		h := http.StripPrefix("/a", consent.NewHandler([]consent.Connector{newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: tt.uri}})},
+			&consent.HandlerOptions{Path: "/connections"}))
+		if !strings.HasPrefix(tt.mount, "/a/") {
+			h = consent.NewHandler([]consent.Connector{newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: tt.uri}})},
+				&consent.HandlerOptions{Path: tt.mount})
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "http://"+u.Host+tt.mount, nil))
+		form := url.Values{"csrf": csrfField.FindStringSubmatch(w.Body.String())[1:], "connector": {"tickets"}}
+		r, pressed := httptest.NewRequest("POST", "http://"+u.Host+tt.mount, strings.NewReader(form.Encode())), httptest.NewRecorder()
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		list := w.Result().Cookies()[0]
+		r.AddCookie(&http.Cookie{Name: list.Name, Value: list.Value})
+		h.ServeHTTP(pressed, r)
+		callback := pressed.Result().Cookies()[0]
+		if list.Path != tt.list || callback.Path != tt.callback || callback.Name != list.Name || callback.Value != list.Value {
+			t.Errorf("%+v: %s, %s", tt, list, callback)
+		}
+	}
+}
+
 func TestHandlerHosts(t *testing.T) {
 	t.Parallel()
 	c := newConnector(t, &stub{flow: auth.CodeFlow{RedirectURI: "https://itsm.example.com:8443/cb"}})

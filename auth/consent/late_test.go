@@ -10,6 +10,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -329,6 +334,170 @@ func TestLoginListenerFails(t *testing.T) {
 		if !errors.Is(err, net.ErrClosed) {
 			t.Error(err)
 		}
+	})
+}
+
+// The address of the one-time page is shown if the browser does not open it.
+func TestLoginShowsItsPage(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	program, err := exec.LookPath("true")
+	if err != nil {
+		t.Skip(err)
+	}
+	for name, tt := range map[string]struct {
+		browser string        // BROWSER
+		visits  bool          // the browser opens the page
+		opened  bool          // Opened is called
+		shown   time.Duration // when Show is called, or -1
+	}{
+		"the browser opens it":             {program, true, true, -1},
+		"the browser cannot read the file": {program, false, true, 5 * time.Second},
+		"there is no browser":              {"", false, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("BROWSER", tt.browser)
+			if tt.browser == "" {
+				t.Setenv("PATH", t.TempDir())
+			}
+			synctest.Test(t, func(t *testing.T) {
+				c := Connector{Name: "tickets", Session: auth.New(&product{}, nil)}
+				defer c.Session.Close(context.Background())
+				f, err := c.newFlow()
+				if err != nil {
+					t.Fatal(err)
+				}
+				network := memnet.Listen()
+				client := network.Client()
+				client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+				defer client.CloseIdleConnections()
+				visit := func(page string) {
+					resp, err := client.Get(page)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if resp.Body.Close(); resp.StatusCode != http.StatusSeeOther || resp.Header.Get("Location") != f.authURL {
+						t.Error(resp)
+					}
+				}
+				began, shown, opened := time.Now(), time.Duration(-1), false
+				err = f.run(t.Context(), []net.Listener{network}, &LoginOptions{
+					Timeout: time.Minute,
+					Opened: func() {
+						opened = true
+						files, err := filepath.Glob(filepath.Join(os.Getenv("HOME"), "itsmauth-login-*"))
+						if err != nil || len(files) != 1 {
+							t.Fatal(files, err)
+						}
+						b, err := os.ReadFile(files[0])
+						if err != nil {
+							t.Fatal(err)
+						}
+						if tt.visits {
+							visit(regexp.MustCompile(`url=([^"]+)"`).FindStringSubmatch(string(b))[1])
+						}
+					},
+					Show: func(page string) {
+						shown = time.Since(began)
+						visit(page)
+					},
+				})
+				if shown != tt.shown || opened != tt.opened || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("shown after %s, opened %v, %v", shown, opened, err)
+				}
+			})
+		})
+	}
+}
+
+// A person pastes the address that the browser ended at.
+func TestLoginByPaste(t *testing.T) {
+	t.Parallel()
+	const none = "this is not the address that the browser ended at, which begins with http://127.0.0.1:8400/cb?"
+	const foreign = "this address belongs to another sign-in: its state is not the one of this sign-in"
+	for name, tt := range map[string]struct {
+		paste []string // STATE is the state
+		says  []string
+		err   error
+	}{
+		"the address": {[]string{"http://127.0.0.1:8400/cb?code=c&state=STATE"}, nil, nil},
+		"at the last, in space": {[]string{"", "hello", "https://sso.example.com/authorize?state=STATE", "\x00", "http://127.0.0.1:8400/cb?code=c&state=x",
+			"http://127.0.0.1:8400/cb?code=c", "http://127.0.0.1:8400/cb?code=c&state=STATE&state=x", " http://localhost:9/cb?state=STATE&code=c\r\n"},
+			[]string{none, none, none, none, foreign, foreign, foreign}, nil},
+		"a refusal":    {[]string{"http://127.0.0.1:8400/cb?error=access_denied&state=STATE"}, nil, auth.ErrConsentRequired},
+		"end of input": {[]string{"hello"}, []string{none}, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := Connector{Name: "tickets", Session: auth.New(&product{}, nil)}
+				defer c.Session.Close(context.Background())
+				f, err := c.newFlow()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var says []string
+				err = f.run(t.Context(), []net.Listener{memnet.Listen()}, &LoginOptions{
+					Open: func(string) error { return nil },
+					Paste: func(_ context.Context, problem error) (string, error) {
+						if problem != nil {
+							says = append(says, problem.Error())
+						}
+						if len(tt.paste) == 0 {
+							return "", io.EOF
+						}
+						text := strings.ReplaceAll(tt.paste[0], "STATE", f.state)
+						tt.paste = tt.paste[1:]
+						return text, nil
+					},
+				})
+				if !errors.Is(err, tt.err) || tt.err == nil && err != nil || !slices.Equal(says, tt.says) {
+					t.Errorf("%v\n%q\nwant %q", err, says, tt.says)
+				}
+				if tt.err == nil && func() bool { _, err := c.Session.Token(t.Context()); return err != nil }() {
+					t.Error("there is no token")
+				}
+			})
+		})
+	}
+}
+
+// The listener and the person's line race; the first wins, and the other changes nothing.
+func TestLoginByPasteAndListener(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		redeemed := 0
+		p := &product{redeem: func(context.Context) error { redeemed++; time.Sleep(time.Second); return nil }}
+		c := Connector{Name: "tickets", Session: auth.New(p, nil)}
+		defer c.Session.Close(context.Background())
+		f, err := c.newFlow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		network := memnet.Listen()
+		client := network.Client()
+		status := make(chan int, 1)
+		err = f.run(t.Context(), []net.Listener{network}, &LoginOptions{
+			Open: func(string) error { return nil },
+			Paste: func(ctx context.Context, _ error) (string, error) {
+				go func() {
+					time.Sleep(time.Millisecond)
+					resp, err := client.Get("http://127.0.0.1:8400/cb?code=c&state=" + f.state)
+					if err != nil {
+						t.Error(err)
+						status <- 0
+						return
+					}
+					resp.Body.Close()
+					status <- resp.StatusCode
+				}()
+				return "http://127.0.0.1:8400/cb?code=c&state=" + f.state, nil
+			},
+		})
+		if got := <-status; err != nil || got != http.StatusGone || redeemed != 1 {
+			t.Errorf("%v, status %d, redeemed %d times", err, got, redeemed)
+		}
+		client.CloseIdleConnections()
 	})
 }
 

@@ -153,6 +153,12 @@ func endedPage(name string) page {
 		Do:   "Run the command again."}
 }
 
+func twicePage(name string) page {
+	return page{Status: http.StatusGone, Tone: "bad", Title: "This sign-in has ended",
+		What: "Its first page was opened twice, and one of the visitors may be another user of this machine. " + name + " was not connected.",
+		Do:   "Run the command again."}
+}
+
 func expiredPage(name string) page {
 	return page{Status: http.StatusGone, Tone: "warning", Title: "This sign-in took too long",
 		What: fmt.Sprintf("It was started more than %d minutes ago. %s was not connected.", int(flowLifetime.Minutes()), name),
@@ -180,6 +186,11 @@ var (
 	foreignPage = page{Status: http.StatusForbidden, Tone: "bad", Title: "This sign-in was not started here",
 		What: "It does not belong to a sign-in that is waiting. Nothing was changed.",
 		Do:   "If you did not start a sign-in, close this page. Otherwise start again, and use the newest tab."}
+	unopenedPage = page{Status: http.StatusForbidden, Tone: "bad", Title: foreignPage.Title,
+		What: "It was started in another browser. Nothing was changed.",
+		Do:   "If you did not start it, close this page. Otherwise sign in with the browser that the command has opened."}
+	prefetchPage = page{Status: http.StatusServiceUnavailable, Tone: "neutral", Title: "This page is not loaded ahead",
+		What: "It works once, for a person.", Do: "Open its address."}
 	unknownPage = page{Status: http.StatusNotFound, Tone: "neutral", Title: "There is no such page",
 		What: "This address has no page.",
 		Do:   "Check the address, or go back to the page you came from."}
