@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +25,11 @@ func (a *app) login() *cobra.Command {
 		Short: "Log a person in, once, in their browser",
 		Long: `Log a person in, once, in their browser (authorization code grant). The tokens
 are stored, and renewed from then on. If the token store cannot be written, the
-command fails before it opens the browser.`,
+command fails before it opens the browser.
+
+Only the browser that the command opens can complete the login. With --no-browser,
+open the URL in any browser. If it runs on another machine, paste the address that
+it ended at into the command.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
@@ -55,18 +62,50 @@ func requirePersistentStore(conns *config.Connectors) error {
 func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool, timeout time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stopCountdown := func() {}
-	o := &consent.LoginOptions{Timeout: timeout, Show: func(url string) {
-		if !noBrowser {
-			fmt.Fprintf(a.stderr, "Allow access in your browser. If it does not open, go to\n\n  %s\n\n", url)
-		} else if _, err := fmt.Fprintln(a.stdout, url); err != nil {
-			cancel(err) // the person cannot see the URL
-			return
-		}
-		stopCountdown = a.countdown(timeout)
-	}}
+	pasting := noBrowser && a.stdin != nil
+	say, stopCountdown := func(text string) { fmt.Fprint(a.stderr, text) }, func() {}
+	startCountdown := sync.OnceFunc(func() {
+		moves := canRedraw(a.stderr) && !(pasting && isTerminal(a.stdin)) // it would overwrite what is being pasted
+		say, stopCountdown = a.countdown(timeout, moves)
+	})
+	o := &consent.LoginOptions{
+		Timeout: timeout,
+		Opened: func() {
+			say("Allow access in your browser.\n")
+			startCountdown()
+		},
+		Show: func(url string) {
+			say(fmt.Sprintf("If no browser has opened, go to\n\n  %s\n\nwith a browser on this machine, or use --no-browser.\n", url))
+			startCountdown()
+		},
+	}
 	if noBrowser {
 		o.Open = func(string) error { return nil }
+		o.Show = func(url string) {
+			if _, err := fmt.Fprintln(a.stdout, url); err != nil {
+				cancel(err) // the person cannot see the URL
+				return
+			}
+			if pasting {
+				say("Open this address in a browser. If the browser cannot come back to this machine, paste the address that it ended at here.\n")
+			}
+			startCountdown()
+		}
+	}
+	if pasting {
+		ignoreBackgroundReads()
+		lines := bufio.NewScanner(a.stdin)
+		o.Paste = func(ctx context.Context, problem error) (string, error) {
+			if problem != nil {
+				say(problem.Error() + "\n")
+			}
+			return await(ctx, func() (string, error) {
+				if !lines.Scan() {
+					return "", cmp.Or(lines.Err(), io.EOF)
+				}
+				return lines.Text(), nil
+			})
+		}
 	}
 	err := a.finish(ctx, func() error {
 		return consent.Login(ctx, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)}, o)
@@ -87,15 +126,17 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 	return err
 }
 
-// countdown shows how long login still waits. On a terminal it counts down until stop is called.
-func (a *app) countdown(timeout time.Duration) (stop func()) {
-	if !canRedraw(a.stderr) {
-		fmt.Fprintf(a.stderr, "waiting up to %s for the browser sign-in\n", strings.Replace(timeout.String(), "m0s", "m", 1))
-		return func() {}
+// countdown shows how long login still waits: if it moves, on the current line of the terminal until stop
+// is called. say writes above that line.
+func (a *app) countdown(timeout time.Duration, moves bool) (say func(string), stop func()) {
+	write := func(text string) { fmt.Fprint(a.stderr, text) }
+	if !moves {
+		write(fmt.Sprintf("waiting up to %s for the browser sign-in\n", strings.Replace(timeout.String(), "m0s", "m", 1)))
+		return write, func() {}
 	}
 	end := time.Now().Add(timeout)
 	var drawing sync.WaitGroup
-	stopping := make(chan struct{})
+	texts, stopping := make(chan string), make(chan struct{})
 	drawing.Go(func() {
 		defer redraw(a.stderr, "")
 		for {
@@ -103,13 +144,26 @@ func (a *app) countdown(timeout time.Duration) (stop func()) {
 			redraw(a.stderr, fmt.Sprintf("Waiting for the browser sign-in: %s left, Ctrl-C cancels", left))
 			select {
 			case <-time.After(time.Second):
+			case text := <-texts:
+				redraw(a.stderr, "")
+				write(text)
 			case <-stopping:
 				return
 			}
 		}
 	})
-	return func() {
+	say = func(text string) {
+		select {
+		case texts <- text:
+		case <-stopping:
+		}
+	}
+	return say, func() {
 		close(stopping)
 		drawing.Wait()
 	}
 }
+
+// ignoreBackgroundReads has a process in the background get an error if it reads the terminal, where it is
+// otherwise stopped.
+var ignoreBackgroundReads = func() {}

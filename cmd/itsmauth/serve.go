@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -42,6 +43,7 @@ it also renews logins that no program uses.`,
 
 // servePage serves the page at address, and at the redirect URIs that browsers come back to.
 func (a *app) servePage(ctx context.Context, conns *config.Connectors, address string) error {
+	g := newGate()
 	var connectors []consent.Connector
 	var addresses []string
 	if address != "" {
@@ -49,10 +51,17 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 	}
 	for _, conn := range all(conns) {
 		connectors = append(connectors, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)})
-		if flow := session(conn).CodeFlow(); flow != nil {
-			if u, err := url.Parse(flow.RedirectURI); err == nil && u.Scheme == "http" && u.Port() != "" && checkLoopback(u.Host) == nil {
-				addresses = append(addresses, u.Host)
-			}
+		flow := session(conn).CodeFlow()
+		if flow == nil {
+			continue
+		}
+		u, err := url.Parse(flow.RedirectURI)
+		if err != nil {
+			continue
+		}
+		g.callbacks[cmp.Or(u.Path, "/")] = true
+		if u.Scheme == "http" && u.Port() != "" && checkLoopback(u.Host) == nil {
+			addresses = append(addresses, u.Host)
 		}
 	}
 	if len(addresses) == 0 {
@@ -65,13 +74,13 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 	if err != nil {
 		return err
 	}
-	g := newGate(consent.NewHandler(connectors, nil))
+	g.next = consent.NewHandler(connectors, &consent.HandlerOptions{Path: g.path})
 	failed, stop := loopback.Serve(listeners, g)
 	defer stop()
 
 	host, _, _ := net.SplitHostPort(addresses[0])
 	_, port, _ := net.SplitHostPort(listeners[0].Addr().String())
-	page := url.URL{Scheme: "http", Host: net.JoinHostPort(host, port), Path: "/", RawQuery: "key=" + g.key}
+	page := url.URL{Scheme: "http", Host: net.JoinHostPort(host, port), Path: g.path + "/", RawQuery: "key=" + g.key}
 	if _, err := fmt.Fprintln(a.stdout, &page); err != nil {
 		return err
 	}
@@ -97,30 +106,36 @@ func checkLoopback(address string) error {
 }
 
 // A gate admits only the browser that brings the key, as Jupyter does: other users of this machine can
-// reach loopback too.
+// reach loopback too. They may also serve other ports, and browsers send cookies to all ports of a host, so
+// all pages and cookies are below a random path. Only the redirect URIs, which the product knows, are not;
+// there the handler accepts only what brings the state and the cookie of a login.
 type gate struct {
-	next   http.Handler
-	key    string
-	cookie string // its name, which is random because browsers send cookies to all ports of a host
-	secret string // its value
-	used   atomic.Bool
+	next      http.Handler
+	path      string          // of all pages, without a slash at the end
+	callbacks map[string]bool // the paths of the redirect URIs
+	key       string
+	secret    string // the value of the cookie
+	used      atomic.Bool
 }
 
-func newGate(next http.Handler) *gate {
-	return &gate{next: next, key: rand.Text(), cookie: "itsmauth-serve-" + rand.Text()[:8], secret: rand.Text()}
+func newGate() *gate {
+	return &gate{path: "/" + rand.Text(), callbacks: make(map[string]bool), key: rand.Text(), secret: rand.Text()}
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c, err := r.Cookie(g.cookie)
+	const cookie = "itsmauth-serve"
+	c, err := r.Cookie(cookie)
 	admitted := err == nil && equal(c.Value, g.secret)
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	inside := equal("/"+first, g.path)
 	switch key := r.URL.Query().Get("key"); {
-	case key != "" && (admitted || equal(key, g.key) && !g.used.Swap(true)):
-		// Lax, because browsers do not send a Strict cookie when the product redirects back.
-		http.SetCookie(w, &http.Cookie{Name: g.cookie, Value: g.secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	case inside && key != "" && (admitted || equal(key, g.key) && !g.used.Swap(true)):
+		// Lax, because browsers do not send a Strict cookie when the person comes from another site.
+		http.SetCookie(w, &http.Cookie{Name: cookie, Value: g.secret, Path: g.path, HttpOnly: true, SameSite: http.SameSiteLaxMode})
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		w.Header().Set("Cache-Control", "no-store")
-		http.Redirect(w, r, "/", http.StatusSeeOther)
-	case admitted:
+		http.Redirect(w, r, g.path+"/", http.StatusSeeOther)
+	case inside && admitted, g.callbacks[r.URL.Path]:
 		g.next.ServeHTTP(w, r)
 	default:
 		w.Header().Set("Cache-Control", "no-store")
