@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -143,8 +146,10 @@ func deref(n *yaml.Node) *yaml.Node {
 	return n
 }
 
+var reference = regexp.MustCompile(`(^|[^$])\$\{`)
+
 // agree compares schema and config on one file. It reports whether both accept it.
-func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, data []byte) (both bool) {
+func agree(t *testing.T, s *jsonschema.Schema, used *sync.Map, name string, data []byte) (both bool) {
 	t.Helper()
 	root := parsed(data)
 	if root == nil {
@@ -157,7 +162,8 @@ func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, d
 	case err == nil:
 		conns.Close()
 	case !errors.As(err, &problems):
-		t.Fatal(err)
+		t.Errorf("%s: %v", name, err)
+		return false
 	}
 	switch {
 	case bySchema == nil && problems == nil:
@@ -167,7 +173,7 @@ func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, d
 	case bySchema == nil:
 		for _, p := range problems {
 			n := scalarAt(root, p)
-			if n.Tag == "!!str" && regexp.MustCompile(`(^|[^$])\$\{`).MatchString(n.Value) {
+			if n.Tag == "!!str" && reference.MatchString(n.Value) {
 				continue // what it refers to is not known
 			}
 			i := slices.IndexFunc(beyond, func(b struct{ words, tag, why string }) bool {
@@ -176,7 +182,7 @@ func agree(t *testing.T, s *jsonschema.Schema, used map[int]bool, name string, d
 			if i < 0 {
 				t.Errorf("%s: the schema takes this: %v\n%s", name, p, data)
 			} else {
-				used[i] = true
+				used.Store(i, true)
 			}
 		}
 	}
@@ -209,29 +215,36 @@ func schemaAgrees(t *testing.T, fromGood, fromBad int) {
 		t.Fatal(len(files), err)
 	}
 	s := compiled(t, testOptions()...)
-	used := map[int]bool{}
-	mutants := 0
+	var used sync.Map // as a set of the indexes in beyond
+	var mutants atomic.Int64
+	var wg sync.WaitGroup
+	running := make(chan bool, runtime.GOMAXPROCS(0))
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		every := fromBad
-		if agree(t, s, used, file, data) {
-			every = fromGood
-		}
-		mutate(data, every, func(what string, mutant []byte) {
-			mutants++
-			agree(t, s, used, filepath.Join("testdata", filepath.Base(file)+":"+what), mutant)
+		wg.Go(func() {
+			running <- true
+			defer func() { <-running }()
+			every := fromBad
+			if agree(t, s, &used, file, data) {
+				every = fromGood
+			}
+			mutate(data, every, func(what string, mutant []byte) {
+				mutants.Add(1)
+				agree(t, s, &used, filepath.Join("testdata", filepath.Base(file)+":"+what), mutant)
+			})
 		})
 	}
+	wg.Wait()
 	for i, b := range beyond {
-		if !used[i] {
+		if _, ok := used.Load(i); !ok {
 			t.Errorf("no file has this exception: %s", b.words)
 		}
 	}
-	if mutants < 200 {
-		t.Errorf("%d mutants", mutants)
+	if n := mutants.Load(); n < 200 {
+		t.Errorf("%d mutants", n)
 	}
 }
 
