@@ -22,6 +22,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
+	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
 
 // file is a configuration file. Other keys are allowed if they begin with x-, for anchors.
@@ -126,6 +127,8 @@ func (l *loader) root(data []byte) (f file, ok bool) {
 	for _, e := range entries {
 		l.doc.ReadAhead(e, func(n yamldoc.Node) bool {
 			return len(n.Path) == 2 && n.Path[0] == "connectors" && l.leftOut(n.Name)
+		}, func(n yamldoc.Node) bool {
+			return n.Path[0] != "token_store" && slices.Contains(tlsfile.Files, n.Name) // the store reads its own
 		})
 	}
 	l.doc.Decode(&f, root, entries)

@@ -92,10 +92,9 @@ func (l *loader) transport(p *plan) {
 		l.doc.Refuse(p.path.Below("transport", "user_agent"), errors.New("must not hold a line break"))
 	}
 	var err error
-	if p.transport.TLS, err = t.TLS.Client(); err != nil {
+	if p.transport.TLS, p.transport.RootCAs, err = t.TLS.Client(l.doc.Files); err != nil {
 		l.doc.RefuseKeys(p.path.Below("transport", "tls_config"), err)
 	}
-	p.transport.RootCAs = t.TLS.RootCAs()
 	if !t.Proxy.IsZero() {
 		u, err := proxyURL(t.Proxy)
 		if err != nil {

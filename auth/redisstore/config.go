@@ -15,6 +15,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/settings"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
 
@@ -55,7 +56,7 @@ func (c Config) prepare() (d *dialer, connect func(dialFunc) redis.UniversalClie
 		return nil, nil, errs.Err()
 	}
 	d = newDialer(a)
-	switch tls, err := c.TLS.Client(); {
+	switch tls, cas, err := c.TLS.Client(textfile.NewFiles(textfile.Read)); {
 	case err != nil:
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
 			var k *auth.KeyError
@@ -63,7 +64,7 @@ func (c Config) prepare() (d *dialer, connect func(dialFunc) redis.UniversalClie
 			errs.Add("tls_config."+k.Key, k.Err)
 		}
 	case a.tls:
-		d.tls, d.rootCAs = tls, c.TLS.RootCAs()
+		d.tls, d.rootCAs = tls, cas
 	case c.TLS != tlsfile.Config{}:
 		errs.Add("tls_config", errors.New("needs a url that begins with rediss://"))
 	}

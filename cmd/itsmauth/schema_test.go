@@ -271,8 +271,8 @@ const referenceIntro = "# YAML reference\n\n" +
 	"JSON Web Keys) may have several lines. What is made of secrets while calls are made (`static_headers`, `encryption_keys`,\n" +
 	"`proxy_url`) follows their files and variables within a second. If reading one hangs, its last value is used, and one\n" +
 	"call waits for 50 ms.\n\n" +
-	"The files of all references are read at the same time when the configuration is loaded. A file that does not answer\n" +
-	"within 10 s, such as a pipe or a mount that is gone, is an error at its place.\n\n" +
+	"The files of all references and of all `tls_config` are read at the same time when the configuration is loaded. A file\n" +
+	"that does not answer within 10 s, such as a pipe or a mount that is gone, is an error at its place.\n\n" +
 	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +
 	"the store's `path`. `~/` at the beginning is the home directory. `~user`, `$NAME` and `%NAME%` are refused: write\n" +
 	"`${env:NAME}`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/internal/testpki"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 )
 
 // A server such as IIS asks for the client's certificate when it has read the request.
@@ -58,7 +59,7 @@ func TestCertificateAfterTheHandshake(t *testing.T) {
 		}
 	}
 
-	config, err := Config{CAFile: ca.File(t), CertFile: cert, KeyFile: key}.Client()
+	config, _, err := Config{CAFile: ca.File(t), CertFile: cert, KeyFile: key}.Client(textfile.NewFiles(textfile.Read))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,25 +25,38 @@ type Config struct {
 
 var versions = map[string]uint16{"TLS12": tls.VersionTLS12, "TLS13": tls.VersionTLS13}
 
-// Client makes the configuration. The certificate is read again at each handshake, so that renewing it
-// needs no restart. If that fails, or hangs, the last one stays in force: a certificate and its key are not
-// written at once. For ca_file, see RootCAs. The error joins an [auth.KeyError] for each wrong setting.
-func (c Config) Client() (*tls.Config, error) {
+// Files are the keys of Config that name files.
+var Files = []string{"ca_file", "cert_file", "key_file"}
+
+// Client makes the configuration, from what files reads. The certificate is read again at each handshake, so that
+// renewing it needs no restart. If that fails, or hangs, the last one stays in force: a certificate and its key
+// are not written at once. cas returns the certificate authorities of ca_file, which is read again a second after
+// the last time; if that fails, or hangs, or gives no certificate, the last ones. cas is nil if ca_file is not
+// set. The error joins an [auth.KeyError] for each wrong setting.
+func (c Config) Client(files *textfile.Files) (t *tls.Config, cas func(context.Context) *x509.CertPool, _ error) {
 	var errs settings.Errors
 	errs.Check(&c)
-	t := &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
+	t = &tls.Config{ServerName: c.ServerName, MinVersion: versions[c.MinVersion], InsecureSkipVerify: c.InsecureSkipVerify}
+	for _, path := range []string{c.CAFile, c.CertFile, c.KeyFile} {
+		if path != "" {
+			files.Begin(path)
+		}
+	}
 	if c.CAFile != "" {
 		var err error
-		t.RootCAs, err = authorities(c.CAFile)
+		t.RootCAs, err = authorities(files.Read, c.CAFile)
 		errs.Add("ca_file", err)
+		cas = follow.New(time.Second, follow.Patience, func() (*x509.CertPool, error) {
+			return authorities(textfile.Read, c.CAFile)
+		}).Know(t.RootCAs).Get
 	}
 	errs.When(c.CertFile != "" && c.KeyFile == "", "cert_file", "needs key_file")
 	errs.When(c.CertFile == "" && c.KeyFile != "", "key_file", "needs cert_file")
 	if c.CertFile != "" && c.KeyFile != "" {
-		first, wrong := c.certificate()
+		first, wrong := c.certificate(files.Read)
 		errs = append(errs, wrong...)
 		latest := follow.New(0, follow.Patience, func() (*tls.Certificate, error) {
-			cert, wrong := c.certificate()
+			cert, wrong := c.certificate(textfile.Read)
 			return cert, wrong.Err()
 		}).Know(first)
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -52,15 +65,18 @@ func (c Config) Client() (*tls.Config, error) {
 		// IIS asks for the certificate when it knows the request's path. TLS 1.3 has no renegotiation.
 		t.Renegotiation = tls.RenegotiateOnceAsClient
 	}
-	return t, errs.Err()
+	return t, cas, errs.Err()
 }
 
+// A reader returns the content of a file.
+type reader func(path string) (string, error)
+
 // certificate reads cert_file and key_file.
-func (c Config) certificate() (*tls.Certificate, settings.Errors) {
+func (c Config) certificate(read reader) (*tls.Certificate, settings.Errors) {
 	var errs settings.Errors
-	cert, err := textfile.Text(c.CertFile)
+	cert, err := read.text(c.CertFile)
 	errs.Add("cert_file", err)
-	key, err := textfile.Text(c.KeyFile)
+	key, err := read.text(c.KeyFile)
 	errs.Add("key_file", err)
 	if errs != nil {
 		return nil, errs
@@ -70,19 +86,9 @@ func (c Config) certificate() (*tls.Certificate, settings.Errors) {
 	return &pair, errs
 }
 
-// RootCAs returns a function for the certificate authorities of ca_file, or nil if that is not set. The file
-// is read again a second after the last time. If it cannot be read or has no certificate, the function
-// returns the last pool, or nil.
-func (c Config) RootCAs() func(context.Context) *x509.CertPool {
-	if c.CAFile == "" {
-		return nil
-	}
-	return follow.New(time.Second, follow.Patience, func() (*x509.CertPool, error) { return authorities(c.CAFile) }).Get
-}
-
 // authorities reads the certificates of a file.
-func authorities(path string) (*x509.CertPool, error) {
-	pem, err := textfile.Text(path)
+func authorities(read reader, path string) (*x509.CertPool, error) {
+	pem, err := read.text(path)
 	if err != nil {
 		return nil, err
 	}
@@ -91,4 +97,16 @@ func authorities(path string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s has no PEM certificate", path)
 	}
 	return cas, nil
+}
+
+func (read reader) text(path string) (string, error) {
+	raw, err := read(path)
+	if err != nil {
+		return "", err
+	}
+	text, err := textfile.Decode(raw)
+	if err != nil {
+		return "", fmt.Errorf("%s %w", path, err)
+	}
+	return text, nil
 }

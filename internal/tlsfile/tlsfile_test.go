@@ -4,15 +4,18 @@ package tlsfile_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/itsmauth/itsmauth/internal/testpki"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
 
@@ -33,9 +36,11 @@ func pair(t *testing.T, dir, name, prefix string) (c tlsfile.Config) {
 	return c
 }
 
+func files() *textfile.Files { return textfile.NewFiles(textfile.Read) }
+
 func client(t *testing.T, c tlsfile.Config) func() []byte {
 	t.Helper()
-	config, err := c.Client()
+	config, _, err := c.Client(files())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,19 +111,63 @@ func TestCertificateHangs(t *testing.T) {
 	f.Close()
 }
 
+// The certificate authorities are those that were read first until they are read again: no call waits for a file.
+func TestAuthoritiesHang(t *testing.T) {
+	t.Parallel()
+	ca := testpki.New(t)
+	c := tlsfile.Config{CAFile: ca.File(t)}
+	_, cas, err := c.Client(files())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(c.CAFile); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(c.CAFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if !ca.Pool().Equal(cas(ctx)) {
+		t.Error("other authorities")
+	}
+}
+
+// Of files that do not answer, each is an error of its own, after 10 s together; the others are read.
+func TestFilesHang(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		start := time.Now()
+		_, _, err := tlsfile.Config{CAFile: "ca", CertFile: "none", KeyFile: "key"}.Client(textfile.NewFiles(func(path string) (string, error) {
+			if path == "none" {
+				time.Sleep(9 * time.Second)
+				return "", os.ErrNotExist
+			}
+			<-hang
+			return "", nil
+		}))
+		const want = "ca_file: ca does not answer\ncert_file: file does not exist\nkey_file: key does not answer"
+		if err == nil || err.Error() != want || time.Since(start) != 10*time.Second {
+			t.Errorf("%v after %s", err, time.Since(start))
+		}
+		close(hang)
+	})
+}
+
 // Files with a byte order mark are read; of UTF-16 the error says so.
 func TestEncodings(t *testing.T) {
 	t.Parallel()
 	c := pair(t, t.TempDir(), "x", "\ufeff")
 	c.CAFile = c.CertFile
-	if _, err := c.Client(); err != nil {
+	if _, _, err := c.Client(files()); err != nil {
 		t.Error(err)
 	}
 	utf16 := filepath.Join(t.TempDir(), "utf16")
 	if err := os.WriteFile(utf16, []byte("\xff\xfe-\x00-\x00"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := tlsfile.Config{CAFile: utf16, CertFile: utf16, KeyFile: utf16}.Client()
+	_, _, err := tlsfile.Config{CAFile: utf16, CertFile: utf16, KeyFile: utf16}.Client(files())
 	for _, key := range []string{"ca_file", "cert_file", "key_file"} {
 		if want := key + ": " + utf16 + " is UTF-16"; err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nwant %s", err, want)

@@ -3,6 +3,7 @@ package generic
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -110,31 +111,31 @@ func (c *Config) checkHeaders(errs *settings.Errors) {
 	errs.When(elsewhere && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
 	errs.When(c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw" && strings.Contains(c.ClientID, ":"), "client_id",
 		"must not contain a colon, which ends the id in a raw Basic header")
-	checkTemplates(errs, "credential_headers", c.CredentialHeaders, "{client_id}", "{client_secret}")
-	checkTemplates(errs, "token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
+	credentials := checkTemplates(errs, "credential_headers", c.CredentialHeaders, "{client_id}", "{client_secret}")
+	tokens := checkTemplates(errs, "token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
 	holdsToken := func(h Header) bool { return strings.Contains(h.Template, "{access_token}") }
 	errs.When(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "one of them must contain {access_token}")
-	c.checkStaticHeaders(errs)
+	c.checkStaticHeaders(errs, tokens, credentials)
 }
 
-// checkStaticHeaders adds errors for headers that net/http would send twice, or not at all.
-func (c *Config) checkStaticHeaders(errs *settings.Errors) {
+// checkStaticHeaders adds errors for headers that net/http would send twice, or not at all. tokens and credentials
+// are the names of the other headers, in lower case.
+func (c *Config) checkStaticHeaders(errs *settings.Errors, tokens, credentials map[string]bool) {
 	basic := c.CredentialsIn == "basic" && !c.ClientSecret.IsZero()
-	for name, s := range c.StaticHeaders {
-		key := "static_headers." + name
-		value, err := s.Value()
+	static := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(c.StaticHeaders)) {
+		key, lower := "static_headers."+name, strings.ToLower(name)
+		value, err := c.StaticHeaders[name].Value()
 		if errors.Is(err, auth.ErrSecret) { // others may pass
 			errs.Add(key, err)
 		}
-		taken := func(h Header) bool { return strings.EqualFold(h.Name, name) }
 		errs.When(strings.ContainsAny(value, "\r\n\x00"), key, "must not hold a line break")
 		errs.When(!headerName.MatchString(name), key, "is not a header name")
-		errs.When(slices.ContainsFunc(c.TokenHeaders, taken), key, "is also in token_headers")
-		errs.When(slices.ContainsFunc(c.CredentialHeaders, taken), key, "is also in credential_headers")
-		errs.When(basic && strings.EqualFold(name, "Authorization"), key, "is the header of credentials_in basic")
-		for other := range c.StaticHeaders {
-			errs.When(other < name && strings.EqualFold(other, name), key, "appears twice")
-		}
+		errs.When(tokens[lower], key, "is also in token_headers")
+		errs.When(credentials[lower], key, "is also in credential_headers")
+		errs.When(basic && lower == "authorization", key, "is the header of credentials_in basic")
+		errs.When(static[lower], key, "appears twice")
+		static[lower] = true
 		switch canonical := http.CanonicalHeaderKey(name); canonical {
 		case "Host", "Content-Length", "Transfer-Encoding":
 			errs.When(true, key, "cannot be set")
@@ -144,17 +145,21 @@ func (c *Config) checkStaticHeaders(errs *settings.Errors) {
 	}
 }
 
-func checkTemplates(errs *settings.Errors, key string, headers []Header, known ...string) {
+// checkTemplates returns the headers' names in lower case.
+func checkTemplates(errs *settings.Errors, key string, headers []Header, known ...string) map[string]bool {
+	names := map[string]bool{}
 	for i, h := range headers {
 		key := fmt.Sprintf("%s.%d.", key, i)
-		taken := func(o Header) bool { return strings.EqualFold(o.Name, h.Name) }
+		lower := strings.ToLower(h.Name)
 		errs.When(!headerName.MatchString(h.Name), key+"name", "is not a header name")
-		errs.When(slices.ContainsFunc(headers[:i], taken), key+"name", "appears twice")
+		errs.When(names[lower], key+"name", "appears twice")
 		errs.When(strings.ContainsAny(h.Template, "\r\n\x00"), key+"template", "must not hold a line break")
 		for _, p := range placeholder.FindAllString(h.Template, -1) {
 			errs.When(!slices.Contains(known, p), key+"template", "may only have the placeholders "+strings.Join(known, ", "))
 		}
+		names[lower] = true
 	}
+	return names
 }
 
 // CheckURL returns an error unless u is nil or an absolute http or https URL without user and fragment.

@@ -47,6 +47,7 @@ func TestFilesThatDoNotAnswer(t *testing.T) {
 			Secret auth.Secret `yaml:"secret"`
 			Good   auth.Secret `yaml:"good"`
 			List   []string    `yaml:"list"`
+			File   string      `yaml:"plain_file" path:"true"`
 			Left   Node        `yaml:"left"`
 		}
 		d := New("/dir/t.yaml")
@@ -59,11 +60,12 @@ again: ${file:hang1}
 secret: ${file:hang2}
 good: ${file:slow2}
 list: [x, "${file:fast1}${file:slow3}"]
+plain_file: slow4
 left: {a: "${file:fast2}"}
 `[1:]))
 		entries, _ := d.Entries(root)
 		for _, e := range entries {
-			d.ReadAhead(e, func(n Node) bool { return n.Name == "left" })
+			d.ReadAhead(e, func(n Node) bool { return n.Name == "left" }, func(n Node) bool { return n.Name == "plain_file" })
 		}
 		d.Decode(&c, root, entries)
 		var got []string
@@ -82,10 +84,13 @@ left: {a: "${file:fast2}"}
 		if c.Number != 1 || good != "1" || err != nil || c.List[1] != "11" {
 			t.Error(c.Number, good, err, c.List)
 		}
+		if text, err := d.Files.Read(c.File); text != "1\n" || err != nil {
+			t.Error(text, err)
+		}
 		if took := time.Since(start).Round(time.Second); took != 10*time.Second {
 			t.Errorf("took %s", took)
 		}
-		reads := map[string]int{"hang1": 1, "hang2": 1, "slow1": 1, "slow2": 2, "slow3": 1, "fast1": 1} // a secret again at its use
+		reads := map[string]int{"hang1": 1, "hang2": 1, "slow1": 1, "slow2": 2, "slow3": 1, "slow4": 1, "fast1": 1} // a secret again at its use
 		close(files.hang)
 		time.Sleep(time.Minute) // the reads end
 		files.mu.Lock()

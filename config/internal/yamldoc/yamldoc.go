@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 
 	"gopkg.in/yaml.v3"
@@ -24,11 +23,9 @@ import (
 // (which the constructor fills in), and `min:"1"` or, with a reason, `min:"1, why"`.
 type Document struct {
 	Faults []Fault // the first thousand, in the order in which they were found
-	dir    string  // the file's, absolute
-
-	read     func(path string) (string, error) // reads a file
-	readings map[string]*reading               // by path
-	deadline time.Time                         // of all readings
+	Files  *textfile.Files
+	dir    string                            // the file's, absolute
+	read   func(path string) (string, error) // reads a file
 
 	// By path:
 	nodes        map[string]Node
@@ -69,8 +66,10 @@ func New(file string) *Document {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs // files are read again later, and the program may change its working directory
 	}
-	return &Document{dir: dir, read: textfile.Read, readings: map[string]*reading{}, deadline: time.Now().Add(answerWithin), nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
+	d := &Document{dir: dir, read: textfile.Read, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
 		layers: map[string]Path{}, scalars: map[string]Setting{}}
+	d.Files = textfile.NewFiles(func(path string) (string, error) { return d.read(path) })
+	return d
 }
 
 // Layer gives n a layer below: what has no value below n may have one below layer.
