@@ -153,7 +153,11 @@ func (a *attempt) send() (*http.Response, error) {
 // request returns the request as this attempt sends it.
 func (a *attempt) request() (*http.Request, error) {
 	c := a.call
-	out := c.req.WithContext(traced{a})
+	var ctx context.Context = a
+	if a.needsTrace() {
+		ctx = traced{a}
+	}
+	out := c.req.WithContext(ctx)
 	out.Response = nil
 	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs unexpected data on an idle connection
 	out.Header = c.header(a.token)
@@ -218,7 +222,7 @@ func withBody(resp *http.Response, err error) (*http.Response, error) {
 func (a *attempt) endedAlone() bool {
 	cause := context.Cause(a)
 	t, ok := errors.AsType[timeoutError](cause)
-	return ok && t.attempt || cause == errRefusedTwice
+	return ok && t.attempt || cause == errRefused
 }
 
 // uploading notes that the request body moves.

@@ -67,7 +67,7 @@ func (c *call) backoff() time.Duration {
 func (c *call) retryable(resp *http.Response, err error) bool {
 	exchange := c.t.auth == nil
 	if err != nil {
-		if err == errRefusedTwice {
+		if err == errRefused {
 			return !exchange
 		}
 		_, ours := errors.AsType[*auth.Error](err)

@@ -7,20 +7,25 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
 
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// A request that the server has not processed is resent once in the same attempt. net/http does most of it,
-// if the request has GetBody. A trace tells what it did, and prevents the second resend: that is left to the
-// retry policy.
+// A request that the server has not processed is resent in the same attempt. net/http does most of it, if the
+// request has GetBody. A trace tells what it did, and prevents resends that are not safe or too many: they are
+// left to the retry policy.
 
-// errRefusedTwice ends an attempt, not the call: the server has processed neither sending, or the method is
+// maxResends bounds the resends of an attempt over new connections. If many calls share the connections of a
+// server that ends each after a few requests, a call may meet several ends in a row.
+const maxResends = 50
+
+// errRefused ends an attempt, not the call: the server has processed none of the sendings, or the method is
 // idempotent.
-var errRefusedTwice error = &auth.Error{Op: "request", Err: fmt.Errorf(
-	"%w: the server ended two connections, or refused two HTTP/2 streams, without a response", auth.ErrUnavailable)}
+var errRefused error = &auth.Error{Op: "request", Err: fmt.Errorf(
+	"%w: the server ended the connections, or refused the HTTP/2 streams, without a response", auth.ErrUnavailable)}
 
 // bodyAgain is GetBody for net/http, which resends a request that the server has not processed.
 func (a *attempt) bodyAgain() (io.ReadCloser, error) {
@@ -38,7 +43,7 @@ type sending struct {
 	reused   bool
 	wire     *dialed // below TLS; nil: not ours
 	requests int64   // written to wire before
-	again    bool    // a resend
+	resends  int     // before
 	answered atomic.Bool
 }
 
@@ -58,6 +63,14 @@ func (s *sending) processed() bool { return s.answered.Load() || !s.http2() && !
 
 // limited reports whether the slot must know when the request is written.
 func (a *attempt) limited() bool { return a.slot != nil && a.call.t.limits.Limited() }
+
+// needsTrace reports whether the attempt must know what net/http does with the request. If a GET or HEAD
+// is sent several times, that harms nobody but a rate limit.
+func (a *attempt) needsTrace() bool {
+	c := a.call
+	safe := c.body == nil && (c.req.Method == "" || c.req.Method == http.MethodGet || c.req.Method == http.MethodHead)
+	return !safe || a.limited() || c.t.mayUseProxy
+}
 
 // traced is the context of a request that has the attempt's trace. The trace is made when net/http asks for
 // it: a Wrap that sends nothing does not pay for it.
@@ -116,10 +129,10 @@ func (a *attempt) gotConn(got httptrace.GotConnInfo) {
 	var err error
 	switch {
 	case before == nil || before.answered.Load(): // a Wrap may send the request again
-	case before.again:
-		err = errRefusedTwice
+	case before.resends > 0 && (before.processed() || before.conn == now.conn), before.resends == maxResends:
+		err = errRefused
 	default:
-		now.again = true
+		now.resends = before.resends + 1
 	}
 	if err == nil && a.limited() {
 		a.waitingSince.Store(0)

@@ -29,7 +29,8 @@ import (
 var refusals = []struct {
 	name  string
 	http2 bool
-	ours  bool // net/http resends only a GET then
+	ours  bool  // net/http resends only a GET then
+	more  int64 // how many times in a row, after the first
 	play  func(c *peer, refuse func() bool)
 	dial  func(dial dialFunc, refuse func() bool) (_ dialFunc, gotConn func())
 }{
@@ -42,6 +43,14 @@ var refusals = []struct {
 		})
 	}},
 	{name: "GOAWAY above the last stream", http2: true, play: func(c *peer, refuse func() bool) {
+		c.http2(func(stream string) string {
+			if refuse() {
+				return goAway(0)
+			}
+			return ok2(stream)
+		})
+	}},
+	{name: "GOAWAY from many connections", http2: true, more: 40, play: func(c *peer, refuse func() bool) {
 		c.http2(func(stream string) string {
 			if refuse() {
 				return goAway(0)
@@ -139,7 +148,10 @@ func TestSafeResends(t *testing.T) {
 						var seen, attempts atomic.Int64
 						l := memnet.Listen()
 						dial, gotConn := dialFunc(l.Dial), func() {}
-						refuse := func() bool { return seen.Add(1) == refused }
+						refuse := func() bool {
+							n := seen.Add(1)
+							return n >= refused && n <= refused+r.more
+						}
 						if r.dial != nil {
 							dial, gotConn = r.dial(dial, refuse)
 						}
@@ -272,8 +284,8 @@ func (c *counting) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// A server that never processes anything is not asked without end: an attempt sends twice, and the retry
-// policy decides on further ones, each with a slot of its own.
+// A server that never processes anything is not asked without end: an attempt sends twice over the same
+// connection and 51 times over new ones, and the retry policy decides on further ones, each with a slot of its own.
 func TestResendsAreBounded(t *testing.T) {
 	t.Parallel()
 	reset := func(stream string) string { return frame(3, 0, stream, "\x00\x00\x00\x01") } // PROTOCOL_ERROR
@@ -285,11 +297,11 @@ func TestResendsAreBounded(t *testing.T) {
 		text            string
 		slots, attempts int
 	}{
-		"REFUSED_STREAM":                   {refusedStream, "POST", 6, "refused two", 100, 3},
-		"REFUSED_STREAM, one attempt":      {refusedStream, "POST", 2, "refused two", 100, 1},
-		"REFUSED_STREAM, GET":              {refusedStream, "GET", 6, "refused two", 100, 3},
-		"GOAWAY":                           {func(string) string { return goAway(0) }, "POST", 6, "ended two", 100, 3},
-		"GOAWAY and a limit of 2":          {func(string) string { return goAway(0) }, "POST", 4, "ended two", 2, 3},
+		"REFUSED_STREAM":                   {refusedStream, "POST", 6, "refused the HTTP/2 streams", 100, 3},
+		"REFUSED_STREAM, one attempt":      {refusedStream, "POST", 2, "refused the HTTP/2 streams", 100, 1},
+		"REFUSED_STREAM, GET":              {refusedStream, "GET", 6, "refused the HTTP/2 streams", 100, 3},
+		"GOAWAY":                           {func(string) string { return goAway(0) }, "POST", 3 * 51, "ended the connections", 100, 3},
+		"GOAWAY and a limit of 2":          {func(string) string { return goAway(0) }, "POST", 2 * 51, "ended the connections", 2, 3},
 		"PROTOCOL_ERROR":                   {reset, "POST", 1, "PROTOCOL_ERROR", 100, 3},
 		"PROTOCOL_ERROR, PATCH":            {reset, "PATCH", 1, "PROTOCOL_ERROR", 100, 3},
 		"PROTOCOL_ERROR after a 103":       {func(stream string) string { return early(stream) + reset(stream) }, "POST", 1, "PROTOCOL_ERROR", 100, 3},

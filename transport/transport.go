@@ -29,6 +29,7 @@ type roundTripper struct {
 	inner         http.RoundTripper
 	anonymous     http.RoundTripper // to other origins: without client certificates
 	pools         []connections
+	mayUseProxy   bool
 }
 
 // Format prints a constant: printing the fields would race with calls that change them.
@@ -95,6 +96,7 @@ func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	if t.o.Limiter != nil {
 		t.limits = t.o.Limiter.queue
 	}
+	t.mayUseProxy = t.o.Proxy != nil || variable("HTTP_PROXY") != "" || variable("HTTPS_PROXY") != ""
 	wrap := t.o.Wrap
 	if wrap == nil {
 		wrap = func(next http.RoundTripper) http.RoundTripper { return next }
