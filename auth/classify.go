@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/itsmauth/itsmauth/internal/peererror"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
@@ -48,7 +49,7 @@ func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 			e.Err = e.sentinel(re, p)
 		}
 	case errors.As(err, &ue):
-		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, ue.Err)
+		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, peererror.Clean(ue))
 	}
 	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && e.Status == 0 {
 		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, c.timeout, context.DeadlineExceeded)

@@ -119,14 +119,15 @@ func escapes(below string) bool {
 	return clean == ".." || strings.HasPrefix(clean, "../")
 }
 
-// Do is Client().Do, except that the URL in its [*url.Error] has no query, fragment or user.
+// Do is Client().Do, except that the URL in its [*url.Error] is req's, also after a redirect, and has no
+// query, fragment or user.
 func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 	resp, err := c.client.Do(req)
 	var failed *url.Error
-	if errors.As(err, &failed) {
-		u, parseErr := url.Parse(failed.URL)
-		if parseErr != nil {
-			u = c.BaseURL
+	if errors.As(err, &failed) && req.URL != nil {
+		u := req.URL
+		if at, err := url.Parse(failed.URL); err != nil || at.Scheme != u.Scheme || at.Host != u.Host || at.EscapedPath() != u.EscapedPath() {
+			failed.Op += " (redirected)"
 		}
 		failed.URL = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 	}

@@ -119,7 +119,7 @@ func (a *attempt) send() (*http.Response, error) {
 			resp, err = a.roundTrip(out)
 		}
 	}
-	if err = redactServerText(err); err != nil && a.Err() != nil {
+	if err = a.redact(err); err != nil && a.Err() != nil {
 		err = context.Cause(a)
 	} else if err != nil {
 		err = a.nameProxy(err)

@@ -23,6 +23,7 @@ type callBody struct {
 	kept      []byte
 	truncated bool        // more was read than is kept
 	err       error       // how body ended
+	failed    error       // why the latest Read of a body, or GetBody, failed
 	first     attemptBody // part of this, to save an allocation
 	last      *attemptBody
 	open      int  // attemptBodies not closed yet
@@ -60,13 +61,33 @@ func (p *callBody) next(a *attempt) (*attemptBody, error) {
 	if p.getBody != nil && p.last != nil {
 		body, err := p.getBody()
 		if err != nil {
-			return nil, fmt.Errorf("GetBody of the request failed: %w", err)
+			p.failed = fmt.Errorf("GetBody of the request failed: %w", err)
+			return nil, p.failed
 		}
 		u.copied = body
 	}
 	p.last = u
 	p.open++
 	return u, nil
+}
+
+// noteFailure notes how a Read ended.
+func (p *callBody) noteFailure(err error) {
+	if err != io.EOF {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.failed = err
+	}
+}
+
+// failure returns why the caller's body could not be read, or nil.
+func (p *callBody) failure() error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed
 }
 
 // abandon takes the body from the latest sending, whose pending Reads then fail. It reports false, and
@@ -143,6 +164,7 @@ func (u *attemptBody) Read(b []byte) (int, error) {
 		return 0, errAbandoned
 	case err != nil:
 		u.attempt.creditUpload()
+		u.p.noteFailure(err)
 	default:
 		u.attempt.uploading()
 	}

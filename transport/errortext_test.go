@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
 // failure returns the error with which net/http sends req to a server that says only response.
@@ -80,8 +81,10 @@ func TestErrorTexts(t *testing.T) {
 			if test.proxied {
 				req.URL.Scheme = "https"
 			}
-			if err := failure(t, req, test.response, test.proxied); redactServerText(err) != errNotHTTP {
-				t.Errorf("%T %v", err, err)
+			err := failure(t, req, test.response, test.proxied)
+			got := redactServerText(err)
+			if !errors.Is(got, peererror.ErrNotHTTP) || !errors.Is(got, auth.ErrProtocol) || strings.Contains(got.Error(), "secret") {
+				t.Errorf("%T %v: %v", err, err, got)
 			}
 		})
 	}

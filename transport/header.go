@@ -54,23 +54,63 @@ func (c *call) isCredential(key string) bool {
 		func(k string) bool { return strings.EqualFold(k, key) })
 }
 
-// logged are the response headers that may appear in a log.
-var logged = []string{"Content-Type", "Date", "Retry-After", "Server", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Request-Id"}
+// logged are the response headers that may appear in a log, in the shape that it gives them: a server may
+// repeat in any of them what it was sent.
+var logged = []struct {
+	name  string
+	shape func(string) string
+}{
+	{"Content-Type", mediaType}, {"Date", numberOrDate}, {"Retry-After", numberOrDate},
+	{"X-Ratelimit-Limit", numberOrDate}, {"X-Ratelimit-Remaining", numberOrDate},
+}
+
+const otherShape = "unreadable"
+
+// numberOrDate returns a number of at most 10 digits as it is, and a date made anew.
+func numberOrDate(v string) string {
+	if len(v) <= 10 && strings.Trim(v, "0123456789") == "" {
+		return v
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		return t.UTC().Format(http.TimeFormat)
+	}
+	return otherShape
+}
+
+var mediaTypes = []string{"application/json", "application/problem+json", "application/xml", "application/octet-stream", "application/pdf",
+	"application/x-www-form-urlencoded", "application/zip", "multipart/form-data", "multipart/mixed", "text/csv", "text/event-stream",
+	"text/html", "text/plain", "text/xml"}
+
+// mediaType returns a known media type without parameters.
+func mediaType(v string) string {
+	media, _, _ := strings.Cut(v, ";")
+	if media = strings.ToLower(strings.TrimSpace(media)); slices.Contains(mediaTypes, media) {
+		return media
+	}
+	return "other"
+}
 
 func (c *call) log(resp *http.Response, err error, took time.Duration) {
-	at := *c.req.URL
+	asked, redirects := c.req, 0
+	for asked.Response != nil && asked.Response.Request != nil {
+		asked, redirects = asked.Response.Request, redirects+1
+	}
+	at := *asked.URL
 	at.RawQuery, at.Fragment, at.User = "", "", nil
 	attrs := []slog.Attr{
 		slog.String("connector", c.t.o.Connector), slog.String("method", c.req.Method),
 		slog.String("url", at.String()), slog.Int("attempt", c.attempts), slog.Duration("took", took),
 	}
+	if redirects > 0 { // the URL is now a server's
+		attrs = append(attrs, slog.Int("redirects", redirects), slog.Bool("other_origin", c.origin == nil))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))
 	} else {
 		attrs = append(attrs, slog.Int("status", resp.StatusCode))
-		for _, k := range logged {
-			if v := resp.Header.Get(k); v != "" {
-				attrs = append(attrs, slog.String(strings.ToLower(k), v))
+		for _, h := range logged {
+			if v := resp.Header.Get(h.name); v != "" {
+				attrs = append(attrs, slog.String(strings.ToLower(h.name), h.shape(v)))
 			}
 		}
 	}

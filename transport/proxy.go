@@ -17,7 +17,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
-	"github.com/itsmauth/itsmauth/internal/proxyerror"
+	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
 // ProxyFor returns the proxy that o gives req, or nil if there is none: Proxy's, unless NoProxy lists the
@@ -167,7 +167,7 @@ func onConnect(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Re
 		return &auth.Error{Op: "request", Status: s, Err: fmt.Errorf(
 			"%w: %s: the proxy refused the user and password of proxy_url, or proxy_url has none", auth.ErrProtocol, proxy.Host)}
 	default:
-		return proxyerror.Refusal(s)
+		return peererror.Refusal(s)
 	}
 }
 
@@ -204,5 +204,5 @@ func (a *attempt) nameProxy(err error) error {
 	if proxy == nil || invalidRequest(err) || a.peer() != proxyName(proxy) && !(ok && (op.Op == "proxyconnect" || op.Op == "socks connect")) {
 		return err
 	}
-	return &proxyerror.Error{Proxy: proxyName(proxy), Err: err}
+	return &peererror.Proxy{Name: proxyName(proxy), Err: err}
 }

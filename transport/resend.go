@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,12 +26,15 @@ const maxResends = 50
 var errRefused error = &auth.Error{Op: "request", Err: fmt.Errorf(
 	"%w: the server ended the connections, or refused the HTTP/2 streams, without a response", auth.ErrUnavailable)}
 
+var errTooLong error = &auth.Error{Op: "request", Err: fmt.Errorf(
+	"%w: the connection was closed, and the request body is too long to be sent again (max_replay_body)", auth.ErrUnavailable)}
+
 // bodyAgain is GetBody for net/http, which resends a request that the server has not processed.
 func (a *attempt) bodyAgain() (io.ReadCloser, error) {
 	a.creditUpload()
 	body := a.call.body
 	if !body.abandon() {
-		return nil, errors.New("the connection was closed, and the request body is too long to be sent again (max_replay_body)")
+		return nil, errTooLong
 	}
 	return body.next(a)
 }

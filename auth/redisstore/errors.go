@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
 var (
@@ -103,13 +105,13 @@ func (c *client) classify(err error, key string) (meaning error, temporary bool)
 	case errors.As(err, &refused):
 		return c.classifyReply(string(refused), key, atSentinel)
 	case errors.As(err, &handshake):
-		return classifyHandshake(handshake.error)
+		return classifyHandshake(c.dialer.clean(handshake.error))
 	case isAlert(err): // with TLS 1.3 it comes after the handshake
-		return classifyHandshake(err)
+		return classifyHandshake(c.dialer.clean(err))
 	case isConnectError(err) && atSentinel:
-		return fmt.Errorf("cannot reach a Sentinel: %w", err), true
+		return fmt.Errorf("cannot reach a Sentinel: %w", c.dialer.clean(err)), true
 	case isConnectError(err):
-		return fmt.Errorf("cannot reach Redis: %w", err), true
+		return fmt.Errorf("cannot reach Redis: %w", c.dialer.clean(err)), true
 	case errors.As(err, new(closedError)) && c.dialer.tls != nil:
 		return errors.New("the connection was closed by Redis; if it requires a client certificate, set token_store.tls_config.cert_file and key_file"), true
 	case errors.As(err, new(closedError)):
@@ -118,7 +120,20 @@ func (c *client) classify(err error, key string) (meaning error, temporary bool)
 		errors.As(err, &network) && network.Timeout():
 		return errNoReply, true
 	}
-	return fmt.Errorf("%w: %w", errBroken, err), true
+	return fmt.Errorf("%w: %w", errBroken, c.dialer.clean(err)), true
+}
+
+// clean returns err without text that a server chose, such as the name of another node.
+func (d *dialer) clean(err error) error {
+	var names []string
+	for _, addr := range d.addrs {
+		host, _, _ := net.SplitHostPort(addr)
+		names = append(names, host)
+	}
+	if d.tls != nil {
+		names = append(names, d.tls.ServerName)
+	}
+	return peererror.Clean(err, names...)
 }
 
 func keyError(key string, err error) error { return fmt.Errorf("the key %s in Redis %w", key, err) }
@@ -137,7 +152,7 @@ func (c *client) classifyReply(text, key string, atSentinel bool) (err error, te
 		}
 		return errors.New("this Redis is a Cluster node: add ?cluster=true to token_store.url"), false
 	}
-	return fmt.Errorf("unexpected reply from Redis: %.20q", code), false
+	return errors.New("unexpected reply from Redis: see its log"), false
 }
 
 // findMeaning returns nil for an unknown reply.

@@ -269,7 +269,7 @@ func TestClassifyReply(t *testing.T) {
 		"CLUSTERDOWN The cluster is down":              {"Redis Cluster is down", true},
 		"MASTERDOWN Link with MASTER is down":          {"Redis is failing over", true},
 		"TRYAGAIN Multiple keys request":               {"Redis Cluster is moving the key", true},
-		"ODD and secret":                               {`unexpected reply from Redis: "ODD"`, false},
+		"ODD and secret":                               {"unexpected reply from Redis: see its log", false},
 	} {
 		err, temporary := newClient(newDialer(address{}), nil).classifyReply(inScript.ReplaceAllString(reply, ""), "k", false)
 		if !strings.HasPrefix(err.Error(), want.says) || temporary != want.temporary {

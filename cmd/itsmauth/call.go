@@ -9,7 +9,10 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +34,8 @@ func (a *app) call() *cobra.Command {
 		Long: `Make one authenticated request to PATH below the connector's base_url. PATH may
 have a query. Data that begins with { or [ is sent as JSON, other data as a form,
 unless -H sets a Content-Type. The body of the response is printed unchanged.
+The status line and the headers (-i) are printed unchanged too if stdout is a pipe
+or a file; on a terminal, characters that are not printable are escaped.
 
 The exit status is 1 if the status of the response is 400 or more, or a redirect
 that is not followed: one to another host with a body, or 301 or 302 of anything
@@ -128,7 +133,11 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	}
 	defer resp.Body.Close()
 	if include {
-		if _, err := fmt.Fprintf(a.stdout, "%s %s\n%s\n", resp.Proto, resp.Status, headerLines(resp.Header)); err != nil {
+		head := fmt.Sprintf("%s %s\n%s\n", resp.Proto, resp.Status, headerLines(resp.Header))
+		if isTerminal(a.stdout) {
+			head = visible(head)
+		}
+		if _, err := io.WriteString(a.stdout, head); err != nil {
 			return err
 		}
 	}
@@ -151,6 +160,21 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 		}
 	}
 	return err
+}
+
+// visible returns lines with what is not printable as Go writes it in quotes: a server could move the cursor.
+func visible(lines string) string {
+	var b strings.Builder
+	for len(lines) > 0 {
+		r, size := utf8.DecodeRuneInString(lines)
+		if char := lines[:size]; r == '\n' || unicode.IsPrint(r) && utf8.ValidString(char) {
+			b.WriteString(char)
+		} else {
+			b.WriteString(strings.Trim(strconv.Quote(char), `"`))
+		}
+		lines = lines[size:]
+	}
+	return b.String()
 }
 
 // statusText returns a status with our text, because a server's reason phrase may contain anything.

@@ -142,9 +142,10 @@ func (c *onlineCheck) found(check, status, message, fix string) {
 	}
 }
 
-// withoutControls is for text that may contain what a server sent, such as its description of an error.
+// withoutControls is for text that may contain what a server sent, such as its description of an error. Marks
+// that reorder text are removed too.
 func withoutControls(r rune) rune {
-	if unicode.IsControl(r) {
+	if !unicode.IsPrint(r) {
 		return ' '
 	}
 	return r

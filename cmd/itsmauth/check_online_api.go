@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +17,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/proxyerror"
+	"github.com/itsmauth/itsmauth/internal/peererror"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
@@ -111,7 +110,7 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 	defer cancel()
 	resp, body, err := c.get(limited, path, tok)
 	if err != nil {
-		c.failed("probe", "GET "+shown+": "+shortError(err), "check probe and base_url", err)
+		c.failed("probe", "GET "+shown+": "+c.shortError(err), "check probe and base_url", err)
 		return
 	}
 	if message, fix := c.refusalInHTTP(route{target: c.Connector.BaseURL, status: resp.StatusCode, body: body}); message != "" {
@@ -181,12 +180,12 @@ func (c *onlineCheck) reportStatus(resp *http.Response, path string) {
 // checkLimit reports what is left of the product's rate limit, if the response says so.
 func (c *onlineCheck) checkLimit(h http.Header) {
 	for _, prefix := range []string{"X-RateLimit-", "RateLimit-", "X-Rate-Limit-"} {
-		left, err := strconv.Atoi(h.Get(prefix + "Remaining"))
+		left, err := number(h.Get(prefix + "Remaining"))
 		if err != nil {
 			continue
 		}
 		message := fmt.Sprintf("%d requests left", left)
-		limit, err := strconv.Atoi(h.Get(prefix + "Limit"))
+		limit, err := number(h.Get(prefix + "Limit"))
 		if err == nil {
 			message = fmt.Sprintf("%d of %d requests left", left, limit)
 		}
@@ -199,31 +198,31 @@ func (c *onlineCheck) checkLimit(h http.Header) {
 	}
 }
 
+// number reads a number of at most 10 digits.
+func number(s string) (int64, error) { return strconv.ParseInt(s[:min(len(s), 11)], 10, 35) }
+
 // shortError returns err's message without what the finding says already, such as the URL, and without what
-// a server may have sent.
-func shortError(err error) string {
-	for u := (*url.Error)(nil); errors.As(err, &u); {
-		err = u.Err
+// a peer sent. Of names it may have those of the connector's hosts.
+func (c *onlineCheck) shortError(err error) string {
+	var names []string
+	for _, u := range c.Endpoints() {
+		names = append(names, u.Hostname())
+		if proxy, _ := c.Proxy(u); proxy != nil {
+			names = append(names, proxy.Hostname())
+		}
 	}
-	var own *auth.Error
-	if errors.As(err, &own) && own.Err != nil {
-		err = own.Err
+	if own, ok := errors.AsType[*auth.Error](err); ok && own.Err != nil {
+		return own.Err.Error()
 	}
-	var op *net.OpError
-	if errors.As(err, &op) && op.Err != nil {
+	err = peererror.Clean(err, names...)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Sprintf("no response within %s", requestTimeout)
+	}
+	if errors.Is(err, peererror.ErrNotHTTP) {
+		return peererror.ErrBroken.Error()
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
 		err = op.Err
 	}
-	text := err.Error()
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("no response within %s", requestTimeout)
-	case strings.HasPrefix(text, "tls: "), strings.HasPrefix(text, "x509: "): // names of a certificate may follow
-		return strings.Join(strings.SplitN(text, ": ", 3)[:2], ": ")
-	case own != nil, op != nil, errors.As(err, new(net.Error)), errors.As(err, new(proxyerror.Refusal)),
-		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled):
-		return text
-	case strings.HasPrefix(text, "failed to parse Location"): // net/http has no type for it
-		return "unreadable Location"
-	}
-	return "the connection broke, or the response was not HTTP"
+	return strings.TrimPrefix(err.Error(), "tls: failed to verify certificate: ")
 }

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/proxyerror"
+	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
 // A route is how far one request came.
@@ -102,7 +102,7 @@ func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 		if u.Scheme == "http" {
 			fix += "; if the port expects TLS, write https://"
 		}
-		c.failed("http", "no response from "+u.Host+": "+shortError(err), fix, err)
+		c.failed("http", "no response from "+u.Host+": "+c.shortError(err), fix, err)
 		return false
 	}
 	c.checkClock(resp, start)
@@ -114,7 +114,7 @@ func (c *onlineCheck) checkDNS(r route, err error) bool {
 	var notFound *net.DNSError
 	switch {
 	case r.dnsErr != nil || errors.As(err, &notFound):
-		c.failed("dns", host+" has no address: "+shortError(cmp.Or(r.dnsErr, err)), "check the name in "+c.nearest(r)+", and this machine's DNS", err)
+		c.failed("dns", host+" has no address: "+c.shortError(cmp.Or(r.dnsErr, err)), "check the name in "+c.nearest(r)+", and this machine's DNS", err)
 		return false
 	case r.resolved != "":
 		c.ok("dns", host+" is "+r.resolved)
@@ -133,7 +133,7 @@ func (c *onlineCheck) checkTCP(r route, err error) bool {
 	if r.proxy == nil {
 		fix += "; if a proxy is needed, set transport.proxy_url"
 	}
-	c.failed("tcp", "no connection to "+cmp.Or(r.address, r.via.Host)+": "+shortError(cmp.Or(r.tcpErr, err)), fix, err)
+	c.failed("tcp", "no connection to "+cmp.Or(r.address, r.via.Host)+": "+c.shortError(cmp.Or(r.tcpErr, err)), fix, err)
 	return false
 }
 
@@ -154,16 +154,16 @@ func (c *onlineCheck) checkProxy(r route, err error) bool {
 	if password := (*auth.Error)(nil); errors.As(err, &password) {
 		r.status = password.Status
 	}
-	var refusal proxyerror.Refusal
+	var refusal peererror.Refusal
 	why, fix := "", "check user and password in transport.proxy_url, whether the proxy allows "+r.target.Host+", and whether it expects https://"
 	switch {
 	case r.status == http.StatusProxyAuthRequired, r.status != 0 && err != nil:
 		why = statusText(r.status)
 	case errors.As(err, &refusal) && refusal >= 500:
 		fix = "check that " + r.target.Host + ", the host and port in " + c.setting(r.target) + ", can be reached from the proxy"
-		why = shortError(err)
+		why = c.shortError(err)
 	case err != nil && r.tls == nil && !isTLS(err):
-		why = shortError(err)
+		why = c.shortError(err)
 	}
 	if why != "" {
 		c.failed("proxy", "the proxy "+r.proxy.Host+" refuses: "+why, fix, err)
@@ -291,11 +291,11 @@ func (c *onlineCheck) tlsProblem(u *url.URL, r route, err error) (message, fix s
 	case errors.As(err, &record):
 		return u.Host + " does not speak TLS" + through, check + "the port in " + setting + ", or use http:// with transport.allow_http: true if there is no TLS"
 	case isAlert(err) && u == r.proxy:
-		return "the proxy refuses the handshake: " + shortError(err), "if it is old, set transport.tls_config.min_version; it gets no client certificate"
+		return "the proxy refuses the handshake: " + c.shortError(err), "if it is old, set transport.tls_config.min_version; it gets no client certificate"
 	case isAlert(err):
-		return "the server refuses the handshake: " + shortError(err), "if it requires a client certificate, set transport.tls_config.cert_file and key_file; if it is old, min_version"
+		return "the server refuses the handshake: " + c.shortError(err), "if it requires a client certificate, set transport.tls_config.cert_file and key_file; if it is old, min_version"
 	case !errors.As(err, &bad) || len(bad.UnverifiedCertificates) == 0:
-		return "the handshake" + through + " failed: " + shortError(err), check + "the port in " + setting + ", and any firewall or proxy in between"
+		return "the handshake" + through + " failed: " + c.shortError(err), check + "the port in " + setting + ", and any firewall or proxy in between"
 	}
 	leaf := bad.UnverifiedCertificates[0]
 	switch {
@@ -312,7 +312,7 @@ func (c *onlineCheck) tlsProblem(u *url.URL, r route, err error) (message, fix s
 	case errors.As(err, &unknown):
 		return "the certificate is from an authority that this machine does not trust", "set transport.tls_config.ca_file to the PEM file of that authority"
 	}
-	return "the certificate is refused: " + shortError(bad.Err), "have it replaced on the server"
+	return "the certificate is refused: " + c.shortError(bad.Err), "have it replaced on the server"
 }
 
 // checkClock compares this machine's clock with the Date of a response to a request sent at start.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +31,15 @@ it is valid; otherwise a new one is requested and stored.`,
 					return err
 				}
 				header := conn.Authenticator().Header(tok)
+				for name, values := range header { // the product, or the store, chose them
+					if !slices.ContainsFunc(values, unsendable) {
+						continue
+					}
+					return fmt.Errorf("%s: the header %s has characters that no header may have: see token_headers, and what the product gives as token_type", conn.Name, name)
+				}
 				switch {
+				case unsendable(tok.AccessToken):
+					return fmt.Errorf("%s: the token has characters that no header may have: see the product's token response", conn.Name)
 				case a.output == "json":
 					return a.json(struct {
 						Connector   string     `json:"connector"`
@@ -48,6 +58,11 @@ it is valid; otherwise a new one is requested and stored.`,
 	}
 	cmd.Flags().BoolVar(&asHeader, "header", false, "print the request headers that carry the token")
 	return cmd
+}
+
+// unsendable reports whether v is no value for a header (RFC 9110 section 5.5), or is for a terminal.
+func unsendable(v string) bool {
+	return !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // tokenType returns the scheme in the Authorization header or, if there is none, the token's own type.

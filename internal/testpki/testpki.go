@@ -37,6 +37,20 @@ func New(t testing.TB) *CA {
 	return ca
 }
 
+// Sign makes a certificate of a template that has its names, numbers and times.
+func (ca *CA) Sign(t testing.TB, template *x509.Certificate) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 // Issue makes a certificate for a server or a client with that name or IP address.
 func (ca *CA) Issue(t testing.TB, host string, notAfter time.Time) tls.Certificate {
 	t.Helper()

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,7 +16,7 @@ import (
 	"unicode"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/proxyerror"
+	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
 // newError returns err as the request's error, with the product's description.
@@ -33,49 +32,29 @@ func (r *request) newError(err error) error {
 	return e
 }
 
-// networkError returns an error for a request that was not sent or whose response was not read. It drops
-// causes that may quote the URL or the server, which may repeat the credentials it was sent.
-func networkError(ctx context.Context, err error) error {
-	for u := (*url.Error)(nil); errors.As(err, &u); {
-		err = u.Err
-	}
-	var (
-		ours     *auth.Error
-		proxy    *proxyerror.Error
-		refusal  proxyerror.Refusal
-		cert     *tls.CertificateVerificationError
-		noTLS    tls.RecordHeaderError
-		netError net.Error
-		opError  *net.OpError
-	)
-	at := "" // the proxy, if it is the proxy's failure
-	if errors.As(err, &proxy) {
-		at = proxy.Proxy + ": "
-	}
-	switch {
-	case errors.As(err, &ours):
+// networkError returns an error for a request to u that was not sent or whose response was not read. It has no
+// text of the server, which may repeat the credentials it was sent.
+func networkError(ctx context.Context, u *url.URL, err error) error {
+	if ours, ok := errors.AsType[*auth.Error](err); ok {
 		return ours
-	case errors.Is(ctx.Err(), context.Canceled):
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Canceled
-	case errors.As(err, &cert):
-		return fmt.Errorf("%w: %s%w", auth.ErrInsecure, at, cert)
-	case errors.As(err, &noTLS) && proxy != nil:
-		return fmt.Errorf("%w: %s does not speak TLS; write http:// in proxy_url", auth.ErrUnavailable, proxy.Proxy)
-	case errors.As(err, &noTLS):
+	}
+	err = peererror.Clean(err, u.Hostname())
+	op, _ := errors.AsType[*net.OpError](err)
+	proxy, _ := errors.AsType[*peererror.Proxy](err)
+	switch noTLS := errors.As(err, new(tls.RecordHeaderError)); {
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return fmt.Errorf("%w: %w", auth.ErrInsecure, err)
+	case noTLS && proxy != nil:
+		return fmt.Errorf("%w: %s does not speak TLS; write http:// in proxy_url", auth.ErrUnavailable, proxy.Name)
+	case noTLS:
 		return fmt.Errorf("%w: the server does not speak TLS on this port", auth.ErrUnavailable)
-	case errors.As(err, &opError) && opError.Op == "remote error": // a TLS alert
-		return fmt.Errorf("%w: %w; the server may want another TLS version or cipher, or a client certificate: see transport.tls_config", auth.ErrUnavailable, opError)
-	case errors.As(err, &refusal):
-		return fmt.Errorf("%w: %s%w", auth.ErrUnavailable, at, refusal)
-	case errors.As(err, &netError):
-		return fmt.Errorf("%w: %s%w", auth.ErrUnavailable, at, netError)
+	case op != nil && op.Op == "remote error": // a TLS alert
+		return fmt.Errorf("%w: %w; the server may want another TLS version or cipher, or a client certificate: see transport.tls_config", auth.ErrUnavailable, op)
 	}
-	for _, known := range []error{io.ErrUnexpectedEOF, io.EOF, http.ErrSchemeMismatch} {
-		if errors.Is(err, known) {
-			return fmt.Errorf("%w: %s%w", auth.ErrUnavailable, at, known)
-		}
-	}
-	return fmt.Errorf("%w: %sthe connection broke, or the response was not HTTP", auth.ErrUnavailable, at)
+	return fmt.Errorf("%w: %w", auth.ErrUnavailable, err)
 }
 
 // Hints say what to do about an error code (RFC 6749 section 5.2), or a status, that is about the request.

@@ -130,7 +130,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return r.newError(networkError(ctx, err))
+		return r.newError(networkError(ctx, r.url, err))
 	}
 	req.Header = r.header
 	c := client(ctx)
@@ -139,7 +139,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return r.newError(networkError(ctx, err))
+		return r.newError(networkError(ctx, r.url, err))
 	}
 	defer resp.Body.Close()
 	r.status = resp.StatusCode
@@ -152,7 +152,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		r.body, err = io.ReadAll(io.LimitReader(z, maxResponse+1))
 	}
 	if err != nil {
-		err = networkError(ctx, err)
+		err = networkError(ctx, r.url, err)
 	} else if len(r.body) > maxResponse {
 		r.body, err = nil, fmt.Errorf("%w: the response is larger than 1 MiB", auth.ErrProtocol)
 	}
