@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -126,6 +127,49 @@ func TestErrorsThatAreKept(t *testing.T) {
 	for _, response := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"} {
 		if err := redactServerText(failure(t, req, response, false)); errors.Is(err, auth.ErrProtocol) {
 			t.Error(err)
+		}
+	}
+}
+
+// The caller's own text is kept: of a body that cannot be read, and of one that cannot be read again.
+func TestErrorsOfTheCallersBody(t *testing.T) {
+	t.Parallel()
+	own := errors.New("malformed disk")
+	for name, err := range map[string]error{
+		"body":        redactBody(&callBody{failed: own}, fmt.Errorf("net/http: HTTP/1.x transport connection broken: write: %w", own)),
+		"nothing":     redactBody(nil, own),
+		"another":     redactBody(&callBody{failed: own}, errors.New("malformed HTTP response")),
+		"without one": redactBody(&callBody{}, io.EOF),
+	} {
+		if (err == own) != (name == "body") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func redactBody(body *callBody, err error) error {
+	a := &attempt{call: &call{t: new(roundTripper), body: body}}
+	return a.redact(err)
+}
+
+// Of a response's headers, a log has what has the shape of a number, a date or a media type.
+func TestLoggedHeaders(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		"0": "0", "1234567890": "1234567890", "12345678901": "unreadable", "-1": "unreadable", "1.5": "unreadable", "secret": "unreadable",
+		"Sun, 06 Nov 1994 08:49:37 GMT":  "Sun, 06 Nov 1994 08:49:37 GMT",
+		"Sunday, 06-Nov-94 08:49:37 GMT": "Sun, 06 Nov 1994 08:49:37 GMT",
+		"Sun, 06 Nov 1994 08:49:37 UTX":  "unreadable",
+	} {
+		if got := numberOrDate(value); got != want {
+			t.Errorf("%q is %q, want %q", value, got, want)
+		}
+	}
+	for value, want := range map[string]string{
+		"application/json": "application/json", "Application/JSON; charset=secret": "application/json", "text/secret": "other", "": "other",
+	} {
+		if got := mediaType(value); got != want {
+			t.Errorf("%q is %q, want %q", value, got, want)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/redistest"
+	"github.com/itsmauth/itsmauth/internal/testnet"
 	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
@@ -275,5 +278,42 @@ func TestClassifyReply(t *testing.T) {
 		if !strings.HasPrefix(err.Error(), want.says) || temporary != want.temporary {
 			t.Errorf("%s: %v, temporary %v", reply, err, temporary)
 		}
+	}
+}
+
+// A server that is none, or says what it was sent, is not quoted.
+func TestNoReplyIsQuoted(t *testing.T) {
+	t.Parallel()
+	const said = "PEERSAYS"
+	for name, reply := range map[string]string{
+		"error": "-" + said + " " + said + "\r\n", "ERR": "-ERR " + said + "\r\n", "garbage": said + "\r\n", "length": "$" + said + "\r\n",
+		"array": "*" + said + "\r\n", "number": ":" + said + "\r\n", "map": "%" + said + "\r\n", "bulk error": "!8\r\n" + said + "\r\n",
+		"moved": "-MOVED 1 " + said + ":1\r\n", "string": "+" + said + "\r\n", "verbatim": "=12\r\ntxt:" + said + "\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address := testnet.Serve(t, func(conn net.Conn) {
+				for b := make([]byte, 4<<10); ; {
+					if _, err := conn.Read(b); err != nil {
+						return
+					}
+					io.WriteString(conn, reply)
+				}
+			})
+			for _, path := range []string{"", "?master_name=m", "?cluster=true"} {
+				s := openedWith(t, Config{URL: auth.SecretString("redis://u:secret@" + address + path)})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				err := s.Save(ctx, "k", auth.Record{Data: []byte("data")})
+				cancel()
+				if text := fmt.Sprintf("%v %+v %#v", err, err, err); err == nil || strings.Contains(strings.ToUpper(text), said) {
+					t.Errorf("%s: %s", path, text)
+				}
+				for e := err; e != nil; e = errors.Unwrap(e) {
+					if strings.Contains(strings.ToUpper(e.Error()), said) {
+						t.Errorf("%s: %v", path, e)
+					}
+				}
+			}
+		})
 	}
 }

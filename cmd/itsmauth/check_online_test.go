@@ -629,12 +629,48 @@ func TestCheckOnlineSharesTheToken(t *testing.T) {
 	}
 }
 
+// What a product or a proxy says in place of HTTP, or in it, is in no finding.
+func TestCheckOnlineQuotesNobody(t *testing.T) {
+	t.Parallel()
+	const said = "peersays"
+	for name, response := range map[string]string{
+		"garbage":       said,
+		"status":        "HTTP/1.1 " + said + " OK\r\n\r\n",
+		"reason":        "HTTP/1.1 503 " + said + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		"length":        "HTTP/1.1 200 OK\r\nContent-Length: " + said + "\r\n\r\n",
+		"encoding":      "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + said + "\r\n\r\n",
+		"password":      "HTTP/1.1 407 " + said + "\r\nContent-Length: " + said + "\r\n\r\n",
+		"location":      "HTTP/1.1 302 Found\r\nLocation: http://[" + said + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		"token":         "HTTP/1.1 200 OK\r\nDate: " + said + "\r\nX-RateLimit-Remaining: 12345678901\r\nRetry-After: " + said + "\r\nContent-Type: " + said + "\r\nContent-Length: 8\r\nConnection: close\r\n\r\n" + said,
+		"no permission": "HTTP/1.1 401 " + said + "\r\nWWW-Authenticate: Bearer error=" + said + "\r\nContent-Length: 8\r\nConnection: close\r\n\r\n" + said,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address := rawServer(t, response)
+			for _, file := range []string{
+				onlineFile(t, lines("http://"+address)),
+				onlineFile(t, lines("https://"+address)),
+				onlineFile(t, lines("https://itsm.example.com", "    transport: {proxy_url: http://"+address+"}\n")),
+				onlineFile(t, lines("https://itsm.example.com", "    transport: {proxy_url: https://"+address+"}\n")),
+				onlineFile(t, lines("https://itsm.example.com", "    transport: {proxy_url: socks5://"+address+"}\n")),
+			} {
+				for _, args := range [][]string{nil, {"--output", "json"}} {
+					code, stdout, stderr := checkOnline(t, file, args...)
+					if code == 0 || strings.Contains(stdout+stderr, said) || strings.Contains(stdout, "12345678901") {
+						t.Errorf("exit %d, %s%s", code, stdout, stderr)
+					}
+				}
+			}
+		})
+	}
+}
+
 // A finding may have what the product says about an error, which must not change the terminal.
 func TestFindingsHaveNoControls(t *testing.T) {
 	t.Parallel()
 	var stdout strings.Builder
 	c := &onlineCheck{Connector: &config.Connector{Name: "api"}, app: &app{stdout: &stdout}}
-	c.failed("tls", "the certificate is from CN=a\x1b[31mb\u009b, which", "c\x07", nil)
+	c.failed("tls", "the certificate is from CN=a\x1b[31mb\u009b,\u202ewhich", "c\x07", nil)
 	if want := "api: tls: failed: the certificate is from CN=a [31mb , which; c\n"; stdout.String() != want {
 		t.Errorf("%q", &stdout)
 	}

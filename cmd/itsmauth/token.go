@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/config"
 )
@@ -31,15 +33,10 @@ it is valid; otherwise a new one is requested and stored.`,
 					return err
 				}
 				header := conn.Authenticator().Header(tok)
-				for name, values := range header { // the product, or the store, chose them
-					if !slices.ContainsFunc(values, unsendable) {
-						continue
-					}
-					return fmt.Errorf("%s: the header %s has characters that no header may have: see token_headers, and what the product gives as token_type", conn.Name, name)
+				if err := checkSendable(tok, header); err != nil {
+					return fmt.Errorf("%s: %w", conn.Name, err)
 				}
 				switch {
-				case unsendable(tok.AccessToken):
-					return fmt.Errorf("%s: the token has characters that no header may have: see the product's token response", conn.Name)
 				case a.output == "json":
 					return a.json(struct {
 						Connector   string     `json:"connector"`
@@ -58,6 +55,20 @@ it is valid; otherwise a new one is requested and stored.`,
 	}
 	cmd.Flags().BoolVar(&asHeader, "header", false, "print the request headers that carry the token")
 	return cmd
+}
+
+// checkSendable refuses a token that would print more than a token: other headers, or codes of a terminal. The
+// product chose its text, and the store may have changed it.
+func checkSendable(tok *oauth2.Token, header http.Header) error {
+	for name, values := range header {
+		if slices.ContainsFunc(values, unsendable) {
+			return fmt.Errorf("the header %s has characters that cannot be sent: log in again, or see the token_type that the product gives", name)
+		}
+	}
+	if unsendable(tok.AccessToken) {
+		return errors.New("the token has characters that cannot be sent: log in again, or see the product's token response")
+	}
+	return nil
 }
 
 // unsendable reports whether v is no value for a header (RFC 9110 section 5.5), or is for a terminal.

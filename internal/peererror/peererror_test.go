@@ -35,7 +35,13 @@ func TestClean(t *testing.T) {
 	bad := func(err error) error {
 		return &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{leaf}, Err: err}
 	}
-	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 443, Zone: said} }
+	tcp := func(ip string) net.Addr {
+		addr := &net.TCPAddr{IP: net.ParseIP(ip), Port: 443}
+		if addr.IP.To4() == nil {
+			addr.Zone = said
+		}
+		return addr
+	}
 	lookup := func(name, text string) error {
 		return &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: text, Name: name, Server: "10.0.0.53:53", IsNotFound: true}}
 	}
@@ -48,7 +54,7 @@ func TestClean(t *testing.T) {
 		"wrapped EOF":         {fmt.Errorf("%s: %w", said, io.EOF), "EOF", io.EOF},
 		"refused":             {&net.OpError{Op: "dial", Net: "tcp", Addr: tcp("10.0.0.1"), Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}, "dial tcp 10.0.0.1:443: connection refused", syscall.ECONNREFUSED},
 		"IPv6":                {&net.OpError{Op: "dial", Net: "tcp", Addr: tcp("2001:db8::1"), Err: syscall.ECONNRESET}, "dial tcp [2001:db8::1]:443: connection reset by peer", syscall.ECONNRESET},
-		"odd operation":       {&net.OpError{Op: said, Net: said, Addr: shownAddress{said, said + ":1"}, Err: errors.New(said)}, " : the connection broke, or the response was not HTTP", nil},
+		"odd operation":       {&net.OpError{Op: said, Net: said, Addr: shownAddress{said, said + ":1"}, Err: errors.New(said)}, ": the connection broke, or the response was not HTTP", nil},
 		"SOCKS":               {&net.OpError{Op: "socks connect", Net: "tcp", Addr: shownAddress{"tcp", "api.example.com:443"}, Err: errors.New("unknown error host unreachable")}, "socks connect tcp api.example.com:443: unknown error host unreachable", nil},
 		"SOCKS, unknown":      {&net.OpError{Op: "socks connect", Net: "tcp", Err: errors.New("unknown error unknown code: " + said)}, "socks connect tcp: the connection broke, or the response was not HTTP", nil},
 		"DNS":                 {lookup("api.example.com", "no such host"), "dial tcp: lookup api.example.com on 10.0.0.53:53: no such host", nil},
