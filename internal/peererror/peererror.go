@@ -49,6 +49,7 @@ var classes = []struct {
 }{
 	{errLocation, []string{"parse Location"}},
 	{ErrUnprocessed, []string{"http2: Transport received GOAWAY from server ErrCode:"}},
+	{errGoAway, []string{"server sent GOAWAY"}},
 	{errLong, []string{"response headers exceeded", "header list", "header line too long", "message too large", "suspiciously long"}},
 	{errGzip, []string{"gzip: ", "flate: "}},
 	{errTLS, []string{"tls: ", "x509: "}},
@@ -197,8 +198,6 @@ func (a allowed) known(err error) error {
 		return a.certificateError(err)
 	case tls.RecordHeaderError:
 		return errNoTLS
-	case http2.GoAwayError:
-		return fmt.Errorf("%w: %s", errGoAway, e.ErrCode)
 	case http2.StreamError:
 		return http2.StreamError{StreamID: e.StreamID, Code: e.Code}
 	case http2.ConnectionError:

@@ -70,7 +70,7 @@ func TestClean(t *testing.T) {
 		"unreadable one":      {errors.New("tls: failed to parse certificate from server: x509: cannot parse dnsName " + said), errTLS.Error(), nil},
 		"record":              {tls.RecordHeaderError{Msg: said, RecordHeader: [5]byte([]byte(said))}, errNoTLS.Error(), nil},
 		"HTTP for TLS":        {fmt.Errorf("%w", http.ErrSchemeMismatch), "http: server gave HTTP response to HTTPS client", http.ErrSchemeMismatch},
-		"GOAWAY":              {http2.GoAwayError{ErrCode: http2.ErrCodeEnhanceYourCalm, DebugData: said}, errGoAway.Error() + ": ENHANCE_YOUR_CALM", nil},
+		"GOAWAY":              {fmt.Errorf("http2: server sent GOAWAY and closed the connection; debug=%q", said), errGoAway.Error(), nil},
 		"GOAWAY in text":      {errors.New("http2: Transport received GOAWAY from server ErrCode:" + said), ErrUnprocessed.Error(), ErrUnprocessed},
 		"RST_STREAM":          {http2.StreamError{StreamID: 1, Code: http2.ErrCodeProtocol, Cause: errors.New(said)}, "stream error: stream ID 1; PROTOCOL_ERROR", nil},
 		"HTTP/2":              {http2.ConnectionError(http2.ErrCodeProtocol), "connection error: PROTOCOL_ERROR", nil},
