@@ -65,13 +65,15 @@ var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", 
 func (e *Error) sentinel(re *oauth2.RetrieveError, p *protocol) error {
 	body := bytes.TrimSpace(re.Body)
 	isForm := strings.HasPrefix(re.Response.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
-	understood := re.ErrorCode != "" || isForm || bytes.HasPrefix(body, []byte("{")) && json.Valid(body)
+	isJSON := len(body) > 0 && (body[0] == '{' || body[0] == '[') && json.Valid(body)
+	understood := re.ErrorCode != "" || isForm || isJSON
 	switch {
 	case e.Status == 429:
 		return ErrRateLimited
 	case e.Status >= 500, e.Status == 408:
 		return ErrUnavailable
-	case !e.refuses(), len(body) == 0 && !understood, bytes.HasPrefix(body, []byte("<")), p.spends && !understood,
+	case !e.refuses(), len(body) == 0 && !understood, bytes.HasPrefix(body, []byte("<")),
+		!understood && (p.spends || e.Status != 401),
 		e.is("invalid_request"), e.is("invalid_scope"), e.is("unsupported_grant_type"):
 		return ErrProtocol
 	case p.spends && !e.is("invalid_client") && !e.is("unauthorized_client"), p.task.reason == login && e.is("invalid_grant"):

@@ -48,28 +48,34 @@ func TestLoginWithoutRefreshToken(t *testing.T) {
 		before      func(t *testing.T, p signIn, s *auth.Session)
 		want        string // access token after it
 		refreshable bool
+		again       bool // the product returns the same access token
 	}{
-		"first":            {func(*testing.T, signIn, *auth.Session) {}, "A-without", false},
-		"after a login":    {nil, "A-full", true},
-		"after its expiry": {func(*testing.T, signIn, *auth.Session) { time.Sleep(2 * time.Hour) }, "T1", true},
+		"first":            {func(*testing.T, signIn, *auth.Session) {}, "A-without", false, false},
+		"after a login":    {nil, "A-full", true, false},
+		"the same token":   {nil, "A-full", true, true},
+		"after its expiry": {func(*testing.T, signIn, *auth.Session) { time.Sleep(2 * time.Hour) }, "T1", true, false},
 		"after a logout": {func(t *testing.T, p signIn, s *auth.Session) {
 			if err := s.Revoke(t.Context()); err != nil {
 				t.Error(err)
 			}
 			*p.revoked = nil
-		}, "A-without", false},
+		}, "A-without", false, false},
 		"after a refusal": {func(t *testing.T, p signIn, s *auth.Session) {
 			time.Sleep(2 * time.Hour)
 			p.setFail(func(int) error { return &auth.Error{Status: 400, Code: "invalid_grant", Err: auth.ErrConsentRequired} })
 			if _, err := s.Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
 				t.Error(err)
 			}
-		}, "A-without", false},
+		}, "A-without", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				p := newSignIn()
+				revoked := "A-without"
+				if test.again {
+					p.redeem["without"].AccessToken, revoked = "A-full", ""
+				}
 				s := newSession(t, p, &auth.Options{Connector: "remedy"})
 				if name != "first" {
 					if err := s.Redeem(t.Context(), "full", ""); err != nil {
@@ -85,8 +91,8 @@ func TestLoginWithoutRefreshToken(t *testing.T) {
 						!strings.Contains(err.Error(), "offline_access") || !strings.HasSuffix(err.Error(), "itsmauth logout remedy") {
 						t.Error(err)
 					}
-					if got := strings.Join(*p.revoked, " "); got != "A-without" {
-						t.Errorf("%q is revoked", got)
+					if got := strings.Join(*p.revoked, " "); got != revoked {
+						t.Errorf("%q is revoked, want %q", got, revoked)
 					}
 				} else if err != nil || len(*p.revoked) > 0 {
 					t.Errorf("%v, and %q is revoked", err, *p.revoked)

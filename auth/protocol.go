@@ -407,6 +407,9 @@ func (p *protocol) exchanged(now time.Time, e event) {
 		return
 	case p.task.reason == login && p.made.RefreshToken == "" && p.refresh.inForce(p.record, now):
 		p.step = revoking
+		if p.made.AccessToken == p.record.AccessToken { // some products return it again while it is valid
+			p.fail("login", ErrNoRefreshToken)
+		}
 		return
 	}
 	p.rotated = p.task.reason == login ||

@@ -134,7 +134,7 @@ func (r *request) foreign() string {
 		return "the response is empty, so it is not known what was refused"
 	case bytes.HasPrefix(body, []byte("<")):
 		return "the response is an HTML page, perhaps of a proxy, so it is not known what was refused"
-	case r.refresh && r.said == nil:
+	case r.said == nil && (r.refresh || r.status != http.StatusUnauthorized):
 		return "the response is neither JSON nor a form, so it is not known what was refused"
 	}
 	return ""

@@ -525,7 +525,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		"wrong secret":       {status: 401, body: fail("invalid_client"), want: []error{auth.ErrCredentials}, code: "invalid_client"},
 		"vendor's code":      {status: 400, body: `{"status":"error","error":"validation_failed"}`, want: []error{auth.ErrCredentials}, code: "validation_failed"},
-		"no code":            {status: 403, body: "no", want: []error{auth.ErrCredentials}},
+		"no code":            {status: 401, body: "no", want: []error{auth.ErrCredentials}},
+		"a CDN":              {status: 403, body: "error code: 1020", want: []error{auth.ErrProtocol}},
 		"flag for a code":    {status: 400, body: `{"error":true}`, want: []error{auth.ErrCredentials}, code: "true"},
 		"number":             {status: 401, body: `[{"messageNumber":623}]`, response: Response{Error: "/0/messageNumber"}, want: []error{auth.ErrCredentials}, code: "623"},
 		"request":            {status: 400, body: fail("invalid_request"), want: []error{auth.ErrProtocol}, code: "invalid_request"},

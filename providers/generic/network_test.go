@@ -71,7 +71,7 @@ func TestNetworkFailures(t *testing.T) {
 		"echoed header":   {t.Context(), listen(t, func(r string) string { return "HTTP/1.1 200 OK\r\n" + r + "\r\n\r\n" }), auth.ErrUnavailable, nil, 0},
 		"echoed location": {t.Context(), listen(t, func(r string) string { return "HTTP/1.1 302 Found\r\nLocation: http://[" + r + "\r\n\r\n" }), auth.ErrUnavailable, nil, 0},
 		"cut off":         {t.Context(), listen(t, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{" }), auth.ErrUnavailable, io.ErrUnexpectedEOF, 200},
-		"cut off error":   {t.Context(), listen(t, func(string) string { return "HTTP/1.1 400 No\r\nContent-Length: 99\r\n\r\n{" }), auth.ErrCredentials, nil, 400},
+		"cut off error":   {t.Context(), listen(t, func(string) string { return "HTTP/1.1 400 No\r\nContent-Length: 99\r\n\r\n{" }), auth.ErrProtocol, nil, 400},
 		"proxy": {through((&http.Transport{Proxy: http.ProxyURL(proxy)}).RoundTrip),
 			&url.URL{Scheme: "https", Host: "sso.example.com"}, auth.ErrUnavailable, nil, 0},
 		"canceled":     {canceled, nowhere, nil, context.Canceled, 0},
