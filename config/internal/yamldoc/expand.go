@@ -59,6 +59,9 @@ func (s sources) lookup(ref string) (string, error) {
 			return "", errors.New("${env: } needs the name of a variable: letters, digits and _")
 		}
 		v, set := os.LookupEnv(name)
+		if !s.secret {
+			v = trimNewline(v)
+		}
 		switch {
 		case v == "" && hasFallback:
 			return fallback, nil
@@ -120,9 +123,14 @@ func (s sources) file(path string) (string, error) {
 	if text, err = textfile.Decode(text); err != nil {
 		return "", fmt.Errorf("%s %w", path, err)
 	}
+	return trimNewline(text), nil
+}
+
+// trimNewline removes a newline at the end, which most editors and many tools add.
+func trimNewline(text string) string {
 	text, newline := strings.CutSuffix(text, "\n")
 	if newline {
 		text = strings.TrimSuffix(text, "\r")
 	}
-	return text, nil
+	return text
 }

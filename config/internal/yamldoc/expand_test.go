@@ -25,3 +25,20 @@ func TestPathOfFile(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Not parallel: it sets a variable.
+func TestNewlineAtTheEnd(t *testing.T) {
+	for value, want := range map[string]string{"id": "id", "id\n": "id", "id\r\n": "id", "id\n\n": "id\n", "i\nd": "i\nd", " id ": " id "} {
+		t.Setenv("ID", value)
+		s := sources{dir: "/dir", read: func(string) (string, error) { return value, nil }}
+		for _, reference := range []string{"env:ID", "env:ID:-other", "file:id"} {
+			if got, err := s.lookup(reference + "}"); got != want || err != nil {
+				t.Errorf("%s of %q is %q, %v, want %q", reference, value, got, err, want)
+			}
+		}
+	}
+	t.Setenv("ID", "\n")
+	if got, err := (sources{}).lookup("env:ID}"); err == nil || err.Error() != "environment variable ID is empty" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
