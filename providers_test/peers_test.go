@@ -29,6 +29,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config"
 	"github.com/itsmauth/itsmauth/internal/testpki"
 )
@@ -162,8 +163,8 @@ func peerRows() map[string]peerRow {
 	return rows
 }
 
-// TestPeers lets a product, or the proxy before it, say something of its own choice wherever it can, to a call
-// and to an exchange.
+// TestPeers lets a product, or the proxy before it, say something of its own choice wherever it can, to a call,
+// an exchange and a logout.
 func TestPeers(t *testing.T) {
 	t.Parallel()
 	ca := testpki.New(t)
@@ -265,14 +266,13 @@ func sayRow(t *testing.T, row peerRow, ca *testpki.CA, file, honest string) {
 	var wg sync.WaitGroup
 	for route, at := range routes {
 		wg.Go(func() {
-			said1 := sayTo(t, at[0], honest, at[1], file, row.brief)
-			said2 := sayTo(t, at[0], at[0]+"/token", at[1], file, row.brief)
-			for what, out := range map[string]string{"call": said1, "exchange": said2} {
+			for _, to := range []string{"call", "exchange", "logout"} {
+				out := sayTo(t, to, at[0], honest, at[1], file, row.brief)
 				if i := strings.Index(strings.ToLower(out), said); i >= 0 {
-					t.Errorf("%s, %s: %q", route, what, out[max(0, i-120):min(len(out), i+40)])
+					t.Errorf("%s, %s: %q", route, to, out[max(0, i-120):min(len(out), i+40)])
 				}
 				if testing.Verbose() {
-					t.Logf("%s, %s: %.400s", route, what, out)
+					t.Logf("%s, %s: %.400s", route, to, out)
 				}
 			}
 		})
@@ -280,9 +280,13 @@ func sayRow(t *testing.T, row peerRow, ca *testpki.CA, file, honest string) {
 	wg.Wait()
 }
 
-// sayTo makes one call, and returns what it logs and the errors it leads to, in all their forms.
-func sayTo(t *testing.T, base, tokenURL, proxy, ca string, brief bool) string {
+// sayTo sends one request to base: a call, an exchange or a logout. It returns what is logged and the error, in all
+// its forms.
+func sayTo(t *testing.T, to, base, tokenURL, proxy, ca string, brief bool) string {
 	var log lockedBuffer
+	if to == "exchange" {
+		tokenURL = base + "/token"
+	}
 	if proxy != "" {
 		proxy = "proxy_url: " + proxy + ", "
 	}
@@ -292,9 +296,10 @@ connectors:
     provider: oauth2
     base_url: %s
     token_url: %s
+    revoke_url: %[1]s/revoke
     client_id: id
     client_secret: secret
-    transport: {%sno_proxy: 127.0.0.1, allow_http: true, tls_config: {ca_file: %s}, retry: {max_attempts: 1}}
+    transport: {%[3]sno_proxy: 127.0.0.1, allow_http: true, tls_config: {ca_file: %[4]s}, retry: {max_attempts: 1}}
 `, base, tokenURL, proxy, ca)), config.WithLogger(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	if err != nil {
 		t.Error(err)
@@ -317,8 +322,14 @@ connectors:
 		return ""
 	}
 	var out strings.Builder
-	resp, err := c.Do(req)
-	if err == nil {
+	if to == "logout" {
+		if _, err = c.Authenticator().Token(ctx); err != nil {
+			t.Error(err)
+		}
+		err = c.Authenticator().(*auth.Session).Revoke(ctx)
+	} else if resp, failed := c.Do(req); failed != nil {
+		err = failed
+	} else {
 		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
 		resp.Body.Close()
 	}

@@ -95,6 +95,9 @@ type proxies struct {
 // https is one of http: net/http would use the product's TLS settings for it. dialTo adds the TLS.
 func (p *proxies) note(req *http.Request) (*url.URL, error) {
 	proxy, err := p.o.ProxyFor(req)
+	if _, ours := errors.AsType[*auth.Error](err); err != nil && !ours {
+		err = &auth.Error{Op: "request", Err: err} // of Options.Proxy, so its text is no peer's
+	}
 	if err != nil {
 		return nil, err
 	}

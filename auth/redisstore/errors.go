@@ -27,6 +27,7 @@ var (
 	errFailover    = errors.New("a failover of Redis is under way: the Sentinels name another master")
 	errLocked      = errors.New("another process holds the lock")
 	errBroken      = errors.New("the connection to Redis broke")
+	errNotRedis    = errors.New("the reply is not one of Redis: see which server token_store.url names")
 )
 
 // A meaning explains an error reply.
@@ -133,7 +134,11 @@ func (d *dialer) clean(err error) error {
 	if d.tls != nil {
 		names = append(names, d.tls.ServerName)
 	}
-	return peererror.Clean(err, names...)
+	clean := peererror.Clean(err, names...)
+	if errors.Is(clean, peererror.ErrBroken) || errors.Is(clean, peererror.ErrNotHTTP) {
+		return errNotRedis
+	}
+	return clean
 }
 
 func keyError(key string, err error) error { return fmt.Errorf("the key %s in Redis %w", key, err) }

@@ -39,6 +39,7 @@ var (
 	errNoTLS    = errors.New("tls: first record does not look like a TLS handshake: see whether that port is one of TLS")
 	errLocation = errors.New("unreadable Location")
 	errScheme   = errors.New("the URL begins with neither https:// nor http://")
+	errNotSOCKS = errors.New("the answer is not one of SOCKS 5: see what kind of proxy it is")
 	errSilent   = timeout("no answer in time: see the server and the network")
 )
 
@@ -219,6 +220,9 @@ func (a allowed) opError(e *net.OpError) *net.OpError {
 	if slices.Contains([]string{"dial", "read", "write", "proxyconnect", "socks connect", "remote error", "local error"}, e.Op) {
 		made.Op = e.Op
 	}
+	if e.Op == "socks connect" && made.Err == ErrBroken {
+		made.Err = errNotSOCKS
+	}
 	if slices.Contains([]string{"tcp", "tcp4", "tcp6", "udp", "unix"}, e.Net) {
 		made.Net = e.Net
 	}
@@ -274,7 +278,7 @@ func (a allowed) certificateError(err error) error {
 		return say("failed to load system roots and no roots provided")
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
 		const layout = "2006-01-02T15:04:05Z"
-		return say("certificate has expired or is not yet valid: it is for %s to %s", invalid.Cert.NotBefore.UTC().Format(layout), invalid.Cert.NotAfter.UTC().Format(layout))
+		return say("certificate has expired or is not yet valid: it is valid from %s to %s", invalid.Cert.NotBefore.UTC().Format(layout), invalid.Cert.NotAfter.UTC().Format(layout))
 	case errors.As(err, &invalid):
 		invalid.Detail = "" // names that the certificate has
 		return errors.New(strings.TrimSuffix(invalid.Error(), ": "))
