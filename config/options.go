@@ -81,7 +81,7 @@ func WithOnly(names ...string) Option { return func(o *options) { o.only = names
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
 // WithWrap puts wrap around the innermost RoundTripper of each connector, for tracing and tests. There
-// it sees every attempt and every exchange.
+// it sees every attempt and every exchange. For its errors see [transport.Options.Wrap].
 func WithWrap(wrap func(connector string, next http.RoundTripper) http.RoundTripper) Option {
 	return func(o *options) { o.wrap = wrap }
 }

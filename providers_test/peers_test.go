@@ -323,7 +323,7 @@ connectors:
 	}
 	var out strings.Builder
 	if to == "logout" {
-		if _, err = c.Authenticator().Token(ctx); err != nil {
+		if _, err = c.Authenticator().Token(t.Context()); err != nil {
 			t.Error(err)
 		}
 		err = c.Authenticator().(*auth.Session).Revoke(ctx)

@@ -173,3 +173,15 @@ func TestLoggedHeaders(t *testing.T) {
 		}
 	}
 }
+
+// A Wrap's own error is found, and its text shown if it is meant to be.
+func TestErrorsOfAWrap(t *testing.T) {
+	t.Parallel()
+	own := errors.New("circuit open")
+	if err := redactServerText(own); !errors.Is(err, own) || strings.Contains(err.Error(), "circuit") {
+		t.Error(err)
+	}
+	if err := redactServerText(&auth.Error{Op: "request", Err: own}); !errors.Is(err, own) || !strings.Contains(err.Error(), "circuit open") {
+		t.Error(err)
+	}
+}

@@ -51,7 +51,9 @@ type Options struct {
 	UserAgent string
 
 	// Wrap, if not nil, wraps the innermost RoundTripper, so that it sees each attempt. It sees a request
-	// again if its idle connection closed before it was written.
+	// again if its idle connection closed before it was written. errors.Is and errors.As find the errors that
+	// it returns. Only of an [*auth.Error] is the text shown, because others may quote a server; those of the
+	// wrapped RoundTripper do.
 	Wrap func(http.RoundTripper) http.RoundTripper
 	// Logger, if not nil, gets a debug record of each attempt (method, URL without query, status) and
 	// of each wait before another.
