@@ -44,6 +44,7 @@ type Connectors struct {
 	byName    map[string]*Connector
 	store     auth.Store
 	storeType string
+	warnings  []Problem
 	sessions  []*auth.Session
 	clients   []*http.Client
 	close     func() error
@@ -53,7 +54,7 @@ type Connectors struct {
 func (c *Connectors) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connectors(%s)", c.file) }
 
 // Load reads the file at path and makes its connectors. If the file has faults, the error is [Problems],
-// with all of them. Nothing is sent yet.
+// with all of them. Nothing is sent yet. The logger gets the [Connectors.Warnings].
 func Load(path string, opts ...Option) (*Connectors, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -107,6 +108,15 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	if l.doc.Faults != nil {
 		c.Close() // no connector was used, so no token is lost
 		return nil
+	}
+	for _, p := range plans {
+		l.warn(p, c.storeType)
+	}
+	c.warnings = warnings(filename, l.doc.Warnings)
+	if l.opts.logger != nil {
+		for _, w := range c.warnings {
+			l.opts.logger.Warn("configuration", "warning", w.Error())
+		}
 	}
 	return c
 }

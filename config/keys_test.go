@@ -24,12 +24,13 @@ var (
 	docs = map[string]string{
 		"auth.Limit.Requests":     "How many requests each window allows.",
 		"auth.Limit.Per":          "The length of the window.",
+		"generic.Config.PKCE":     "Proof Key for Code Exchange, with S256 (RFC 7636). RFC 9700 recommends it for every client.",
 		"generic.Config.Response": "Where the values are in the token response: JSON Pointers (RFC 6901), in which * is any element of an array.",
 		"generic.Config.Refresh":  "How an access token is refreshed (RFC 6749 section 6).",
 
 		"generic.Response.AccessToken":  "Where the access token is; \"\" if the whole response is a JSON string with the token.",
 		"generic.Response.RefreshToken": "Where the refresh token is.",
-		"generic.Response.ExpiresIn":    "Where the lifetime is. If the access token is a JWT that ends before, that counts; over ten years counts as absent.",
+		"generic.Response.ExpiresIn":    "Where the lifetime is. If the access token is a JWT that expires earlier, the JWT decides. A lifetime over ten years counts as absent.",
 		"generic.Response.TokenType":    "Where the token's type is.",
 		"generic.Response.Error":        "Where the error code is, or an object with a code.",
 
@@ -38,7 +39,7 @@ var (
 
 		"generic.Response.ExpiresInUnit": "The unit of expires_in: seconds or milliseconds.",
 		"generic.Response.Format":        "format is json, whatever the Content-Type, or text if the body is the access token, with or without JSON's quotes, or a form with an access_token.",
-		"generic.Response.Errors":        "What error responses mean whose status and code are misleading. The first that matches counts, before anything else and with any status.",
+		"generic.Response.Errors":        "What misleading error responses mean. The first entry that matches decides, before status and error code, with any status.",
 		"generic.ResponseError.Pointer":  "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
 		"generic.ResponseError.Equals":   "The text that the value at pointer must be.",
 
@@ -91,7 +92,7 @@ var (
 		"transport.Retry.MaxBackoff":            "30s",
 		"transport.Retry.MaxRetryAfter":         "30s",
 		"generic.Config.CredentialsIn":          "basic",
-		"generic.Config.PKCE":                   "false",
+		"generic.Config.PKCE":                   "true without a client_secret, else false",
 		"generic.Config.TokenHeaders":           `[{name: Authorization, template: "Bearer {access_token}"}]`,
 		"generic.Config.NotRejectedWhen":        "none",
 		"generic.Response.Errors":               "none",

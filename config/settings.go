@@ -68,7 +68,7 @@ type transportConfig struct {
 	// AllowedOrigins are further origins that credentials may be sent to.
 	AllowedOrigins []*url.URL `yaml:"allowed_origins"`
 	// AllowHTTP permits plain http to hosts other than loopback.
-	AllowHTTP bool `yaml:"allow_http"`
+	AllowHTTP bool `yaml:"allow_http" warn:"credentials and tokens may be sent unencrypted; use https"`
 	// UserAgent is the User-Agent of requests that have none.
 	UserAgent string `yaml:"user_agent"`
 }

@@ -88,7 +88,11 @@ func (l *loader) encryptionKeys(at yamldoc.Path, c *storeConfig) (keys []auth.Ke
 		}
 		keys = append(keys, key)
 	}
-	switch none := c.Encryption == "none"; {
+	none := c.Encryption == "none"
+	if none {
+		l.doc.Warn(at.Below("encryption"), yamldoc.Advise("stored tokens are not encrypted", "itsmauth keygen makes a key for encryption_keys"))
+	}
+	switch {
 	case keys != nil && none:
 		l.doc.RefuseHere(path, errors.New("encryption_keys is set, but encryption is none"))
 	case keys != nil || none:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,8 @@ func (a *app) check() *cobra.Command {
 		Use:   "check",
 		Short: "Validate the configuration; with --online, also test each product",
 		Long: `Validate the configuration. Each problem is one line on stderr,
-FILE:LINE:COL: path: message. Nothing is sent.
+FILE:LINE:COL: path: message. A setting that works but is a risk, such as a
+secret in the file, is a line that begins with "warning:". Nothing is sent.
 
 With --online, also test each connector: DNS, connection, proxy, certificate,
 clock, token store, token, consent, and the API at its probe path. The stored
@@ -32,6 +34,10 @@ token is used, or one new token requested.`,
 			conns, err := a.loadWithoutStore(cmd.Context())
 			if err == nil {
 				report.OK, report.Connectors = true, len(conns.Names())
+				paint := painter(a.stderr)
+				for _, w := range conns.Warnings() {
+					fmt.Fprintln(a.stderr, paint(yellow, "warning:"), w.Error())
+				}
 				err = conns.Close()
 			} else if !errors.As(err, &report.Problems) {
 				report.Problems = config.Problems{{File: a.path(), Message: err.Error()}}

@@ -20,7 +20,7 @@ type Config struct {
 	KeyFile            string `yaml:"key_file" path:"true"`
 	ServerName         string `yaml:"server_name"`
 	MinVersion         string `yaml:"min_version" enum:"TLS12,TLS13" default:"TLS12"`
-	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" warn:"any server can pose as this one and get the credentials; set ca_file"`
 }
 
 var versions = map[string]uint16{"TLS12": tls.VersionTLS12, "TLS13": tls.VersionTLS13}

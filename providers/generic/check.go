@@ -74,7 +74,7 @@ func (c *Config) checkGrant(errs *settings.Errors) {
 		{"client_id", c.ClientID != "", code || c.Grant == "client_credentials", true},
 		{"auth_url", c.AuthURL != nil, code, false},
 		{"redirect_uri", c.RedirectURI != "", code, true},
-		{"pkce", c.PKCE, false, code},
+		{"pkce", c.PKCE != nil && *c.PKCE, false, code},
 		{"username", c.Username != "", password, none},
 		{"password", !c.Password.IsZero(), password, none},
 		{"refresh_token", !c.RefreshToken.IsZero(), c.Grant == "refresh_token", code},

@@ -46,8 +46,9 @@ type Config struct {
 	// Scopes are the scopes to request: on the authorization page if the grant has one, else in the
 	// token request.
 	Scopes []string `yaml:"scopes"`
-	// PKCE is Proof Key for Code Exchange, with S256 (RFC 7636).
-	PKCE bool `yaml:"pkce"`
+	// PKCE is Proof Key for Code Exchange, with S256 (RFC 7636). The default is true without a ClientSecret,
+	// because then nothing else shows who requested the code. RFC 9700 section 2.1.1 recommends it for all.
+	PKCE *bool `yaml:"pkce"`
 	// Params are further fields of the token request. They are part of the credential's identity.
 	Params map[string]string `yaml:"params"`
 	// SecretParams are further fields of the token request that are secret.
@@ -79,7 +80,7 @@ type Config struct {
 	TokenHeaders []Header `yaml:"token_headers" default:"[{name: Authorization, template: \"Bearer {access_token}\"}]"`
 	// StaticHeaders are sent with token requests and API calls, such as a gateway's key. Accept and
 	// Content-Type replace those of the token request.
-	StaticHeaders map[string]auth.Secret `yaml:"static_headers"`
+	StaticHeaders map[string]auth.Secret `yaml:"static_headers" literal:"true"`
 
 	// RejectedWhen are the API responses that reject the token: those that match one of these
 	// conditions, and none of NotRejectedWhen.
@@ -171,6 +172,14 @@ func (c *Config) fillDefaults() {
 	if c.RejectedWhen == nil {
 		c.RejectedWhen = []Condition{{Status: http.StatusUnauthorized}}
 	}
+}
+
+// usesPKCE reports whether a login has a code verifier.
+func (c *Config) usesPKCE() bool {
+	if c.PKCE == nil {
+		return c.ClientSecret.IsZero()
+	}
+	return *c.PKCE
 }
 
 // interactive reports whether a person must log in if there is no usable refresh token.

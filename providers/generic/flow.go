@@ -18,7 +18,7 @@ func (p *Provider) CodeFlow() *auth.CodeFlow {
 	}
 	return &auth.CodeFlow{RedirectURI: c.RedirectURI, Redeem: p.redeem, URL: func(state, verifier string) string {
 		var opts []oauth2.AuthCodeOption
-		if c.PKCE {
+		if c.usesPKCE() {
 			opts = append(opts, oauth2.S256ChallengeOption(verifier))
 		}
 		o := oauth2.Config{ClientID: c.ClientID, RedirectURL: c.RedirectURI, Scopes: c.Scopes,
@@ -33,7 +33,7 @@ func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.T
 	p.addFields(r, func(field string) bool { return field != "scope" })
 	r.set("grant_type", "authorization_code")
 	r.set("code", code)
-	if p.c.PKCE {
+	if p.c.usesPKCE() {
 		r.set("code_verifier", verifier)
 	}
 	return p.requestToken(ctx, r)

@@ -215,7 +215,7 @@ func TestProvider(t *testing.T) {
 	sso, _ := url.Parse(s.SSOURL)
 	authtest.TestProvider(t, func(t *testing.T) auth.Provider {
 		return must(t, Config{
-			Grant: "authorization_code", PKCE: true, Scopes: []string{"a", "b"}, RedirectURI: remedytest.DefaultRedirectURI,
+			Grant: "authorization_code", PKCE: new(true), Scopes: []string{"a", "b"}, RedirectURI: remedytest.DefaultRedirectURI,
 			AuthURL: sso.JoinPath("oauth2/authorize"), TokenURL: sso.JoinPath("oauth2/v1.1/token"), RevokeURL: sso.JoinPath("oauth2/revoke"),
 			ClientID: remedytest.DefaultClientID, ClientSecret: auth.SecretString(remedytest.DefaultClientSecret),
 		})
@@ -926,7 +926,7 @@ func TestCodeFlow(t *testing.T) {
 	t.Parallel()
 	base, got := serve(t, say(200, `{"access_token":"AT","refresh_token":"RT"}`), say(400, `{"error":"invalid_grant"}`), say(400, `{"error":"the-verifier"}`))
 	c := basic(base)
-	c.Grant, c.PKCE, c.RedirectURI, c.Scopes = "authorization_code", true, "http://127.0.0.1:8400/cb?x=1", []string{"a", "b"}
+	c.Grant, c.PKCE, c.RedirectURI, c.Scopes = "authorization_code", new(true), "http://127.0.0.1:8400/cb?x=1", []string{"a", "b"}
 	c.AuthURL = base.JoinPath("authorize")
 	c.AuthURL.RawQuery = "prompt=login"
 	c.CredentialsIn = "form"
@@ -959,12 +959,49 @@ func TestCodeFlow(t *testing.T) {
 	_, err = flow.Redeem(t.Context(), "the/code", "the-verifier")
 	checkError(t, err, "", 400, auth.ErrCredentials)
 
-	c.PKCE = false
-	if s := must(t, c).CodeFlow().URL("s", "the-verifier"); strings.Contains(s, "challenge") {
-		t.Error(s)
-	}
 	if must(t, basic(base)).CodeFlow() != nil {
 		t.Error("client credentials with a code flow")
+	}
+}
+
+// TestPKCE tests who proves that it requested the code: without a secret, a client has nothing else.
+func TestPKCE(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		secret string
+		pkce   *bool
+		want   bool
+	}{
+		"public":           {"", nil, true},
+		"confidential":     {secret, nil, false},
+		"public, off":      {"", new(false), false},
+		"confidential, on": {secret, new(true), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base, got := serve(t, say(200, good))
+			c := Config{TokenURL: base, AuthURL: base, Grant: "authorization_code", ClientID: "id", RedirectURI: "http://127.0.0.1/cb", PKCE: test.pkce}
+			if test.secret != "" {
+				c.ClientSecret = auth.SecretString(test.secret)
+			}
+			flow := must(t, c).CodeFlow()
+			page, err := url.Parse(flow.URL("state", "the-verifier"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := flow.Redeem(t.Context(), "code", "the-verifier"); err != nil {
+				t.Fatal(err)
+			}
+			sent := got()[0].Body
+			body, _ := url.ParseQuery(sent)
+			challenge, method, verifier := "", "", ""
+			if test.want {
+				challenge, method, verifier = oauth2.S256ChallengeFromVerifier("the-verifier"), "S256", "the-verifier"
+			}
+			if q := page.Query(); q.Get("code_challenge") != challenge || q.Get("code_challenge_method") != method || body.Get("code_verifier") != verifier {
+				t.Errorf("%s, then %s", page.RawQuery, sent)
+			}
+		})
 	}
 }
 
@@ -1136,7 +1173,7 @@ password: not used by grant authorization_code
 redirect_uri: required for grant authorization_code
 refresh.fallback: must be consent for grant authorization_code
 username: not used by grant authorization_code`},
-		"unused": {Config{TokenURL: x, ClientID: "id", AuthURL: u("https://x#f"), PKCE: true, RefreshToken: s},
+		"unused": {Config{TokenURL: x, ClientID: "id", AuthURL: u("https://x#f"), PKCE: new(true), RefreshToken: s},
 			`auth_url: must not have a fragment
 auth_url: not used by grant client_credentials
 pkce: not used by grant client_credentials

@@ -96,7 +96,7 @@ func newSSO(c Config, env auth.Env) (auth.Provider, error) {
 		RevokeURL: c.SSOURL.JoinPath("oauth2/revoke"),
 		ClientID:  c.ClientID, ClientSecret: c.ClientSecret,
 		CredentialsIn: c.CredentialsIn, DefaultCredentialsIn: c.CredentialsIn == "form", CredentialsEncoding: "raw",
-		RedirectURI: c.RedirectURI, Scopes: c.Scopes, PKCE: c.PKCE,
+		RedirectURI: c.RedirectURI, Scopes: c.Scopes, PKCE: &c.PKCE,
 		RefreshToken: c.RefreshToken, RefreshLifetime: c.RefreshLifetime,
 		Refresh:      generic.Refresh{Param: c.RefreshParam},
 		RejectedWhen: rejectedWhen,

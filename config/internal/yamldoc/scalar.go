@@ -85,13 +85,44 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		d.replace(v, at.value, at.Path, err)
 		return
 	}
+	d.warnOf(at, v, f, n.Value, expanded)
 	if !isDefault(v, f) {
 		d.scalars[at.Path.String()] = Setting{at.Path, v.Interface()}
 	}
 }
 
-// isDefault reports whether v is what holds without it. An element of a list, for example, has no default.
+var (
+	urlStart    = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
+	urlPassword = regexp.MustCompile(`^[^/?#@:]*:[^/?#@]+@|[?&][a-z_]*password=[^&#]`)
+
+	// credential is in the name of a header that is not public.
+	credential = regexp.MustCompile(`(?i)auth|cookie|key|pass|secret|session|token`)
+
+	errLiteral = Advise("a secret is written in the file", "use ${env:NAME} or ${file:PATH}")
+)
+
+// warnOf warns of a setting that its tag calls a risk, and of a secret that the file shows.
+func (d *Document) warnOf(at Node, v reflect.Value, f settings.Field, text string, expanded bool) {
+	if why := f.Tag.Get("warn"); why != "" && !v.IsZero() {
+		fault, advice, _ := strings.Cut(why, "; ")
+		d.warn(at.value, at.Path, Advise(fault, advice))
+	}
+	literal := !expanded
+	if scheme := urlStart.FindString(text); scheme != "" {
+		literal = urlPassword.MatchString(references.ReplaceAllString(text[len(scheme):], ""))
+	}
+	public := f.Tag.Get("literal") == "true" && !credential.MatchString(at.Name) || f.Key == "password" && text == "X"
+	if v.Type() == secretType && literal && !public {
+		d.warn(at.value, at.Path, errLiteral)
+	}
+}
+
+// isDefault reports whether v is what holds without it. An element of a list, for example, has no default. A
+// false flag that a pointer leads to is one, too, where only some settings make its default true.
 func isDefault(v reflect.Value, f settings.Field) bool {
+	if f.Type.Kind() == reflect.Pointer && v.Kind() == reflect.Bool {
+		return v.IsZero()
+	}
 	return v.Type() == f.Type && (v.IsZero() || v.Comparable() && v.Equal(f.Default()))
 }
 

@@ -20,12 +20,14 @@ import (
 //
 // Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where they apply,
 // `required:"true"`, `enum:"one,another"`, `path:"true"` (relative to the file), `default:"one"`
-// (which the constructor fills in), and `min:"1"` or, with a reason, `min:"1, why"`.
+// (which the constructor fills in), and `min:"1"` or, with a reason, `min:"1, why"`. `warn:"why"` is a warning
+// about any value but the default, and `literal:"true"` says that secrets may be written in the file.
 type Document struct {
-	Faults []Fault // the first thousand, in the order in which they were found
-	Files  *textfile.Files
-	dir    string                            // the file's, absolute
-	read   func(path string) (string, error) // reads a file
+	Faults   []Fault // the first thousand, in the order in which they were found
+	Warnings []Fault // about what works and is a risk
+	Files    *textfile.Files
+	dir      string                            // the file's, absolute
+	read     func(path string) (string, error) // reads a file
 
 	// By path:
 	nodes        map[string]Node
@@ -160,6 +162,19 @@ func (d *Document) RefuseHere(p Path, err error) { d.add(d.nodeAt(p), p, err) }
 
 // RefuseName puts err at the key of n.
 func (d *Document) RefuseName(n Node, err error) { d.add(n.key, n.Path, err) }
+
+// Warn puts a warning at the value of p, which may come from a layer below.
+func (d *Document) Warn(p Path, err error) {
+	p = d.resolve(p)
+	d.warn(d.nodeAt(p), p, err)
+}
+
+// WarnKey puts a warning at the key at p.
+func (d *Document) WarnKey(p Path, err error) { d.warn(d.nodes[p.String()].key, p, err) }
+
+func (d *Document) warn(n *yaml.Node, p Path, err error) {
+	d.Warnings = append(d.Warnings, Fault{n.Line, n.Column, p, oneLine(err.Error()), err})
+}
 
 // errorPath is the path of a KeyError's key below p. The key is names and indexes with dots between them,
 // or the name of a mapping and any name from the file, dots included.
