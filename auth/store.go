@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,7 +45,8 @@ type Record struct {
 	Version uint64
 	// Expires is when the record may be removed. Zero is never.
 	Expires time.Time
-	// Data belongs to the session and holds tokens. It is printed as [redacted].
+	// Data belongs to the session and holds tokens. It is printed as [redacted], except by fmt's %p and %w
+	// (which is for errors) and in an unexported field of another struct: there fmt prints the bytes.
 	Data []byte
 }
 
@@ -55,6 +57,16 @@ func (r Record) Format(f fmt.State, _ rune) {
 
 // LogValue shows the record without its data.
 func (r Record) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
+// errRecord stops encoders: a record in a log would show its tokens, and one without them, in a store, would
+// lose a login.
+var errRecord = errors.New("an auth.Record is not encoded as a whole, because it holds tokens: to store it, store its Data, Version and Expires")
+
+// MarshalText returns an error, also for JSON, XML and YAML: to store a record, store its fields.
+func (Record) MarshalText() ([]byte, error) { return nil, errRecord }
+
+// MarshalBinary returns an error, also for gob: to store a record, store its fields.
+func (Record) MarshalBinary() ([]byte, error) { return nil, errRecord }
 
 // Memory is a [Store] for one process. Its records are lost when the process ends. The zero value is
 // ready to use.

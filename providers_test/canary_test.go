@@ -51,24 +51,6 @@ func shown(v any) string {
 	return b.String() + printed(v)
 }
 
-// printed returns v in all ways in which a service may print it.
-func printed(v any) string {
-	var b strings.Builder
-	for _, verb := range []string{"%v", "%+v", "%#v", "%d", "%s", "%q", "%x", "%X"} {
-		fmt.Fprintf(&b, verb+"\n", v)
-	}
-	if j, err := json.Marshal(v); err == nil {
-		b.Write(j)
-	}
-	slog.New(slog.NewTextHandler(&b, nil)).Info("shown", "v", v)
-	slog.New(slog.NewJSONHandler(&b, nil)).Info("shown", "v", v)
-	func() {
-		defer func() { fmt.Fprintf(&b, "%v %+v", recover(), recover()) }()
-		panic(v)
-	}()
-	return b.String()
-}
-
 // A lockedBuffer is a log for several goroutines.
 type lockedBuffer struct {
 	mu sync.Mutex
