@@ -47,7 +47,7 @@ var methodless = []string{"%p", "%w"}
 // except.
 func printed(v any, except ...string) string {
 	var b bytes.Buffer
-	for _, flags := range []string{"", "+", "#", "+#", "0", "-", " ", "# "} {
+	for _, flags := range []string{"", "+", "#"} {
 		for verb := 'A'; verb <= 'z'; verb++ {
 			if format := "%" + flags + string(verb); !slices.Contains(except, "%"+string(verb)) {
 				fmt.Fprintf(&b, format+"\n", v)
