@@ -49,8 +49,6 @@ func TestWarnings(t *testing.T) {
 			"token_store.encryption: stored tokens are not encrypted; itsmauth keygen makes a key for encryption_keys"},
 		"encryption_keys": {"version: 1\ntoken_store: {type: memory, encryption_keys: [^" + key + "]}\nconnectors:\n" + acme + "}\n",
 			"token_store.encryption_keys[0]: " + literal},
-		"parents": {"version: 1\n" + file + "allow_writable_parents: ^true}\nconnectors:\n" + acme + "}\n",
-			"token_store.allow_writable_parents: other users may remove or replace the directory of the tokens"},
 		"a login in memory": {head + strings.Replace(code, "a:", "^a:", 1) + "}\n", "connectors.a: " + memory},
 		"a login in a file": {inFile + code + "}\n", ""},
 		"pkce false":        {inFile + code + ", pkce: ^false}\n", "connectors.a.pkce: " + noPKCE},

@@ -40,7 +40,7 @@ type Config struct {
 	// AllowWritableParents accepts a directory that other users could replace, because they can write to a
 	// directory above it, such as a Kubernetes emptyDir. They can then remove the tokens, or put another
 	// directory of this user in their place, but not read them or put in their own. The default is false.
-	AllowWritableParents bool `yaml:"allow_writable_parents" warn:"other users may remove or replace the directory of the tokens"`
+	AllowWritableParents bool `yaml:"allow_writable_parents"`
 	// Logger gets a warning for each directory that only AllowWritableParents accepts. nil logs nothing.
 	Logger *slog.Logger `yaml:"-"`
 }
