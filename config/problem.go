@@ -21,7 +21,8 @@ type Problem struct {
 	Path    string `json:"path,omitempty"`
 	Message string `json:"message"`
 
-	err error
+	err   error
+	lines *yamldoc.Lines // of all problems of the file, or nil
 }
 
 // Error is FILE:LINE:COL: path: message.
@@ -48,7 +49,8 @@ func (p Problem) Advice() string {
 func (p Problem) Excerpt(data []byte, opts ...Option) (line string, caret int, ok bool) {
 	o := newOptions(opts)
 	unions := map[string]yamldoc.Union{"connectors": o.connector, "token_store": o.tokenStore}
-	return yamldoc.NewMask(reflect.TypeFor[file](), unions).Excerpt(data, p.Line, p.Col, p.Path)
+	lines := cmp.Or(p.lines, new(yamldoc.Lines))
+	return yamldoc.NewMask(reflect.TypeFor[file](), unions).Excerpt(lines, data, p.Line, p.Col, p.Path)
 }
 
 // Unwrap is the cause of the problem, such as [auth.ErrInsecure].
@@ -74,8 +76,9 @@ func (p Problems) Unwrap() []error {
 // connector, but is one problem.
 func problems(file string, faults []yamldoc.Fault) Problems {
 	var p Problems
+	lines := new(yamldoc.Lines)
 	for _, f := range faults {
-		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Err})
+		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Err, lines})
 	}
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col), cmp.Compare(a.Path, b.Path))

@@ -5,7 +5,9 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -84,11 +86,36 @@ var (
 	beginning      = regexp.MustCompile(`^([ \t]*(?:- +)*)(?:([A-Za-z_][A-Za-z0-9_-]*)( *:))?`)
 )
 
+// Lines are the lines of a file, which is parsed once for all its excerpts. It is safe for concurrent use.
+type Lines struct {
+	mu    sync.Mutex
+	text  string
+	lines []string
+	root  *yaml.Node // or nil
+}
+
+// of returns the lines of data, and its root.
+func (l *Lines) of(data []byte) ([]string, *yaml.Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lines == nil || l.text != string(data) {
+		l.text, l.root = string(data), nil
+		l.lines = strings.Split(strings.TrimPrefix(l.text, "\ufeff"), "\n")
+		if docs, err := documents(data); err == nil && len(docs) > 0 {
+			l.root = docs[0].Content[0]
+		}
+	}
+	return l.lines, l.root
+}
+
+// maxLine is the longest line of which more than the beginning is shown, in bytes.
+const maxLine = 2000
+
 // Excerpt gives the line of data, with secrets hidden, and where in it col is, from 0. line and col count
 // from 1. A key that begins there is shown, even if it is unknown, if path ends with it. Text that is neither
-// a key nor a value is left out. ok is false if there is no such line.
-func (m *Mask) Excerpt(data []byte, line, col int, path string) (text string, caret int, ok bool) {
-	lines := strings.Split(strings.TrimPrefix(string(data), "\ufeff"), "\n")
+// a key nor a value is left out. ok is false if there is no such line. parsed is for all excerpts of data.
+func (m *Mask) Excerpt(parsed *Lines, data []byte, line, col int, path string) (text string, caret int, ok bool) {
+	lines, root := parsed.of(data)
 	if line < 1 || line > len(lines) {
 		return "", 0, false
 	}
@@ -96,9 +123,13 @@ func (m *Mask) Excerpt(data []byte, line, col int, path string) (text string, ca
 	if source == "" {
 		return "", 0, false
 	}
+	if len(source) > maxLine {
+		text, caret = m.lexical(source[:maxLine], col-1)
+		return text, caret, true
+	}
 	x := excerpt{mask: m, source: []rune(source), line: line, col: col, path: path, caret: -1}
-	if docs, err := documents(data); err == nil && len(docs) > 0 {
-		x.add(docs[0].Content[0], m.root)
+	if root != nil {
+		x.add(root, m.root)
 	}
 	switch x.separator {
 	case "": // nothing was shown
@@ -132,7 +163,7 @@ type excerpt struct {
 func (x *excerpt) add(n *yaml.Node, s *shape) {
 	switch n.Kind {
 	case yaml.MappingNode:
-		for pair := range slices.Chunk(n.Content, 2) {
+		for pair := range slices.Chunk(x.near(n.Content, 2), 2) {
 			key, below := deref(pair[0]), (*shape)(nil)
 			known := key.Tag == "!!merge"
 			switch {
@@ -157,10 +188,18 @@ func (x *excerpt) add(n *yaml.Node, s *shape) {
 			x.show(n.Column, "*"+n.Value, true, false)
 		}
 	case yaml.SequenceNode:
-		for _, c := range n.Content {
+		for _, c := range x.near(n.Content, 1) {
 			x.add(c, s)
 		}
 	}
+}
+
+// near is the part of a node's content, which has items of size nodes, that may be on the line.
+func (x *excerpt) near(content []*yaml.Node, size int) []*yaml.Node {
+	n := len(content) / size
+	from := sort.Search(n, func(i int) bool { return i == n-1 || content[(i+1)*size].Line >= x.line })
+	to := sort.Search(n, func(i int) bool { return content[i*size].Line > x.line })
+	return content[from*size : max(from, to)*size]
 }
 
 func (x *excerpt) scalar(n *yaml.Node, exact, key bool) {
