@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
@@ -48,6 +49,10 @@ func (l *loader) plans(f file) (plans []*plan) {
 		}
 		if at.Name == "" || strings.TrimSpace(at.Name) != at.Name || strings.ContainsFunc(at.Name, unicode.IsControl) {
 			l.doc.RefuseName(at, errors.New("a connector needs a name on one line"))
+			continue
+		}
+		if utf8.RuneCountInString(at.Name) > 200 { // it is in the path of everything below
+			l.doc.RefuseName(at, errors.New("a connector's name must have at most 200 characters"))
 			continue
 		}
 		p := l.plan(at, f.Defaults)

@@ -45,7 +45,7 @@ func Schema(opts ...Option) ([]byte, error) {
 	connector["properties"].(yamldoc.Object)["base_url"].(yamldoc.Object)["pattern"] = "^[^?#]*$"
 	maps.Copy(top["connectors"].(yamldoc.Object), yamldoc.Object{
 		"type": "object", "minProperties": 1,
-		"propertyNames":        yamldoc.Object{"pattern": `^\S(?:.*\S)?$`},
+		"propertyNames":        yamldoc.Object{"pattern": `^\S(?:.*\S)?$`, "maxLength": 200},
 		"additionalProperties": connector,
 	})
 	maps.Copy(top["token_store"].(yamldoc.Object), yamldoc.Nullable(s.Union(o.tokenStore)))

@@ -28,6 +28,9 @@ func expand(text string, source sources) (value string, expanded bool, err error
 		if err == nil {
 			expanded = true
 			ref, err = source.lookup(ref[len("${"):])
+			if *source.room -= len(ref); *source.room < 0 {
+				ref, err = "", errReferenced
+			}
 		}
 		return ref
 	})
@@ -42,7 +45,14 @@ type sources struct {
 	dir    string // to which paths are relative
 	secret bool   // the values are secrets, see [auth.Secret.Value]
 	read   func(path string) (string, error)
+	room   *int // how many bytes references may still give
 }
+
+// maxReferenced is how much text the references of a file may give, in bytes. Without it, a file of 1 MiB that
+// has a reference in each value, or a value of references, could take all memory.
+const maxReferenced = 64 << 20
+
+var errReferenced = fmt.Errorf("the references of this file give more than %d MiB", maxReferenced>>20)
 
 // lookup gives the value of a reference without its ${.
 func (s sources) lookup(ref string) (string, error) {

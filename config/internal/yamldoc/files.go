@@ -15,7 +15,7 @@ func (d *Document) ReadAhead(n Node, skip, isFile func(Node) bool) {
 	switch value := deref(n.value); value.Kind {
 	case yaml.ScalarNode:
 		var refers bool
-		source := sources{dir: d.dir, read: func(path string) (string, error) {
+		source := sources{dir: d.dir, room: &d.ahead, read: func(path string) (string, error) {
 			refers = true
 			d.Files.Begin(path)
 			return "-", nil

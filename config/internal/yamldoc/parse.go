@@ -15,9 +15,14 @@ import (
 // MaxSize is the largest file that is parsed, in bytes.
 const MaxSize = 1 << 20
 
-const maxNodes = 100_000 // with aliases written out
+const (
+	maxNodes = 100_000 // with aliases written out
+	maxDepth = 100
+	maxTags  = 100 // yaml.v3 compares each %TAG with all others
+)
 
-// Parse parses data, of at most 1 MiB and 100,000 values. The root is missing if there is nothing to decode.
+// Parse parses data, of at most 1 MiB, 100,000 values and a depth of 100. The root is missing if there is
+// nothing to decode.
 func (d *Document) Parse(data []byte) (root Node) {
 	start := &yaml.Node{Line: 1, Column: 1}
 	if len(data) > MaxSize {
@@ -25,6 +30,10 @@ func (d *Document) Parse(data []byte) (root Node) {
 		return root
 	}
 	docs, err := documents(data)
+	if err == errTags {
+		d.add(start, nil, err)
+		return root
+	}
 	if err != nil {
 		at, err := syntax(data, err)
 		d.add(at, nil, err)
@@ -35,7 +44,7 @@ func (d *Document) Parse(data []byte) (root Node) {
 		return root
 	}
 	n := docs[0].Content[0]
-	if _, ok := d.measure(n, map[*yaml.Node]int{}); !ok {
+	if _, ok := d.measure(n, 1, map[*yaml.Node]int{}); !ok {
 		return root
 	}
 	if len(docs) > 1 {
@@ -46,8 +55,13 @@ func (d *Document) Parse(data []byte) (root Node) {
 	return root
 }
 
+var errTags = fmt.Errorf("more than %d %%TAG directives", maxTags)
+
 // documents gives the first two documents, or fewer.
 func documents(data []byte) (docs []*yaml.Node, err error) {
+	if bytes.Count(data, []byte("%TAG")) > maxTags {
+		return nil, errTags
+	}
 	// yaml.v3 panics on some input.
 	defer func() {
 		if recover() != nil {
@@ -68,8 +82,8 @@ func documents(data []byte) (docs []*yaml.Node, err error) {
 }
 
 // measure counts n's nodes as if each alias were written out. It refuses the node where that is too
-// many or never ends. An anchor precedes its aliases, so each is counted once.
-func (d *Document) measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int, ok bool) {
+// many, too deep, or never ends. An anchor precedes its aliases, so each is counted once.
+func (d *Document) measure(n *yaml.Node, depth int, anchors map[*yaml.Node]int) (count int, ok bool) {
 	const inside = -1
 	if n.Kind == yaml.AliasNode {
 		if anchors[n.Alias] == inside {
@@ -77,12 +91,16 @@ func (d *Document) measure(n *yaml.Node, anchors map[*yaml.Node]int) (count int,
 		}
 		return anchors[n.Alias], anchors[n.Alias] != inside
 	}
+	if depth > maxDepth {
+		d.add(n, nil, fmt.Errorf("nested more than %d deep", maxDepth))
+		return 0, false
+	}
 	if n.Anchor != "" {
 		anchors[n] = inside
 	}
 	count = 1
 	for _, c := range n.Content {
-		more, ok := d.measure(c, anchors)
+		more, ok := d.measure(c, depth+1, anchors)
 		if !ok {
 			return 0, false
 		}

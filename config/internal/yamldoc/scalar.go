@@ -42,7 +42,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		d.replace(v, at.value, at.Path, errors.New("must be a single value, not a list or a mapping"))
 		return
 	}
-	source := sources{d.dir, v.Type() == secretType, d.Files.Read}
+	source := sources{d.dir, v.Type() == secretType, d.Files.Read, &d.room}
 	text, expanded, err := expand(n.Value, source)
 	// The value of a reference has no type in YAML, so it takes the field's.
 	quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
@@ -133,7 +133,7 @@ func (d *Document) setSecret(v reflect.Value, text, value string, source sources
 		again := d.read
 		secret = auth.SecretFunc(follow.Func(follow.Patience, func() (string, error) {
 			text, _, err := expand(value, source)
-			source.read = again
+			source.read, source.room = again, new(maxReferenced)
 			return text, err
 		}))
 	}

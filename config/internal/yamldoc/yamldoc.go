@@ -28,6 +28,8 @@ type Document struct {
 	Files    *textfile.Files
 	dir      string                            // the file's, absolute
 	read     func(path string) (string, error) // reads a file
+	room     int                               // for references, in bytes
+	ahead    int                               // the same for ReadAhead
 
 	// By path:
 	nodes        map[string]Node
@@ -68,7 +70,7 @@ func New(file string) *Document {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs // files are read again later, and the program may change its working directory
 	}
-	d := &Document{dir: dir, read: textfile.Read, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
+	d := &Document{dir: dir, read: textfile.Read, room: maxReferenced, ahead: maxReferenced, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
 		layers: map[string]Path{}, scalars: map[string]Setting{}}
 	d.Files = textfile.NewFiles(func(path string) (string, error) { return d.read(path) })
 	return d
