@@ -262,7 +262,7 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| true or false | without quotes | |\n\n" +
 	"Any value may contain references:\n\n" +
 	"| reference | is replaced by |\n| --- | --- |\n" +
-	"| `${env:NAME}` | the environment variable, which must not be empty |\n" +
+	"| `${env:NAME}` | the environment variable without its last newline; it must not be empty |\n" +
 	"| `${env:NAME:-default}` | the environment variable, or `default` if it is not set or empty |\n" +
 	"| `${file:PATH}` | the file's content, in UTF-8, of at most 1 MiB, without a byte order mark and its last newline |\n" +
 	"| `$${` | a literal `${` |\n\n" +
