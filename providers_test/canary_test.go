@@ -48,7 +48,8 @@ func shown(v any) string {
 			b.Write(y)
 		}
 	}()
-	return b.String() + printed(v)
+	_, isError := v.(error)
+	return b.String() + printed(v, !isError)
 }
 
 // A lockedBuffer is a log for several goroutines.
@@ -249,7 +250,7 @@ func TestPrinted(t *testing.T) {
 				store, session, session.For("other"), c, conns, c.Client(), c.Client().Transport, handler,
 				auth.Options{Store: store}, struct{ S auth.Store }{store}, []any{session, c.Client()},
 			} {
-				out := printed(v)
+				out := printed(v, true)
 				for _, canary := range canaries {
 					for _, form := range forms(canary) {
 						if strings.Contains(out, form) {
