@@ -1,3 +1,5 @@
+//go:build soak
+
 package config
 
 import (
@@ -155,7 +157,7 @@ func parseAndExplain(data []byte) {
 }
 
 // A file with twice as many things takes at most twice the allocations, and the memory for these.
-func TestAllocationsAreLinear(t *testing.T) {
+func TestSoakAllocationsAreLinear(t *testing.T) {
 	t.Setenv("CFG_LONG", strings.Repeat("a", 100_000))
 	for kind, file := range large {
 		var count, size [2]float64
@@ -174,7 +176,7 @@ func TestAllocationsAreLinear(t *testing.T) {
 }
 
 // A small file does not take all memory by naming a large variable many times, in many values or in one.
-func TestReferencesGiveTooMuch(t *testing.T) {
+func TestSoakReferencesGiveTooMuch(t *testing.T) {
 	t.Setenv("CFG_LONG", strings.Repeat("a", 100_000))
 	for _, file := range []string{
 		large["long references"](1000),
