@@ -1,6 +1,9 @@
 package transport
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 const (
 	budgetSeconds = 10
@@ -11,43 +14,49 @@ const (
 // budget limits retries, so that they do not multiply the load in an outage. In 10 s there are at most
 // a tenth of the calls, plus 10.
 type budget struct {
+	calls counts // without mu, which is for retries alone
+
 	mu      sync.Mutex
-	seconds [budgetSeconds]count
-}
-
-// count is the count of one second of Unix time.
-type count struct{ second, calls, retries int64 }
-
-// atLocked returns the count of a second.
-func (b *budget) atLocked(second int64) *count {
-	c := &b.seconds[second%budgetSeconds]
-	if c.second < second {
-		*c = count{second: second}
-	}
-	return c
+	retries counts
 }
 
 // addCall counts a call in the given second of Unix time.
-func (b *budget) addCall(second int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.atLocked(second).calls++
-}
+func (b *budget) addCall(second int64) { b.calls.add(second) }
 
 // takeRetry counts a retry; false if none is left.
 func (b *budget) takeRetry(second int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var calls, retries int64
-	for _, c := range b.seconds {
-		if c.second > second-budgetSeconds {
-			calls += c.calls
-			retries += c.retries
-		}
-	}
-	if retries >= calls/budgetShare+budgetFloor {
+	if b.retries.sum(second) >= b.calls.sum(second)/budgetShare+budgetFloor {
 		return false
 	}
-	b.atLocked(second).retries++
+	b.retries.add(second)
 	return true
+}
+
+// counts are those of the last seconds, each in one word: the second of Unix time, then countBits for the
+// count.
+type counts [budgetSeconds]atomic.Int64
+
+const countBits = 28
+
+// add counts one more in a second.
+func (c *counts) add(second int64) {
+	word := &c[second%budgetSeconds]
+	for {
+		n := word.Load()
+		if word.CompareAndSwap(n, max(n, second<<countBits)+1) {
+			return
+		}
+	}
+}
+
+// sum returns the count of the last budgetSeconds.
+func (c *counts) sum(second int64) (sum int64) {
+	for i := range c {
+		if n := c[i].Load(); n>>countBits > second-budgetSeconds {
+			sum += n & (1<<countBits - 1)
+		}
+	}
+	return sum
 }
