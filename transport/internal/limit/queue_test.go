@@ -119,6 +119,12 @@ func idle(t *testing.T, l *Queue) {
 	}
 }
 
+// A Queue that was never used sets no timer, which would keep it in memory.
+func TestUnusedQueue(t *testing.T) {
+	t.Parallel()
+	idle(t, New([]auth.Limit{perSecond(1)}, 1))
+}
+
 // The server never receives more than a limit permits, and hardly less.
 func TestLimiterAsTheServerSeesIt(t *testing.T) {
 	t.Parallel()
