@@ -67,7 +67,7 @@ type transportConfig struct {
 	NoProxy *string `yaml:"no_proxy"`
 	// AllowedOrigins are further origins that credentials may be sent to.
 	AllowedOrigins []*url.URL `yaml:"allowed_origins"`
-	// AllowHTTP permits plain http to hosts other than loopback.
+	// AllowHTTP permits plain http to hosts other than loopback, and through a proxy.
 	AllowHTTP bool `yaml:"allow_http" warn:"credentials and tokens may be sent unencrypted; use https"`
 	// UserAgent is the User-Agent of requests that have none.
 	UserAgent string `yaml:"user_agent"`

@@ -420,10 +420,10 @@ func TestTinyproxy(t *testing.T) {
 		"CONNECT with a password":          {https, "http://user:proxypassword@" + closed, trust, 200, ""},
 		"CONNECT with a wrong password":    {https, "http://user:" + wrong + "@" + closed, trust, 0, "the proxy refused"},
 		"CONNECT without a password":       {https, "http://" + closed, trust, 0, "407"},
-		"plain http":                       {p.url, "http://" + open, "", 200, ""},
-		"plain http with a password":       {p.url, "http://user:proxypassword@" + closed, "", 200, ""},
-		"plain http without a password":    {p.url, "http://" + closed, "", 0, "407"},
-		"plain http with a wrong password": {p.url, "http://user:" + wrong + "@" + closed, "", 0, "401"}, // tinyproxy's own
+		"plain http":                       {p.url, "http://" + open, ", allow_http: true", 200, ""},
+		"plain http with a password":       {p.url, "http://user:proxypassword@" + closed, ", allow_http: true", 200, ""},
+		"plain http without a password":    {p.url, "http://" + closed, ", allow_http: true", 0, "407"},
+		"plain http with a wrong password": {p.url, "http://user:" + wrong + "@" + closed, ", allow_http: true", 0, "401"}, // tinyproxy's own
 		"away":                             {https, "http://" + nobody, trust, 0, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -34,6 +34,7 @@ type attempt struct {
 	trace    atomic.Pointer[httptrace.ClientTrace] // nil: net/http has not asked for it
 	sending  atomic.Pointer[sending]               // the latest
 	proxy    atomic.Pointer[url.URL]               // nil: none
+	local    atomic.Bool                           // may go to loopback addresses only
 	tunneled atomic.Bool                           // the proxy has connected conn to the product
 }
 

@@ -14,11 +14,10 @@ import (
 
 // newPool returns the [http.Transport] that makes and keeps the connections.
 func newPool(o *Options) *http.Transport {
-	dialer := &net.Dialer{Timeout: o.AttemptTimeout, KeepAlive: 30 * time.Second}
-	via := &proxies{o: o}
+	via := &routes{o: o}
 	t := &http.Transport{
 		Proxy:                  via.note,
-		DialContext:            via.dialTo(recordDial(dialer.DialContext)),
+		DialContext:            via.dialTo(recordDial(via.dial)),
 		OnProxyConnectResponse: onConnect,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           128,

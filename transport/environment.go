@@ -3,6 +3,7 @@ package transport
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,8 +19,9 @@ import (
 // [auth.ErrInsecure] if HTTP_PROXY or HTTPS_PROXY is not the address of a proxy. net/http would use no
 // proxy then, or take another part of the text for the host, such as the end of the password.
 func ProxyFromEnvironment(req *http.Request) (*url.URL, error) {
-	name := wrongVariables()[req.URL.Scheme]
-	if name != "" && !endpoint.Loopback(req.URL.Hostname()) && !listed(variable("NO_PROXY"), req.URL) {
+	name, host := wrongVariables()[req.URL.Scheme], req.URL.Hostname()
+	direct := host == "localhost" || net.ParseIP(host).IsLoopback() // as net/http does it
+	if name != "" && !direct && !listed(variable("NO_PROXY"), req.URL) {
 		return nil, &auth.Error{Op: "request", Err: fmt.Errorf("%w: the environment variable %s must be a URL such as "+
 			"http://user:password@proxy:3128, with special characters as %%XX", auth.ErrInsecure, name)}
 	}

@@ -35,7 +35,7 @@ func TestProxyFromEnvironment(t *testing.T) {
 	if expected, ok := os.LookupEnv("TEST_PROXY_FOR"); ok {
 		target, want, _ := strings.Cut(expected, " ")
 		req := httptest.NewRequest("GET", target, nil)
-		proxy, err := ProxyFromEnvironment(req)
+		proxy, err := new(Options).ProxyFor(req)
 		got := "direct"
 		if err != nil {
 			got = err.Error()
@@ -58,16 +58,20 @@ func TestProxyFromEnvironment(t *testing.T) {
 		target string
 		want   string
 	}{
-		"right":              {[]string{"HTTPS_PROXY=http://p.invalid:1"}, "https://x.invalid", "p.invalid:1"},
-		"lower case":         {[]string{"https_proxy=p.invalid:1"}, "https://x.invalid", "p.invalid:1"},
-		"none":               {nil, "https://x.invalid", "direct"},
-		"space":              {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "https://x.invalid", wrong},
-		"not encoded":        {[]string{"https_proxy=http://user:p@Zecret/x@p.invalid:1"}, "https://x.invalid", wrong},
-		"used directly":      {[]string{"HTTPS_PROXY=http://user:Zecret@%zz"}, "https://x.invalid", wrong},
-		"of another scheme":  {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "http://x.invalid", "direct"},
-		"NO_PROXY":           {[]string{"HTTPS_PROXY=http://p.invalid:1 ", "NO_PROXY=.invalid"}, "https://x.invalid", "direct"},
-		"loopback":           {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "https://127.0.0.1:1", "direct"},
-		"HTTP_PROXY is used": {[]string{"HTTP_PROXY='http://p.invalid:1'"}, "http://x.invalid", "HTTP_PROXY must be"},
+		"right":               {[]string{"HTTPS_PROXY=http://p.invalid:1"}, "https://x.invalid", "p.invalid:1"},
+		"lower case":          {[]string{"https_proxy=p.invalid:1"}, "https://x.invalid", "p.invalid:1"},
+		"none":                {nil, "https://x.invalid", "direct"},
+		"space":               {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "https://x.invalid", wrong},
+		"not encoded":         {[]string{"https_proxy=http://user:p@Zecret/x@p.invalid:1"}, "https://x.invalid", wrong},
+		"used directly":       {[]string{"HTTPS_PROXY=http://user:Zecret@%zz"}, "https://x.invalid", wrong},
+		"of another scheme":   {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "http://x.invalid", "direct"},
+		"NO_PROXY":            {[]string{"HTTPS_PROXY=http://p.invalid:1 ", "NO_PROXY=.invalid"}, "https://x.invalid", "direct"},
+		"loopback":            {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "https://127.0.0.1:1", "direct"},
+		"not net/http's":      {[]string{"HTTPS_PROXY=http://p.invalid:1 "}, "https://app.localhost", wrong},
+		"stays local":         {[]string{"HTTP_PROXY=http://p.invalid:1"}, "http://app.localhost", "direct"},
+		"local, wrong":        {[]string{"HTTP_PROXY='http://p.invalid:1'"}, "http://LOCALHOST:1", "direct"},
+		"TLS to a local name": {[]string{"HTTPS_PROXY=http://p.invalid:1"}, "https://app.localhost", "p.invalid:1"},
+		"HTTP_PROXY is used":  {[]string{"HTTP_PROXY='http://p.invalid:1'"}, "http://x.invalid", "HTTP_PROXY must be"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -18,7 +18,9 @@ type Options struct {
 	BaseURL *url.URL
 	// AllowedOrigins are further origins for credentials; only scheme, host and port count.
 	AllowedOrigins []*url.URL
-	// AllowHTTP permits plain http to hosts other than loopback.
+	// AllowHTTP permits plain http to hosts other than loopback, and through a proxy. Without it, the URL
+	// must say localhost, a name below it (RFC 6761 section 6.3) or a loopback address. Then only loopback
+	// addresses are dialed, and no proxy is used.
 	AllowHTTP bool
 
 	// Timeout (60 s) limits the time until the headers of the returned response, waits and retries

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/net/idna"
 
@@ -21,10 +23,10 @@ import (
 )
 
 // ProxyFor returns the proxy that o gives req, or nil if there is none: Proxy's, unless NoProxy lists the
-// host. Of req only the URL is needed.
+// host, or the request is plain http to loopback and AllowHTTP is not set. Of req only the URL is needed.
 func (o *Options) ProxyFor(req *http.Request) (*url.URL, error) {
 	switch {
-	case listed(o.NoProxy, req.URL):
+	case o.local(req.URL), listed(o.NoProxy, req.URL):
 		return nil, nil
 	case o.Proxy == nil:
 		return ProxyFromEnvironment(req)
@@ -85,15 +87,27 @@ func toASCII(name string) string {
 	return name
 }
 
-// proxies dials the proxies of o.
-type proxies struct {
-	o     *Options
-	https sync.Map // by address, for a request that a Wrap makes itself, without an attempt
+// local reports whether requests to u stay on this machine: plain http is permitted because u says loopback. They
+// use no proxy, and only loopback addresses are dialed, whatever DNS says.
+func (o *Options) local(u *url.URL) bool {
+	return strings.EqualFold(u.Scheme, "http") && !o.AllowHTTP && endpoint.Loopback(u.Hostname())
+}
+
+// routes dials servers and proxies as o says.
+type routes struct {
+	o         *Options
+	byAddress sync.Map // routes of requests that a Wrap makes itself, without an attempt
+}
+
+// A route is what a connection is for.
+type route struct {
+	proxy *url.URL // nil: none
+	local bool     // only loopback may be dialed
 }
 
 // note is ProxyFor for net/http. It notes the proxy in the attempt, and tells net/http that a proxy of
 // https is one of http: net/http would use the product's TLS settings for it. dialTo adds the TLS.
-func (p *proxies) note(req *http.Request) (*url.URL, error) {
+func (p *routes) note(req *http.Request) (*url.URL, error) {
 	proxy, err := p.o.ProxyFor(req)
 	if _, ours := errors.AsType[*auth.Error](err); err != nil && !ours {
 		err = &auth.Error{Op: "request", Err: err} // of Options.Proxy, so its text is no peer's
@@ -101,9 +115,13 @@ func (p *proxies) note(req *http.Request) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
+	local := p.o.local(req.URL)
 	a, ok := req.Context().Value(attemptKey{}).(*attempt)
 	if ok {
 		a.proxy.Store(proxy)
+		a.local.Store(local)
+	} else if local {
+		p.byAddress.Store(net.JoinHostPort(req.URL.Hostname(), cmp.Or(req.URL.Port(), "80")), route{local: true})
 	}
 	if proxy == nil || proxy.Scheme != "https" {
 		return proxy, nil
@@ -111,27 +129,46 @@ func (p *proxies) note(req *http.Request) (*url.URL, error) {
 	plain := *proxy
 	plain.Scheme, plain.Host = "http", net.JoinHostPort(proxy.Hostname(), cmp.Or(proxy.Port(), "443"))
 	if !ok {
-		p.https.Store(plain.Host, proxy)
+		p.byAddress.Store(plain.Host, route{proxy: proxy})
 	}
 	return &plain, nil
 }
 
-// at returns the proxy that a connection to addr is for, or nil.
-func (p *proxies) at(ctx context.Context, addr string) *url.URL {
+// of returns what the connection to addr is for.
+func (p *routes) of(ctx context.Context, addr string) route {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-		return a.proxy.Load()
+		return route{a.proxy.Load(), a.local.Load()}
 	}
-	proxy, _ := p.https.Load(addr)
-	u, _ := proxy.(*url.URL)
-	return u
+	r, _ := p.byAddress.Load(addr)
+	known, _ := r.(route)
+	return known
+}
+
+// dial connects to addr, within the route's rules.
+func (p *routes) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: p.o.AttemptTimeout, KeepAlive: 30 * time.Second}
+	if p.of(ctx, addr).local {
+		d.Control = onlyLoopback
+	}
+	return d.DialContext(ctx, network, addr)
+}
+
+// onlyLoopback refuses to connect to any other address. A [net.Dialer] calls it for each address of a name.
+func onlyLoopback(_, address string, _ syscall.RawConn) error {
+	addr, err := netip.ParseAddrPort(address)
+	if err == nil && addr.Addr().IsLoopback() {
+		return nil
+	}
+	return &auth.Error{Op: "request", Err: fmt.Errorf("%w over plain http to %s: localhost and names below it must have a loopback address",
+		auth.ErrInsecure, addr)}
 }
 
 // dialTo returns dial with TLS for a proxy of https. The proxy gets neither the product's server_name nor
 // its client certificate.
-func (p *proxies) dialTo(dial dialFunc) dialFunc {
+func (p *routes) dialTo(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
-		proxy := p.at(ctx, addr)
+		proxy := p.of(ctx, addr).proxy
 		if err != nil || proxy == nil || proxy.Scheme != "https" {
 			return conn, err
 		}
@@ -155,9 +192,9 @@ func (p *proxies) dialTo(dial dialFunc) dialFunc {
 	}
 }
 
-// withoutIdentity removes what is the product's alone.
+// withoutIdentity removes what is the product's alone. A cached session may stand for the client certificate.
 func withoutIdentity(c *tls.Config) {
-	c.Certificates, c.GetClientCertificate, c.ServerName = nil, nil, ""
+	c.Certificates, c.GetClientCertificate, c.ServerName, c.ClientSessionCache = nil, nil, "", nil
 }
 
 // onConnect judges the proxy's response to CONNECT. A refused password is an ErrProtocol, so that Session

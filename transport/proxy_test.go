@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -103,9 +107,13 @@ func TestNoProxyOnTheWire(t *testing.T) {
 // tunnel connects a client of an HTTP proxy to the address.
 func tunnel(conn net.Conn, to string) {
 	r := bufio.NewReader(conn)
-	if req, err := http.ReadRequest(r); err != nil || req.Method != "CONNECT" {
-		return
+	if req, err := http.ReadRequest(r); err == nil && req.Method == "CONNECT" {
+		connect(conn, r, to)
 	}
+}
+
+// connect answers a CONNECT that was read from r.
+func connect(conn net.Conn, r *bufio.Reader, to string) {
 	there, err := net.Dial("tcp", to)
 	if err != nil {
 		return
@@ -116,46 +124,190 @@ func tunnel(conn net.Conn, to string) {
 	io.Copy(conn, there)
 }
 
-// server_name and the client certificate are for the product. A proxy of https gets neither.
+// identities are TLS servers that ask for a client certificate and record the server name and the certificate
+// that they get.
+type identities struct {
+	ca   *testpki.CA
+	seen chan string
+	keys [32]byte // of session tickets, if it is set
+}
+
+func (i *identities) serve(t *testing.T, who, name string, protocols ...string) *tls.Config {
+	c := &tls.Config{Certificates: []tls.Certificate{i.ca.Issue(t, name, time.Now().Add(time.Hour))}, ClientAuth: tls.RequestClientCert, NextProtos: protocols}
+	if i.keys != [32]byte{} {
+		c.SetSessionTicketKeys([][32]byte{i.keys})
+	}
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		certificate := "no certificate"
+		if len(s.PeerCertificates) > 0 {
+			certificate = s.PeerCertificates[0].Subject.CommonName
+		}
+		i.seen <- fmt.Sprintf("%s: %s, %s", who, s.ServerName, certificate)
+		return nil
+	}
+	return c
+}
+
+// next returns what was recorded since the last time.
+func (i *identities) next() (all []string) {
+	for {
+		select {
+		case s := <-i.seen:
+			all = append(all, s)
+		default:
+			return all
+		}
+	}
+}
+
+// server_name and the client certificate are for the product. A proxy of https gets neither, whatever is sent by
+// way of it, and wherever the proxy's address comes from. The environment is read once, so the test is run again
+// as a process in which it has the proxy.
 func TestProxyGetsNoIdentity(t *testing.T) {
 	t.Parallel()
-	ca := testpki.New(t)
-	life := time.Now().Add(time.Hour)
-	type hello struct{ name, certificate string }
-	hellos := make(chan string, 10)
-	served := func(who, name string) *tls.Config {
-		c := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, name, life)}, ClientAuth: tls.RequestClientCert}
-		c.VerifyConnection = func(s tls.ConnectionState) error {
-			got := hello{name: s.ServerName}
-			if len(s.PeerCertificates) > 0 {
-				got.certificate = s.PeerCertificates[0].Subject.CommonName
-			}
-			hellos <- fmt.Sprint(who, got)
-			return nil
+	if os.Getenv("TEST_PROXY_IN_ENVIRONMENT") == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyGetsNoIdentity$")
+		cmd.Env = []string{"TEST_PROXY_IN_ENVIRONMENT=1", "NO_PROXY=127.0.0.1"}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
 		}
-		return c
 	}
-	product1 := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	product1.TLS = served("product", "product.internal")
-	product1.StartTLS()
-	defer product1.Close()
-	proxy := serveFaults(t, served("proxy", "localhost"), func(_ *faultServer, c *peer) { tunnel(c.Conn, product1.Listener.Addr().String()) })
+	ids := &identities{ca: testpki.New(t), seen: make(chan string, 100)}
+	products := map[string]*httptest.Server{}
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/away" {
+				http.Redirect(w, r, "https://192.0.2.2/", http.StatusFound)
+			}
+			io.WriteString(w, r.Proto)
+		}))
+		srv.EnableHTTP2 = protocol == "h2"
+		srv.TLS = ids.serve(t, "product", "product.internal", protocol)
+		srv.StartTLS()
+		defer srv.Close()
+		products[protocol] = srv
+	}
+	foreign := httptest.NewUnstartedServer(http.NotFoundHandler())
+	foreign.TLS = ids.serve(t, "another", "192.0.2.2", "http/1.1")
+	foreign.StartTLS()
+	defer foreign.Close()
+	var at string // of the product
+	proxy := serveFaults(t, ids.serve(t, "proxy", "localhost"), func(_ *faultServer, c *peer) {
+		req, err := http.ReadRequest(c.r)
+		switch {
+		case err != nil:
+		case req.Method != "CONNECT":
+			c.say("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nHTTP/1.1")
+		case req.URL.Host == "192.0.2.2:443":
+			connect(c.Conn, c.r, foreign.Listener.Addr().String())
+		default:
+			connect(c.Conn, c.r, at)
+		}
+	})
 	_, port, _ := net.SplitHostPort(proxy.addr)
+	address := "https://localhost:" + port
 	o := transport.Options{
-		Proxy: http.ProxyURL(&url.URL{Scheme: "https", Host: "localhost:" + port}),
-		TLS:   &tls.Config{RootCAs: ca.Pool(), ServerName: "product.internal", Certificates: []tls.Certificate{ca.Issue(t, "us", life)}},
+		Proxy:   http.ProxyURL(parse(t, address)),
+		NoProxy: "127.0.0.1",
+		TLS:     &tls.Config{RootCAs: ids.ca.Pool(), ServerName: "product.internal", Certificates: []tls.Certificate{ids.ca.Issue(t, "us", time.Now().Add(time.Hour))}},
 	}
-	const base = "https://192.0.2.1"
-	for name, c := range map[string]*http.Client{"calls": client(t, new(product), base, o), "exchanges": transport.NewExchanger(&o)} {
-		resp, err := c.Get(base)
-		if err != nil {
-			t.Fatal(name, err)
-		}
-		resp.Body.Close()
-		for _, want := range []string{"proxy{localhost }", "product{product.internal us}"} {
-			if got := <-hellos; got != want {
-				t.Errorf("%s: %s, want %s", name, got, want)
+	if os.Getenv("TEST_PROXY_IN_ENVIRONMENT") != "" {
+		o.Proxy, o.NoProxy = nil, ""
+		os.Setenv("HTTPS_PROXY", address)
+		os.Setenv("HTTP_PROXY", address)
+	}
+	const base, toProxy, toProduct = "https://192.0.2.1", "proxy: localhost, no certificate", "product: product.internal, us"
+	for protocol, srv := range products {
+		at = srv.Listener.Addr().String()
+		renewed := o
+		renewed.TLS = o.TLS.Clone()
+		renewed.TLS.RootCAs = testpki.New(t).Pool()
+		renewed.RootCAs = func(context.Context) *x509.CertPool { return o.TLS.RootCAs }
+		inClear := o
+		inClear.AllowHTTP = true
+		var innermost http.RoundTripper // as check --online uses it
+		capturing := o
+		capturing.Wrap = func(next http.RoundTripper) http.RoundTripper {
+			if innermost == nil {
+				innermost = next
 			}
+			return next
+		}
+		client(t, new(product), base, capturing)
+		for name, test := range map[string]struct {
+			client *http.Client
+			target string
+			want   []string
+		}{
+			"a call":                  {client(t, new(product), base, o), base, []string{toProxy, toProduct}},
+			"an exchange":             {transport.NewExchanger(&o), base, []string{toProxy, toProduct}},
+			"with other authorities":  {client(t, new(product), base, renewed), base, []string{toProxy, toProduct}},
+			"an exchange with others": {transport.NewExchanger(&renewed), base, []string{toProxy, toProduct}},
+			"without a call":          {&http.Client{Transport: innermost}, base, []string{toProxy, toProduct}},
+			"plain http":              {client(t, new(product), "http://192.0.2.1", inClear), "http://192.0.2.1", []string{toProxy}},
+			"a bare redirect": {client(t, new(product), base, o), base + "/away",
+				[]string{toProxy, toProduct, toProxy, "another: , no certificate"}},
+			"without the proxy": {client(t, new(product), srv.URL, o), srv.URL, []string{toProduct}},
+		} {
+			resp, err := test.client.Get(test.target)
+			if err != nil {
+				t.Fatal(name, protocol, err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if got := ids.next(); !slices.Equal(got, test.want) {
+				t.Errorf("%s, %s: %q, want %q", name, protocol, got, test.want)
+			}
+			if name == "a call" && string(body) != map[string]string{"h2": "HTTP/2.0", "http/1.1": "HTTP/1.1"}[protocol] {
+				t.Errorf("%s: %s", protocol, body)
+			}
+		}
+	}
+}
+
+// A TLS session that is resumed has the client certificate of its first handshake. A proxy that has the keys of the
+// product's tickets, or another origin on its host, gets none of its sessions.
+func TestProxyGetsNoSession(t *testing.T) {
+	t.Parallel()
+	ids := &identities{ca: testpki.New(t), seen: make(chan string, 100), keys: [32]byte{1}}
+	foreign := httptest.NewUnstartedServer(http.NotFoundHandler())
+	foreign.TLS = ids.serve(t, "another", "localhost", "http/1.1")
+	foreign.StartTLS()
+	defer foreign.Close()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/away" {
+			http.Redirect(w, r, "https://localhost:"+parse(t, foreign.URL).Port(), http.StatusFound)
+		}
+	}))
+	srv.TLS = ids.serve(t, "product", "localhost", "http/1.1")
+	srv.StartTLS()
+	defer srv.Close()
+	proxy := serveFaults(t, ids.serve(t, "proxy", "localhost"), func(_ *faultServer, c *peer) { tunnel(c.Conn, srv.Listener.Addr().String()) })
+	_, proxyPort, _ := net.SplitHostPort(proxy.addr)
+	base := "https://localhost:" + parse(t, srv.URL).Port()
+	o := transport.Options{Close: true, NoProxy: "*", Proxy: http.ProxyURL(parse(t, "https://localhost:"+proxyPort)),
+		TLS: &tls.Config{RootCAs: ids.ca.Pool(), Certificates: []tls.Certificate{ids.ca.Issue(t, "us", time.Now().Add(time.Hour))},
+			ClientSessionCache: tls.NewLRUClientSessionCache(10)}}
+	direct := client(t, new(product), base, o)
+	o.NoProxy = ""
+	through := client(t, new(product), base, o)
+	for _, step := range []struct {
+		client *http.Client
+		path   string
+		want   []string
+	}{
+		{direct, "/", []string{"product: localhost, us"}},
+		{through, "/", []string{"proxy: localhost, no certificate", "product: localhost, us"}},
+		{direct, "/away", []string{"product: localhost, us", "another: localhost, no certificate"}},
+	} {
+		resp, err := step.client.Get(base + step.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body) // the tickets come before the body
+		resp.Body.Close()
+		if got := ids.next(); !slices.Equal(got, step.want) {
+			t.Errorf("%s: %q, want %q", step.path, got, step.want)
 		}
 	}
 }

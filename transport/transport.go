@@ -211,7 +211,7 @@ func (t *roundTripper) checkScheme(u *url.URL) error {
 	case "https":
 		return nil
 	case "http":
-		if t.o.AllowHTTP || endpoint.Loopback(u.Hostname()) {
+		if t.o.AllowHTTP || t.o.local(u) {
 			return nil
 		}
 		return t.fail("request", fmt.Errorf("%w over plain http to %s", auth.ErrInsecure, u.Host))

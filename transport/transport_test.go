@@ -351,7 +351,7 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 func TestPlainHTTP(t *testing.T) {
 	t.Parallel()
-	for at, ok := range map[string]bool{"http://127.0.0.1:1": true, "http://[::1]": true, "http://localhost": true,
+	for at, ok := range map[string]bool{"http://127.0.0.1:1": true, "http://[::1]": true, "http://localhost": true, "http://app.localhost:8080": true, "http://localhost.": false,
 		"http://example.com": false, "http://10.0.0.1": false, "ftp://127.0.0.1": false} {
 		if _, err := transport.New(auth.New(new(product), nil), &transport.Options{BaseURL: parse(t, at)}); ok != (err == nil) {
 			t.Errorf("%s: %v", at, err)

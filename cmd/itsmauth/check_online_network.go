@@ -130,7 +130,10 @@ func (c *onlineCheck) checkTCP(r route, err error) bool {
 		return true
 	}
 	fix := "check host and port in " + c.nearest(r) + ", and the firewall"
-	if r.proxy == nil {
+	switch {
+	case errors.Is(err, auth.ErrInsecure):
+		fix = "correct that address in this machine's hosts file or DNS, or write https:// in " + c.setting(r.target)
+	case r.proxy == nil:
 		fix += "; if a proxy is needed, set transport.proxy_url"
 	}
 	c.failed("tcp", "no connection to "+cmp.Or(r.address, r.via.Host)+": "+c.shortError(cmp.Or(r.tcpErr, err)), fix, err)

@@ -188,6 +188,9 @@ func TestCheckOnline(t *testing.T) {
 			port := serveTLS(t, appliance(t), issue("127.0.0.1", time.Hour))
 			return onlineCase{yaml: lines("https://127.0.0.1:"+port, caLine, ", proxy_url: http://"+closedAddress+"}\n"), code: 1, want: []string{"tcp: failed: no connection to 127.0.0.1:", "check host and port in transport.proxy_url"}}
 		},
+		"plain http to loopback uses no proxy": func(t *testing.T) onlineCase {
+			return onlineCase{yaml: lines(appliance(t).URL, "    transport: {proxy_url: http://"+closedAddress+"}\n"), want: []string{"tcp: ok", "token: ok", "probe: ok"}, not: []string{"proxy"}}
+		},
 		"proxy wants a password": func(t *testing.T) onlineCase {
 			proxy := plainServer(t, answer(nil, "", http.StatusProxyAuthRequired, "Proxy-Authenticate", "Basic"))
 			return onlineCase{yaml: lines("https://127.0.0.1:1", "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{"proxy: failed: the proxy 127.0.0.1:", " refuses: 407 Proxy Authentication Required; check user and password in transport.proxy_url"}, not: []string{"unexpected answer"}}
@@ -221,7 +224,7 @@ func TestCheckOnline(t *testing.T) {
 				r.Header.Set("Via", "1.1 squid")
 				return r
 			}))
-			return onlineCase{yaml: lines("http://127.0.0.1:"+port, "    transport: {proxy_url: "+proxy+"}\n"), code: 1, want: []string{
+			return onlineCase{yaml: lines("http://127.0.0.1:"+port, "    transport: {allow_http: true, proxy_url: "+proxy+"}\n"), code: 1, want: []string{
 				"proxy: ok", "tls: failed: 127.0.0.1:" + port + " expects TLS, and the URL begins with http://; write https:// in base_url"}}
 		},
 		"a web server as the proxy": func(t *testing.T) onlineCase {
@@ -485,7 +488,7 @@ func TestCheckOnlineNginxAsProxy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			proxy := strings.TrimPrefix(nginxBefore(t, "ssl", tc.setting, s.URL), "http://")
-			file := onlineFile(t, lines(s.URL, "    transport: {proxy_url: "+tc.scheme+"://"+proxy+", tls_config: {ca_file: "+ca.File(t)+"}}\n"))
+			file := onlineFile(t, lines(s.URL, "    transport: {allow_http: true, proxy_url: "+tc.scheme+"://"+proxy+", tls_config: {ca_file: "+ca.File(t)+"}}\n"))
 			code, stdout, _ := checkOnline(t, file)
 			if want := "proxy: failed: the proxy " + proxy + tc.want; code != 1 || !strings.Contains(stdout, want) || strings.Contains(stdout, "tls: ") {
 				t.Errorf("exit %d, lacks %q:\n%s", code, want, stdout)

@@ -4,6 +4,7 @@ package endpoint
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -51,8 +52,16 @@ func lower(r rune) rune {
 	return r
 }
 
-// Loopback reports whether host is localhost (RFC 6761 section 6.3) or a loopback address. host has no
-// port, and an IPv6 address has no brackets. Names are not looked up.
+// Loopback reports whether host says that it is this machine: localhost, a name below it (RFC 6761 section
+// 6.3), or a loopback address. host has no port, and an IPv6 address has no brackets. Names are not looked up.
 func Loopback(host string) bool {
-	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
+	name := strings.Map(lower, host)
+	if below, ok := strings.CutSuffix(name, ".localhost"); ok {
+		return below != ""
+	}
+	if name == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.IsLoopback() && addr.Zone() == ""
 }

@@ -34,8 +34,11 @@ func TestLoopback(t *testing.T) {
 	t.Parallel()
 	for host, want := range map[string]bool{
 		"localhost": true, "LocalHost": true, "127.0.0.1": true, "127.9.9.9": true, "::1": true, "::ffff:127.0.0.1": true,
+		"app.localhost": true, "a.b.LOCALHOST": true, ".localhost": false, "notlocalhost": false, "app.localhost.": false,
+		"local\u017fhost": false, "localho\u017ft": false, "app.localho\u017ft": false, "localhost.localdomain": false,
 		"": false, "localhost.": false, "localhost.example.com": false, "127.0.0.1.example.com": false, "0.0.0.0": false,
 		"::": false, "[::1]": false, "::1%lo": false, "127.1": false, "2130706433": false, "127.0.0.1:80": false, "10.0.0.1": false,
+		"::ffff:10.0.0.1": false, "::ffff:0.0.0.0": false, "fe80::1": false,
 	} {
 		if got := Loopback(host); got != want {
 			t.Errorf("%q: %v, want %v", host, got, want)
