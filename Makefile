@@ -1,6 +1,6 @@
 # make test     checks formatting, runs vet and all tests with -race; 2 minutes on two cores, 6 the first time
-# make soak     runs the tests that need many processes: replicas, kills, outages, limits; about 15 minutes
-# make lint     runs staticcheck
+# make soak     runs the tests that need many processes: replicas, kills, outages, limits; about 25 minutes
+# make lint     runs vet on all tests, and staticcheck
 # make servers  installs the programs that some tests need, if it has the permission
 # make bench    measures the figures of docs/performance.md; about 12 minutes, on a quiet machine
 # make fuzz     runs each fuzz target for FUZZTIME (60s)
@@ -13,9 +13,8 @@ TOOL      = $(GO) tool -modfile=internal/tools/go.mod
 
 test: servers
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
-	$(GO) vet -race -tags soak ./...
-	$(GO) test -race ./...
-	cd internal/browser && $(GO) test -race ./...
+	$(GO) test -race -vet=all ./...
+	cd internal/browser && $(GO) test -race -vet=all ./...
 
 soak: servers
 	$(GO) test -race -tags soak -run '^TestSoak' -count=1 -p 1 -timeout 60m -v \
@@ -25,6 +24,7 @@ servers:
 	@sh .ci/servers
 
 lint:
+	$(GO) vet -race -tags soak ./... # -race, for which make test has built the packages
 	$(TOOL) staticcheck -tags soak ./...
 
 bench:
