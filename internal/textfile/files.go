@@ -5,14 +5,18 @@ import (
 	"time"
 )
 
-// answerWithin is how long the files of one [Files] have to answer, all together.
-const answerWithin = 10 * time.Second
+// The files of one [Files] have ticks of this length to answer, all together: 10 s. A process that does not run
+// for a time, because it was stopped or the machine is overloaded, misses ticks, and these do not count.
+const (
+	tick  = 50 * time.Millisecond
+	ticks = 10 * time.Second / tick
+)
 
 // Files reads files at the same time, each once. A mount that is gone, or a pipe, may never answer: then that
 // file fails, and takes no time from the others. It is not safe for concurrent use.
 type Files struct {
 	read     func(path string) (string, error)
-	deadline time.Time
+	left     time.Duration // ticks
 	readings map[string]*reading
 }
 
@@ -22,9 +26,9 @@ type reading struct {
 	err  error
 }
 
-// NewFiles makes a Files of read, usually [Read]. Files that do not answer within 10 s from now fail.
+// NewFiles makes a Files of read, usually [Read]. Files for which Read has waited for 10 s fail.
 func NewFiles(read func(path string) (string, error)) *Files {
-	return &Files{read, time.Now().Add(answerWithin), map[string]*reading{}}
+	return &Files{read, ticks, map[string]*reading{}}
 }
 
 // Begin begins to read a file.
@@ -46,15 +50,16 @@ func (f *Files) begin(path string) *reading {
 // Read returns the content of a file.
 func (f *Files) Read(path string) (string, error) {
 	r := f.begin(path)
-	late := time.After(time.Until(f.deadline))
-	select {
-	case <-r.done:
-	case <-late:
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
 		select {
-		case <-r.done: // it answered while another file was waited for
-		default:
+		case <-r.done:
+			return r.text, r.err
+		case <-t.C:
+		}
+		if f.left--; f.left < 0 {
 			return "", fmt.Errorf("%s does not answer", path)
 		}
 	}
-	return r.text, r.err
 }
