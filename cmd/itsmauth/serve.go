@@ -128,8 +128,10 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	admitted := err == nil && equal(c.Value, g.secret)
 	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	inside := equal("/"+first, g.path)
+	// What looks at an address without a person, such as a terminal's preview, must not use the key up.
+	visit := r.Method == http.MethodGet && !strings.Contains(r.Header.Get("Sec-Purpose")+r.Header.Get("Purpose"), "prefetch")
 	switch key := r.URL.Query().Get("key"); {
-	case inside && key != "" && (admitted || equal(key, g.key) && !g.used.Swap(true)):
+	case inside && key != "" && (admitted || visit && equal(key, g.key) && !g.used.Swap(true)):
 		// Lax, because browsers do not send a Strict cookie when the person comes from another site.
 		http.SetCookie(w, &http.Cookie{Name: cookie, Value: g.secret, Path: g.path, HttpOnly: true, SameSite: http.SameSiteLaxMode})
 		w.Header().Set("Referrer-Policy", "no-referrer")

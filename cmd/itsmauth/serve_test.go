@@ -127,6 +127,30 @@ func testOtherPorts(t *testing.T, s *server) {
 	}
 }
 
+// The key of serve works for the first visit of a browser, whatever looked at the address before.
+func TestServeKey(t *testing.T) {
+	t.Parallel()
+	g := newGate()
+	g.next = http.NotFoundHandler()
+	visit := func(method, purpose string) int {
+		r := httptest.NewRequest(method, g.path+"/?key="+g.key, nil)
+		r.Header.Set("Sec-Purpose", purpose)
+		w := httptest.NewRecorder()
+		g.ServeHTTP(w, r)
+		return w.Code
+	}
+	for _, test := range []struct {
+		method, purpose string
+		want            int
+	}{
+		{"HEAD", "", 403}, {"GET", "prefetch", 403}, {"GET", "prefetch;prerender", 403}, {"POST", "", 403}, {"GET", "", 303}, {"GET", "", 403},
+	} {
+		if got := visit(test.method, test.purpose); got != test.want {
+			t.Errorf("%s %s: %d, want %d", test.method, test.purpose, got, test.want)
+		}
+	}
+}
+
 // The pages and cookies of serve are below a random path. The redirect URI accepts only what brings the
 // state and the cookie of a login, also as a form.
 func TestServeCallback(t *testing.T) {
