@@ -9,14 +9,14 @@ import (
 // for a time, because it was stopped or the machine is overloaded, misses ticks, and these do not count.
 const (
 	tick  = 50 * time.Millisecond
-	ticks = 10 * time.Second / tick
+	ticks = int(10 * time.Second / tick)
 )
 
 // Files reads files at the same time, each once. A mount that is gone, or a pipe, may never answer: then that
 // file fails, and takes no time from the others. It is not safe for concurrent use.
 type Files struct {
 	read     func(path string) (string, error)
-	left     time.Duration // ticks
+	left     int // ticks
 	readings map[string]*reading
 }
 
@@ -52,14 +52,17 @@ func (f *Files) Read(path string) (string, error) {
 	r := f.begin(path)
 	t := time.NewTicker(tick)
 	defer t.Stop()
-	for {
+	for ; f.left > 0; f.left-- {
 		select {
 		case <-r.done:
 			return r.text, r.err
 		case <-t.C:
 		}
-		if f.left--; f.left < 0 {
-			return "", fmt.Errorf("%s does not answer", path)
-		}
+	}
+	select {
+	case <-r.done:
+		return r.text, r.err
+	default:
+		return "", fmt.Errorf("%s does not answer", path)
 	}
 }
