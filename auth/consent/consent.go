@@ -6,6 +6,7 @@ package consent
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -50,10 +51,10 @@ type flow struct {
 	redirect        *url.URL
 	authURL         string // the product's sign-in page
 	state, verifier string
-	used            atomic.Bool // the browser has come back
+	cookie          *http.Cookie // the browser's; nil if each browser that brings the state may complete the login
+	used            atomic.Bool  // the browser has come back
 
 	// Only for a flow of the handler:
-	browser  string // the cookie of the browser that started it
 	listPath string // the path of the list, as the browser knows it
 	started  time.Time
 }
@@ -94,6 +95,14 @@ func redirectForm(w http.ResponseWriter, q url.Values) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
+// newLoginCookie returns the cookie that binds a login to a browser. Its name is random, because browsers send
+// cookies to all ports of a host: each login has a cookie of its own. Browsers do not send a Strict one when the
+// product redirects back.
+func newLoginCookie(redirect *url.URL) *http.Cookie {
+	return &http.Cookie{Name: "itsmauth-login-" + rand.Text()[:8], Value: rand.Text(), Path: cookiePath(redirect),
+		HttpOnly: true, SameSite: http.SameSiteLaxMode}
+}
+
 // cookiePath returns the path for a cookie that only u gets: browsers send cookies to all ports of a host.
 func cookiePath(u *url.URL) string {
 	path := u.EscapedPath()
@@ -103,10 +112,13 @@ func cookiePath(u *url.URL) string {
 	return path
 }
 
-// hasCookie reports whether r has the cookie c.
-func hasCookie(r *http.Request, c *http.Cookie) bool {
-	sent, err := r.Cookie(c.Name)
-	return err == nil && equal(sent.Value, c.Value)
+// fromItsBrowser reports whether r has the flow's cookie.
+func (f *flow) fromItsBrowser(r *http.Request) bool {
+	if f.cookie == nil {
+		return true
+	}
+	sent, err := r.Cookie(f.cookie.Name)
+	return err == nil && equal(sent.Value, f.cookie.Value)
 }
 
 // equal compares with a secret, in constant time.

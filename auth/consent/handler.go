@@ -43,12 +43,11 @@ type HandlerOptions struct {
 // send a Strict one when the product redirects back. Open the list under the host name of the
 // redirect URI.
 //
-// A cookie binds each login to the browser that started it. A login expires after 10 minutes and can
-// be completed once. The browser is sent to the product only if the token store can be written.
+// A cookie of its own binds each login to the browser that started it. A login expires after 10 minutes
+// and can be completed once. The browser is sent to the product only if the token store can be written.
 // The latest 1,000 logins are kept in memory: if several processes serve one address, the process that
 // started a login must also receive its callback. The cookie is Secure if the request came over TLS or
-// all redirect URIs are https. Otherwise, if a redirect URI is on a loopback address, whose other ports may
-// belong to other users, only the list and the redirect URI get the cookie.
+// all redirect URIs are https. Otherwise only the redirect URI gets it, and other ports of the host.
 func NewHandler(connectors []Connector, o *HandlerOptions) http.Handler {
 	if o == nil {
 		o = new(HandlerOptions)
@@ -149,7 +148,7 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request, status int, notic
 	cookie := h.cookie(r)
 	if cookie.Value == "" {
 		cookie.Value = rand.Text()
-		h.setCookie(w, cookie, &url.URL{Path: strings.TrimSuffix(sentPath(r), "/")})
+		http.SetCookie(w, cookie)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
@@ -184,14 +183,16 @@ func (h *handler) connect(w http.ResponseWriter, r *http.Request) {
 		h.list(w, r, http.StatusNotFound, "There is no such connector that needs a login.")
 		return
 	}
-	f.browser, f.started = browser, time.Now()
+	f.started, f.cookie = time.Now(), newLoginCookie(f.redirect)
+	f.cookie.MaxAge = int(flowLifetime.Seconds())
+	h.secure(r, f.cookie)
 	f.listPath = (&url.URL{Path: "/" + strings.TrimLeft(sentPath(r), "/")}).String()
 	if err := f.connector.Session.CheckStore(r.Context()); err != nil {
 		f.show(w, failedPage(name, err))
 		return
 	}
 	h.add(f)
-	h.setCookie(w, h.cookie(r), f.redirect)
+	http.SetCookie(w, f.cookie)
 	w.Header().Set("Refresh", "0; url="+f.authURL)
 	continuePage(name, f.authURL).write(w)
 }
@@ -203,10 +204,10 @@ func (h *handler) callback(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case f == nil || f.redirect.Path != r.URL.Path && f.redirect.Path != sentPath(r): // the second: another product's callback
 		foreignPage.write(w)
-	case f.browser != h.cookie(r).Value:
-		otherBrowserPage(f.connector.Name).write(w)
-	case time.Since(f.started) > flowLifetime && !f.used.Load():
+	case time.Since(f.started) > flowLifetime && !f.used.Load(): // the browser has dropped the cookie
 		f.show(w, expiredPage(f.connector.Name))
+	case !f.fromItsBrowser(r):
+		otherBrowserPage(f.connector.Name).write(w)
 	case f.used.Swap(true):
 		f.show(w, usedPage(f.connector.Name))
 	default:
@@ -236,26 +237,26 @@ func (h *handler) find(q url.Values) *flow {
 	return nil
 }
 
-// cookie returns the cookie that identifies the browser, with an empty value if the request has none.
-// The prefix __Host- keeps other hosts of the domain from setting it.
+// cookie returns the list's cookie, with an empty value if the request has none. Unless other ports of the host
+// may belong to other users, all pages get it, so that lists at several paths are one.
 func (h *handler) cookie(r *http.Request) *http.Cookie {
 	c := &http.Cookie{Name: "itsmauth-browser", Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode}
-	if r.TLS != nil || h.https {
-		c.Name, c.Secure = "__Host-itsmauth-browser", true
+	if h.loopback {
+		c.Path = cmp.Or(cookiePath(&url.URL{Path: strings.TrimSuffix(sentPath(r), "/")}), "/")
 	}
+	h.secure(r, c)
 	if sent, err := r.Cookie(c.Name); err == nil {
 		c.Value = sent.Value
 	}
 	return c
 }
 
-// setCookie sets the cookie for the page at u and the pages below it or, unless other ports of the host may
-// belong to other users, for all pages.
-func (h *handler) setCookie(w http.ResponseWriter, c *http.Cookie, u *url.URL) {
-	if h.loopback && !c.Secure {
-		c.Path = cmp.Or(cookiePath(u), "/")
+// secure makes c a Secure cookie, if the request came over TLS or all redirect URIs are https. The prefix __Host-
+// keeps other hosts of the domain from setting it.
+func (h *handler) secure(r *http.Request, c *http.Cookie) {
+	if r.TLS != nil || h.https {
+		c.Name, c.Path, c.Secure = "__Host-"+c.Name, "/", true
 	}
-	http.SetCookie(w, c)
 }
 
 // csrf returns the CSRF token for the browser with this cookie.

@@ -250,6 +250,9 @@ func press(h *handler) *httptest.ResponseRecorder {
 
 func serveTo(h *handler, r *http.Request) *httptest.ResponseRecorder {
 	r.AddCookie(&http.Cookie{Name: "itsmauth-browser", Value: "me"})
+	for _, f := range h.flows {
+		r.AddCookie(f.cookie)
+	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w

@@ -122,7 +122,7 @@ func (f *flow) run(ctx context.Context, listeners []net.Listener, o *LoginOption
 	defer cancel()
 	l := &loginHandler{flow: f, ctx: ctx, done: make(chan error, 1)}
 	if o.Open == nil {
-		l.page = newOneTimePage(f.redirect)
+		l.page, f.cookie = newOneTimePage(f.redirect), newLoginCookie(f.redirect)
 	}
 	failed, stop := loopback.Serve(listeners, l)
 	defer stop()
@@ -178,9 +178,16 @@ wait:
 // openFile opens a file that leads to address in a browser. The address is in no argument of a program,
 // because all users can read these. remove removes the file.
 func openFile(address string) (remove func(), err error) {
-	home, _ := os.UserHomeDir() // if there is none, "" is the temporary directory
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = os.TempDir()
+	}
 	var file *os.File
-	for _, dir := range []string{home, ""} {
+	for _, dir := range []string{home, os.TempDir()} {
+		if othersMayReplace(dir) {
+			err = fmt.Errorf("other users can replace files in %s", dir)
+			continue
+		}
 		// It has mode 0600. Snaps read no file whose name begins with a dot. Chromium shows a file without
 		// .html as text.
 		if file, err = os.CreateTemp(dir, "itsmauth-login-*.html"); err == nil {
@@ -208,6 +215,13 @@ func openFile(address string) (remove func(), err error) {
 	return remove, err
 }
 
+// othersMayReplace reports whether other users may rename and remove files in dir. In a sticky directory only a
+// file's owner can.
+func othersMayReplace(dir string) bool {
+	info, err := os.Stat(dir)
+	return runtime.GOOS != "windows" && err == nil && info.Mode()&0o022 != 0 && info.Mode()&os.ModeSticky == 0
+}
+
 // openBrowser starts the browser and does not wait for it.
 func openBrowser(file string) error {
 	cmd := exec.Command("xdg-open", file)
@@ -228,20 +242,12 @@ func openBrowser(file string) error {
 // the login.
 type oneTimePage struct {
 	path, address string
-	cookie        *http.Cookie // set by the page, required by the callback
 	visited       atomic.Bool
 }
 
 func newOneTimePage(redirect *url.URL) *oneTimePage {
 	path := "/" + rand.Text()
-	return &oneTimePage{
-		path:    path,
-		address: (&url.URL{Scheme: redirect.Scheme, Host: redirect.Host, Path: path}).String(),
-		// Its name is random because browsers send cookies to all ports of a host: logins at the same time
-		// have one each. Browsers do not send a Strict cookie when the product redirects back.
-		cookie: &http.Cookie{Name: "itsmauth-login-" + rand.Text()[:8], Value: rand.Text(), Path: cookiePath(redirect),
-			HttpOnly: true, SameSite: http.SameSiteLaxMode},
-	}
+	return &oneTimePage{path: path, address: (&url.URL{Scheme: redirect.Scheme, Host: redirect.Host, Path: path}).String()}
 }
 
 // loginHandler serves the redirect URI of one login.
@@ -267,7 +273,7 @@ func (l *loginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeWrongMethod(w, "GET")
 	case !l.hasState(q):
 		foreignPage.write(w)
-	case l.page != nil && !hasCookie(r, l.page.cookie):
+	case !l.fromItsBrowser(r):
 		unopenedPage.write(w)
 	case !l.used.Swap(true):
 		l.end(w, l.finish(l.ctx, w, q))
@@ -287,7 +293,7 @@ func (l *loginHandler) begin(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(r.Header.Get("Sec-Purpose")+r.Header.Get("Purpose"), "prefetch"):
 		prefetchPage.write(w)
 	case !l.page.visited.Swap(true):
-		http.SetCookie(w, l.page.cookie)
+		http.SetCookie(w, l.cookie)
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		w.Header().Set("Cache-Control", "no-store")
 		http.Redirect(w, r, l.authURL, http.StatusSeeOther)

@@ -305,9 +305,14 @@ func TestTwoLoginsInOneBrowser(t *testing.T) {
 	}
 }
 
-// Without a home directory, the file is in the temporary directory.
+// Without a home directory, or with one in which other users could replace the file, it is in the temporary
+// directory.
 func TestLoginWithoutHome(t *testing.T) {
-	for _, home := range []string{"", "/nonexistent"} {
+	public := t.TempDir()
+	if err := os.Chmod(public, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, home := range []string{"", "/nonexistent", public} {
 		_, started := fakeBrowser(t)
 		t.Setenv("HOME", home)
 		_, c := newRemedy(t, freeURI(t), true)

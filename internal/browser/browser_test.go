@@ -80,6 +80,7 @@ func newBrowser(t *testing.T) browser {
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("no-proxy-server", true),
+		chromedp.Flag("host-resolver-rules", "MAP rebound.example 127.0.0.1"),
 	)
 	if os.Getuid() == 0 {
 		opts = append(opts, chromedp.NoSandbox)

@@ -213,7 +213,7 @@ func testHandler(t *testing.T, b browser) {
 		me.do(chromedp.Navigate(s.list + "/nowhere"))
 		me.sees("There is no such page")
 		me.looks("unknown")
-		me.do(chromedp.Navigate(strings.Replace(s.list, "127.0.0.1", "rebound.localhost", 1)))
+		me.do(chromedp.Navigate(strings.Replace(s.list, "127.0.0.1", "rebound.example", 1)))
 		me.sees("This address is not served here")
 		me.looks("wrong-host")
 		me.do(chromedp.Navigate(s.list),

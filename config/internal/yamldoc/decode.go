@@ -49,7 +49,7 @@ func (d *Document) Entries(at Node) (list []Node, ok bool) {
 		}
 		name, first := key.Value, lines[key.Value]
 		if first != 0 {
-			d.add(pair[0], at.Path.unknownKey(name), fmt.Errorf("duplicate key, first on line %d", first))
+			d.add(pair[0], at.Path.unknownKey(name, true), fmt.Errorf("duplicate key, first on line %d", first))
 		}
 		switch { // a second << is merged too, or its keys would also be reported as missing
 		case key.Tag == "!!merge" && deref(value).Kind == yaml.SequenceNode:
@@ -149,7 +149,7 @@ func (d *Document) strict(at Node, entries []Node, structs ...reflect.Type) {
 	}
 	for _, e := range entries {
 		if !slices.Contains(known, e.Name) && !d.Full() {
-			d.add(e.key, at.Path.unknownKey(e.Name), Advise("unknown key", Suggest(e.Name, slices.Values(known))))
+			d.add(e.key, at.Path.unknownKey(e.Name, similar(e.Name, known) != ""), Advise("unknown key", Suggest(e.Name, slices.Values(known))))
 		}
 	}
 }

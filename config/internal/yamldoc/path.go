@@ -22,14 +22,16 @@ func (p Path) key(name string) Path {
 	return p.Below(name)
 }
 
-// unknownKey extends p by a key that is not known. A key that does not look like a name is left out: it
-// may be a misplaced secret.
-func (p Path) unknownKey(name string) Path {
-	if len(name) > 40 || !plainName.MatchString(name) || strings.ContainsAny(name, " /") {
+// unknownKey extends p by a key that is not known. It leaves out what may be a line of a secret: a key that does not
+// look like a setting, unless it is likely to be a key all the same.
+func (p Path) unknownKey(name string, likely bool) Path {
+	if len(name) > 40 || !plainName.MatchString(name) || strings.ContainsAny(name, " /") || !likely && !settingName.MatchString(name) {
 		return p
 	}
 	return p.Below(name)
 }
+
+var settingName = regexp.MustCompile(`^[a-z]+([_-][a-z]+)*$`)
 
 // Index extends p by an index.
 func (p Path) Index(i int) Path { return p.Below("[" + strconv.Itoa(i) + "]") }

@@ -10,6 +10,17 @@ import (
 // which may be a misplaced secret.
 func Suggest(name string, known iter.Seq[string]) string {
 	names := slices.Compact(slices.Sorted(known))
+	switch best := similar(name, names); {
+	case best != "":
+		return "did you mean " + best + "?"
+	case names != nil:
+		return "known: " + strings.Join(names, ", ")
+	}
+	return ""
+}
+
+// similar returns the one of names that was probably meant by name, or "".
+func similar(name string, names []string) string {
 	best, least := "", 0
 	for _, k := range names {
 		// Two words that differ in a third of their letters are two words.
@@ -17,13 +28,7 @@ func Suggest(name string, known iter.Seq[string]) string {
 			best, least = k, d
 		}
 	}
-	switch {
-	case best != "":
-		return "did you mean " + best + "?"
-	case names != nil:
-		return "known: " + strings.Join(names, ", ")
-	}
-	return ""
+	return best
 }
 
 // distance counts the insertions, deletions, replacements and swaps of neighbours between a and b

@@ -57,11 +57,13 @@ func TestPath(t *testing.T) {
 		"a.b[0].c":           Path{"a"}.key("b").Index(0).Below("c"),
 		`a."b.c"."[0]"[1]`:   Path{"a"}.key("b.c").key("[0]").Index(1),
 		`""."a.[b"."\"".d/e`: Path{}.key("").key("a.[b").key(`"`).key("d/e"),
-		"a.b-c":              Path{"a"}.unknownKey("b-c"),
-		"a":                  Path{"a"}.unknownKey("two words"),
-		"b":                  Path{"b"}.unknownKey("with/slash"),
-		"c":                  Path{"c"}.unknownKey(strings.Repeat("x", 41)),
-		"d":                  Path{"d"}.unknownKey("a.b"),
+		"a.b-c":              Path{"a"}.unknownKey("b-c", false),
+		"a":                  Path{"a"}.unknownKey("two words", true),
+		"b":                  Path{"b"}.unknownKey("with/slash", true),
+		"c":                  Path{"c"}.unknownKey(strings.Repeat("x", 41), true),
+		"d":                  Path{"d"}.unknownKey("a.b", true),
+		"e":                  Path{"e"}.unknownKey("hunter2Secret", false),
+		"f.tokenURL":         Path{"f"}.unknownKey("tokenURL", true),
 	} {
 		if got := p.String(); got != want {
 			t.Errorf("%q, want %q", got, want)
