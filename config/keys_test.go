@@ -43,8 +43,8 @@ var (
 		"generic.ResponseError.Pointer":  "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
 		"generic.ResponseError.Equals":   "The text that the value at pointer must be.",
 
-		"generic.Condition.Pointer": "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
-		"generic.Condition.Equals":  "The text that the value at pointer must be.",
+		"jsonbody.Condition.Pointer": "A JSON Pointer into the body, in which * is any element of an array. Its value must be the text in equals; without equals it must be present, not null and not \"\".",
+		"jsonbody.Condition.Equals":  "The text that the value at pointer must be.",
 
 		"generic.Header.Template":    "The header's value, with placeholders in braces.",
 		"remedy.Config.ClientID":     "The OAuth client's id, as registered in Remedy SSO.",
@@ -131,7 +131,7 @@ var (
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	found := map[string]annotations{}
-	for _, dir := range []string{"auth", "auth/filestore", "auth/redisstore", "config", "internal/tlsfile", "transport",
+	for _, dir := range []string{"auth", "auth/filestore", "auth/redisstore", "config", "internal/jsonbody", "internal/tlsfile", "transport",
 		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/webcommander"} {
 		sources, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(dir), "*.go"))
 		if err != nil || len(sources) == 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
@@ -44,19 +45,14 @@ func (c *Config) check() error {
 		"token_type": c.Response.TokenType, "error": c.Response.Error,
 	} {
 		if key != "access_token" || pointer != WholeAnswer {
-			errs.Add("response."+key, checkPointer(pointer))
+			errs.Add("response."+key, jsonbody.CheckPointer(pointer))
 		}
 	}
 	c.checkHeaders(&errs)
-	for key, list := range map[string][]Condition{"rejected_when": c.RejectedWhen, "not_rejected_when": c.NotRejectedWhen} {
-		for i, cond := range list {
-			cond.check(&errs, fmt.Sprintf("%s.%d", key, i))
-			errs.When(cond.readsBody() && cond.Status >= 100 && cond.Status < 400, fmt.Sprintf("%s.%d.status", key, i),
-				"must be 400 or more to look at the body; below, the body is streamed")
-		}
-	}
+	jsonbody.CheckConditions(&errs, "rejected_when", c.RejectedWhen)
+	jsonbody.CheckConditions(&errs, "not_rejected_when", c.NotRejectedWhen)
 	for i, e := range c.Response.Errors {
-		Condition{Status: e.Status, Pointer: e.Pointer, Equals: e.Equals}.check(&errs, fmt.Sprintf("response.errors.%d", i))
+		Condition{Status: e.Status, Pointer: e.Pointer, Equals: e.Equals}.Check(&errs, fmt.Sprintf("response.errors.%d", i))
 	}
 	slices.SortStableFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errs.Err()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 )
 
 // Config describes a token endpoint, its client, and the API that takes the token. The zero value of
@@ -147,17 +148,9 @@ type Header struct {
 	Template string `yaml:"template" required:"true"`
 }
 
-// Condition matches a response that meets all of its fields.
-type Condition struct {
-	// Status is the status code. The default is any.
-	Status int `yaml:"status"`
-	// Pointer is a JSON Pointer into the body, in which * is any element of an array. The value there
-	// must equal Equals; without Equals it must exist and be neither null nor "".
-	Pointer string `yaml:"pointer"`
-	Equals  string `yaml:"equals"`
-	// BodyContains is a text that the first 64 KiB of the body must contain.
-	BodyContains string `yaml:"body_contains"`
-}
+// Condition matches a response that meets all of its fields: Status (the default is any), Pointer (a JSON
+// Pointer into the body), Equals (the value there) and BodyContains (a text in the body).
+type Condition = jsonbody.Condition
 
 func (c *Config) fillDefaults() {
 	c.Provider = cmp.Or(c.Provider, "oauth2")

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
@@ -207,14 +208,14 @@ func (r *request) errorCode() string {
 	at := r.c.Response.Error
 	code := cmp.Or(first(r.said, at, str), first(r.said, at+"/code", str))
 	if code == "" && !r.ok() {
-		code = cmp.Or(first(r.said, at, text), first(r.said, at+"/code", text))
+		code = cmp.Or(first(r.said, at, jsonbody.Text), first(r.said, at+"/code", jsonbody.Text))
 	}
 	return code
 }
 
 // saysFailed reports whether a response has no token, and a boolean or a number that means failure.
 func (r *request) saysFailed() bool {
-	says := find(r.doc, r.c.Response.Error)
+	says := jsonbody.Find(r.doc, r.c.Response.Error)
 	object, _ := r.doc.(map[string]any)
 	for name, v := range object {
 		switch strings.ToLower(name) {
@@ -226,6 +227,6 @@ func (r *request) saysFailed() bool {
 	}
 	return first(r.doc, r.c.Response.AccessToken, token) == "" && slices.ContainsFunc(says, func(v any) bool {
 		_, isObject := v.(map[string]any)
-		return isObject || !slices.Contains([]string{"", "0", "false"}, text(v))
+		return isObject || !slices.Contains([]string{"", "0", "false"}, jsonbody.Text(v))
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 )
 
 func FuzzTokenResponse(f *testing.F) {
@@ -76,7 +77,7 @@ func FuzzPointer(f *testing.F) {
 	f.Add(`{"a":[{"b":1}]}`, "/a/0/b")
 	f.Add(`{"~/":1}`, "/~0~1")
 	f.Fuzz(func(t *testing.T, doc, pointer string) {
-		if found := find(decode([]byte(doc)), pointer); len(found) > 1 && !strings.Contains(pointer, "*") {
+		if found := jsonbody.Find(jsonbody.Decode([]byte(doc)), pointer); len(found) > 1 && !strings.Contains(pointer, "*") {
 			t.Errorf("%s in %s: %v", pointer, doc, found)
 		}
 	})

@@ -23,6 +23,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/authtest"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/providers/remedy/remedytest"
 )
 
@@ -304,7 +305,7 @@ func TestLifetime(t *testing.T) {
 		`315360001`: 0, `1e999`: 0, `"1e999"`: 0, `null`: 0, `""`: 0, `0`: 0, `-1`: 0, `"-1"`: 0, `"abc"`: 0, `"0x10"`: 0, `"1_0"`: 0, `"Inf"`: 0, `"NaN"`: 0,
 		`true`: 0, `"true"`: 0, `[3600]`: 0, `{"s":3600}`: 0, `"1h"`: 0, `"null"`: 0, `1e-30`: 0, `9223372036854775807`: 0,
 	} {
-		if got := lifetime(find(decode([]byte(`{"expires_in":`+said+`}`)), "/expires_in"), time.Second); got != want {
+		if got := lifetime(jsonbody.Find(jsonbody.Decode([]byte(`{"expires_in":`+said+`}`)), "/expires_in"), time.Second); got != want {
 			t.Errorf("%s: %v, want %v", said, got, want)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
@@ -159,7 +160,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	if err != nil && r.ok() {
 		return r.newError(err)
 	}
-	r.doc = decode(r.body)
+	r.doc = jsonbody.Decode(r.body)
 	if r.said = r.doc; r.doc == nil {
 		r.said = decodeForm(r.body)
 	}

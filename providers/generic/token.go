@@ -12,6 +12,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/jwt"
 )
 
@@ -52,7 +53,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 		return nil, fmt.Errorf("%w: the token type has characters that cannot be sent in a header", auth.ErrProtocol)
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
-	life := lifetime(find(doc, response.ExpiresIn), unit)
+	life := lifetime(jsonbody.Find(doc, response.ExpiresIn), unit)
 	if own, ok := jwt.Lifetime(tok.AccessToken, r.date); ok && own <= maxLifetime && (life == 0 || own < life) {
 		life = own
 	}
@@ -70,7 +71,7 @@ const maxLifetime = 10 * 365 * 24 * time.Hour
 // lifetime reads expires_in, as a number or a string. 0 is unknown.
 func lifetime(found []any, unit time.Duration) time.Duration {
 	for _, v := range found {
-		n := strings.TrimSpace(text(v))
+		n := strings.TrimSpace(jsonbody.Text(v))
 		number, err := strconv.ParseFloat(n, 64) // also accepts what is not a JSON number
 		ns := number * float64(unit)
 		if err == nil && json.Valid([]byte(n)) && ns > 0 && ns <= float64(maxLifetime) {
