@@ -40,6 +40,7 @@ type acme struct {
 	Grant       string            `yaml:"grant" enum:"client_credentials,code"`
 	Scopes      []string          `yaml:"scopes"`
 	Params      map[string]string `yaml:"params"`
+	Values      map[string]any    `yaml:"values"`
 	Headers     map[string]auth.Secret
 	Conditions  []acmeCondition `yaml:"conditions"`
 	Lifetime    time.Duration   `yaml:"lifetime"`

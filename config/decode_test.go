@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -37,6 +38,7 @@ func TestDecode(t *testing.T) {
     sso_url: ${env:CFG_URL}
     scopes: [1.10, 0x1F, "${env:CFG_ID}", 2001-01-01]
     params: {a: 1, b: "$${x} $5 $", c: "${env:CFG_UNSET:-d:-e}${env:CFG_UNSET:-}"}
+    values: {text: a, number: 1.50, large: 9007199254740993, flag: True, quoted: "true", date: 2020-01-01, empty: "", reference: "${env:CFG_SEVEN}"}
     conditions: [{status: 401}]
     lifetime: ${env:CFG_SECONDS}
     level: "${env:CFG_SEVEN}"
@@ -54,9 +56,10 @@ func TestDecode(t *testing.T) {
 	}
 	if diff := cmp.Diff([]any{
 		[]string{"1.10", "0x1F", "client-7", "2001-01-01"}, map[string]string{"a": "1", "b": "${x} $5 $", "c": "d:-e"},
+		map[string]any{"text": "a", "number": json.Number("1.50"), "large": json.Number("9007199254740993"), "flag": true, "quoted": "true", "date": "2020-01-01", "empty": "", "reference": "7"},
 		[]acmeCondition{{401}}, 45 * time.Second, 7, uint16(80), 1500.0, &debug, yamldoc.Size(2048), "two\nlines\n", true,
 	}, []any{
-		c.Scopes, c.Params, c.Conditions, c.Lifetime, c.Level, c.Port, c.Ratio, c.Debug, c.Nested.Size, c.Extra, c.Password.IsZero(),
+		c.Scopes, c.Params, c.Values, c.Conditions, c.Lifetime, c.Level, c.Port, c.Ratio, c.Debug, c.Nested.Size, c.Extra, c.Password.IsZero(),
 	}); diff != "" {
 		t.Error(diff)
 	}

@@ -41,6 +41,7 @@ var beyond = []struct{ words, tag, why string }{
 	{"is not a header name", "", "a constructor's rule"},
 	{"must be a JSON Pointer", "", "a constructor's rule"},
 	{"must contain {access_token}", "", "a constructor's rule"},
+	{"must be a number as in JSON", "", "YAML writes numbers in more ways"},
 	{"unknown tag", "", "JSON has no tags"},
 	{"must not hold a line break", "", "a rule of headers"},
 	{"only ~/ is expanded in a path", "", "a rule of paths"},

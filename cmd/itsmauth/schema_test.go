@@ -129,7 +129,7 @@ func (n node) kind() string {
 	default:
 		name = fmt.Sprint(n.Type)
 	}
-	return map[string]string{"[object null]": "mapping", "object": "mapping", "boolean": "true or false", "integer": "number", "url": "URL"}[name] +
+	return map[string]string{"[object null]": "mapping", "object": "mapping", "boolean": "true or false", "integer": "number", "url": "URL", "scalar": "text, number, true or false"}[name] +
 		map[bool]string{true: name}[slices.Contains([]string{"text", "secret", "duration", "size"}, name)]
 }
 

@@ -2,6 +2,7 @@ package yamldoc
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"math"
 	"net/url"
@@ -66,6 +67,8 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 			text, err = source.path(text)
 		}
 		v.SetString(cmp.Or(text, f.Tag.Get("empty")))
+	case v.Kind() == reflect.Interface:
+		err = setAny(v, n.Tag, text, quoted || expanded)
 	case v.Kind() == reflect.Bool:
 		if err = setBool(v, text, quoted); err != nil && expanded {
 			err = errBool // the other error would hint at the value
@@ -182,6 +185,22 @@ func setSize(v reflect.Value, text string) error {
 		return errRange
 	}
 	v.SetInt(n * units[m[2]])
+	return nil
+}
+
+// setAny sets text, a number or a flag, as the value's YAML tag says. A number becomes a [json.Number], which is
+// sent as it is written.
+func setAny(v reflect.Value, tag, text string, isText bool) error {
+	switch {
+	case isText || tag != "!!int" && tag != "!!float" && tag != "!!bool":
+		v.Set(reflect.ValueOf(text))
+	case tag == "!!bool":
+		v.Set(reflect.ValueOf(strings.EqualFold(text, "true")))
+	case !json.Valid([]byte(text)):
+		return Advise("must be a number as in JSON, such as 1.5", "put text in quotes")
+	default:
+		v.Set(reflect.ValueOf(json.Number(text)))
+	}
 	return nil
 }
 

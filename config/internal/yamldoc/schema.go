@@ -36,7 +36,8 @@ func OrReference(what Object) Object { return anyOf(what, Ref("reference")) }
 var Defs = Object{
 	"reference": Object{"description": "A value from elsewhere: ${env:NAME}, ${env:NAME:-default} or ${file:PATH}.",
 		"type": "string", "allOf": []Object{{"pattern": anyText}, {"pattern": hasOne}}},
-	"text": Object{"type": []string{"string", "number"}, "pattern": anyText},
+	"text":   Object{"type": []string{"string", "number"}, "pattern": anyText},
+	"scalar": Object{"description": "Text, a number, true or false; it keeps its type.", "type": []string{"string", "number", "boolean"}, "pattern": anyText},
 	"secret": Object{"description": "Best a reference, ${env:NAME} or ${file:PATH}, which is read again at each use.",
 		"type": []string{"string", "number"}, "minLength": 1, "pattern": anyText},
 	"duration": OrReference(Object{"type": "string", "allOf": []Object{{"pattern": duration}, {"pattern": "[1-9]"}}}),
@@ -125,6 +126,8 @@ func (s Schema) value(t reflect.Type, f settings.Field) Object {
 		return Object{"type": "object", "additionalProperties": s.value(t.Elem(), f)}
 	case f.Enum != nil:
 		return OrReference(Object{"enum": f.Enum})
+	case k == reflect.Interface:
+		return Ref("scalar")
 	case k == reflect.Bool:
 		return OrReference(Object{"type": "boolean"})
 	case k == reflect.Float32 || k == reflect.Float64:
