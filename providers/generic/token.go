@@ -14,6 +14,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/jwt"
+	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // parseToken reads the token from r's response (RFC 6749 section 5.1). Its lifetime counts from start,
@@ -54,7 +55,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(jsonbody.Find(doc, response.ExpiresIn), unit)
-	if own, ok := jwt.Lifetime(tok.AccessToken, r.date); ok && own <= maxLifetime && (life == 0 || own < life) {
+	if own, ok := jwt.Lifetime(tok.AccessToken, retryafter.Date(r.resp.Header, time.Now())); ok && own <= maxLifetime && (life == 0 || own < life) {
 		life = own
 	}
 	life = cmp.Or(life, p.c.DefaultLifetime)
