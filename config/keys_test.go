@@ -96,6 +96,7 @@ var (
 		"generic.Config.TokenHeaders":           `[{name: Authorization, template: "Bearer {access_token}"}]`,
 		"generic.Config.NotRejectedWhen":        "none",
 		"generic.Response.Errors":               "none",
+		"generic.Config.ScopeSeparator":         `" "`,
 		"remedy.Config.PKCE":                    "false",
 	}
 	exampleValues = map[string]string{
@@ -120,7 +121,9 @@ var (
 		"token_type": "/data/type", "error": "/fault/code", "param": "refreshToken", "fields": "[redirect_uri]", "fallback": "consent",
 		"name": "X-Token", "template": `"Bearer {access_token}"`, "status": "401", "pointer": "/errors/*/code", "equals": "token_expired",
 		"body_contains": "session expired", "expires_in_unit": "ms", "means": "invalid_grant",
-		"errors": "[{status: 401, pointer: /error_description, equals: access_denied, means: invalid_grant}]",
+		"errors":     "[{status: 401, pointer: /error_description, equals: access_denied, means: invalid_grant}]",
+		"expires_at": "/data/expiry", "scope_separator": `","`, "param_names": "{client_id: clientId}", "code_fields": "[scope]",
+		"api_headers": "{Accept: application/vnd.x+json}",
 	}
 	exampleOf = map[string]string{
 		"generic.Response.RefreshToken": "/data/refresh", "generic.Config.CredentialsIn": "form", "remedy.Config.Grant": "ar_jwt",
@@ -228,7 +231,7 @@ func comments(into map[string]annotations, dir, typ string, st *ast.StructType) 
 			if said, ok := docs[table]; ok {
 				doc = said
 			}
-			d := annotations{Description: doc, Default: cmp.Or(tagOf(f).Get("default"), defaultValues[table])}
+			d := annotations{Description: doc, Default: cmp.Or(defaultValues[table], tagOf(f).Get("default"))}
 			if m := theDefault.FindStringSubmatch(doc); m != nil && d.Default == "" {
 				d.Default = m[1]
 			}

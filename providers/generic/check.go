@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
@@ -34,17 +35,24 @@ func (c *Config) check() error {
 		errs.When(c.sends(k), "secret_params."+k, "has a setting of its own")
 		errs.When(twice, "secret_params."+k, "is also in params")
 	}
-	for i, f := range c.Refresh.Fields {
-		_, plain := c.Params[f]
-		_, secret := c.SecretParams[f]
-		errs.When(!plain && !secret && f != "scope" && f != "redirect_uri", fmt.Sprintf("refresh.fields.%d", i),
-			"must be a name from params or secret_params, redirect_uri or scope")
+	for key, fields := range map[string][]string{"refresh.fields": c.Refresh.Fields, "code_fields": c.CodeFields} {
+		for i, f := range fields {
+			_, plain := c.Params[f]
+			_, secret := c.SecretParams[f]
+			errs.When(!plain && !secret && f != "scope" && f != "redirect_uri", fmt.Sprintf("%s.%d", key, i),
+				"must be a name from params or secret_params, redirect_uri or scope")
+		}
 	}
+	c.checkParamNames(&errs)
+	errs.When(strings.ContainsFunc(c.ScopeSeparator, unicode.IsControl), "scope_separator", "must not hold a control character")
 	for key, pointer := range map[string]string{
 		"access_token": c.Response.AccessToken, "refresh_token": c.Response.RefreshToken, "expires_in": c.Response.ExpiresIn,
 		"token_type": c.Response.TokenType, "error": c.Response.Error,
+		"expires_at": c.Response.ExpiresAt,
 	} {
-		if key != "access_token" || pointer != WholeAnswer {
+		unused := key == "expires_at" && pointer == ""
+		whole := key == "access_token" && pointer == WholeAnswer
+		if !unused && !whole {
 			errs.Add("response."+key, jsonbody.CheckPointer(pointer))
 		}
 	}
@@ -71,6 +79,7 @@ func (c *Config) checkGrant(errs *settings.Errors) {
 		{"auth_url", c.AuthURL != nil, code, false},
 		{"redirect_uri", c.RedirectURI != "", code, true},
 		{"pkce", c.PKCE != nil && *c.PKCE, false, code},
+		{"code_fields", c.CodeFields != nil, false, code},
 		{"username", c.Username != "", password, none},
 		{"password", !c.Password.IsZero(), password, none},
 		{"refresh_token", !c.RefreshToken.IsZero(), c.Grant == "refresh_token", code},
@@ -95,6 +104,35 @@ func (c *Config) sends(field string) bool {
 	return slices.Contains(own, field) || field == "grant_type" && c.Grant != "none"
 }
 
+// checkParamNames adds errors for names of unknown fields, and for fields that would be sent under one name.
+func (c *Config) checkParamNames(errs *settings.Errors) {
+	code := c.Grant == "authorization_code"
+	sent := map[string]bool{ // whether the settings send the standard field
+		"grant_type": c.Grant != "none", "client_id": c.ClientID != "", "client_secret": !c.ClientSecret.IsZero(),
+		"username": c.Username != "", "password": !c.Password.IsZero(), "scope": len(c.Scopes) > 0, "redirect_uri": c.RedirectURI != "",
+		"code": code, "code_verifier": code && c.usesPKCE(), "refresh_token": c.Refresh.Param == "refresh_token",
+	}
+	taken := map[string]bool{c.Refresh.Param: c.Refresh.Param != "refresh_token"}
+	for field := range sent {
+		taken[field] = taken[field] || sent[field] && c.ParamNames[field] == ""
+	}
+	for name := range c.Params {
+		taken[name] = true
+	}
+	for name := range c.SecretParams {
+		taken[name] = true
+	}
+	for _, field := range slices.Sorted(maps.Keys(c.ParamNames)) {
+		key, name := "param_names."+field, c.ParamNames[field]
+		_, known := sent[field]
+		errs.When(!known, key, "is not a standard field; these are "+strings.Join(slices.Sorted(maps.Keys(sent)), ", "))
+		errs.When(field == "refresh_token" && !sent[field], key, "is also in refresh.param")
+		errs.When(name == "", key, "must not be empty")
+		errs.When(taken[name], key, "is the name of another field that is sent")
+		taken[name] = name != ""
+	}
+}
+
 var (
 	placeholder = regexp.MustCompile(`\{[^{}]*\}`)
 	headerName  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
@@ -111,27 +149,30 @@ func (c *Config) checkHeaders(errs *settings.Errors) {
 	tokens := checkTemplates(errs, "token_headers", c.TokenHeaders, "{access_token}", "{token_type}")
 	holdsToken := func(h Header) bool { return strings.Contains(h.Template, "{access_token}") }
 	errs.When(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "one of them must contain {access_token}")
-	c.checkStaticHeaders(errs, tokens, credentials)
+	inBasic := map[string]bool{"authorization": c.CredentialsIn == "basic" && !c.ClientSecret.IsZero()}
+	static := checkFixedHeaders(errs, "static_headers", c.StaticHeaders, map[string]map[string]bool{
+		"is also in token_headers": tokens, "is also in credential_headers": credentials, "is the header of credentials_in basic": inBasic})
+	checkFixedHeaders(errs, "api_headers", c.APIHeaders, map[string]map[string]bool{
+		"is also in token_headers": tokens, "is also in static_headers": static, "would replace the Content-Type of every call": {"content-type": true}})
 }
 
-// checkStaticHeaders adds errors for headers that net/http would send twice, or not at all. tokens and credentials
-// are the names of the other headers, in lower case.
-func (c *Config) checkStaticHeaders(errs *settings.Errors, tokens, credentials map[string]bool) {
-	basic := c.CredentialsIn == "basic" && !c.ClientSecret.IsZero()
-	static := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(c.StaticHeaders)) {
-		key, lower := "static_headers."+name, strings.ToLower(name)
-		value, err := c.StaticHeaders[name].Value()
+// checkFixedHeaders adds errors for headers that net/http would send twice, or not at all, and for those that
+// clash with others, which are in lower case. It returns the headers' names in lower case.
+func checkFixedHeaders(errs *settings.Errors, setting string, headers map[string]auth.Secret, clashes map[string]map[string]bool) map[string]bool {
+	names := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		key, lower := setting+"."+name, strings.ToLower(name)
+		value, err := headers[name].Value()
 		if errors.Is(err, auth.ErrSecret) { // others may pass
 			errs.Add(key, err)
 		}
 		errs.When(strings.ContainsAny(value, "\r\n\x00"), key, "must not hold a line break")
 		errs.When(!headerName.MatchString(name), key, "is not a header name")
-		errs.When(tokens[lower], key, "is also in token_headers")
-		errs.When(credentials[lower], key, "is also in credential_headers")
-		errs.When(basic && lower == "authorization", key, "is the header of credentials_in basic")
-		errs.When(static[lower], key, "appears twice")
-		static[lower] = true
+		for clash, others := range clashes {
+			errs.When(others[lower], key, clash)
+		}
+		errs.When(names[lower], key, "appears twice")
+		names[lower] = true
 		switch canonical := http.CanonicalHeaderKey(name); canonical {
 		case "Host", "Content-Length", "Transfer-Encoding":
 			errs.When(true, key, "cannot be set")
@@ -139,6 +180,7 @@ func (c *Config) checkStaticHeaders(errs *settings.Errors, tokens, credentials m
 			errs.When(name != canonical, key, "must be spelled "+canonical)
 		}
 	}
+	return names
 }
 
 // checkTemplates returns the headers' names in lower case.

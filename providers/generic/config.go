@@ -47,6 +47,8 @@ type Config struct {
 	// Scopes are the scopes to request: on the authorization page if the grant has one, else in the
 	// token request.
 	Scopes []string `yaml:"scopes"`
+	// ScopeSeparator is what separates the scopes. RFC 6749 section 3.3 has a space, Zoho a comma.
+	ScopeSeparator string `yaml:"scope_separator" default:" "`
 	// PKCE is Proof Key for Code Exchange, with S256 (RFC 7636). The default is true without a ClientSecret,
 	// because then nothing else shows who requested the code. RFC 9700 section 2.1.1 recommends it for all.
 	PKCE *bool `yaml:"pkce"`
@@ -54,6 +56,12 @@ type Config struct {
 	Params map[string]string `yaml:"params"`
 	// SecretParams are further fields of the token request that are secret.
 	SecretParams map[string]auth.Secret `yaml:"secret_params"`
+	// ParamNames are the product's own names of standard fields of the token request, such as clientId for
+	// client_id. The authorization page gets the standard names.
+	ParamNames map[string]string `yaml:"param_names"`
+	// CodeFields are further fields to send when a code is redeemed, as for a refresh. Params, SecretParams and
+	// RedirectURI are always sent then, so scope is the one to add.
+	CodeFields []string `yaml:"code_fields"`
 
 	// Encoding is the encoding of the token request's fields.
 	Encoding string `yaml:"encoding" enum:"form,json" default:"form"`
@@ -82,6 +90,8 @@ type Config struct {
 	// StaticHeaders are sent with token requests and API calls, such as a gateway's key. Accept and
 	// Content-Type replace those of the token request.
 	StaticHeaders map[string]auth.Secret `yaml:"static_headers" literal:"true"`
+	// APIHeaders are sent with API calls alone. They replace the caller's headers of the same name.
+	APIHeaders map[string]auth.Secret `yaml:"api_headers" literal:"true"`
 
 	// RejectedWhen are the API responses that reject the token: those that match one of these
 	// conditions, and none of NotRejectedWhen.
@@ -107,7 +117,11 @@ type Response struct {
 	ExpiresIn string `yaml:"expires_in" default:"/expires_in"`
 	// ExpiresInUnit is the unit of ExpiresIn: s or ms.
 	ExpiresInUnit string `yaml:"expires_in_unit" enum:"s,ms" default:"s"`
-	TokenType     string `yaml:"token_type" default:"/token_type"`
+	// ExpiresAt is where the time of expiry is: RFC 3339, an HTTP date, or seconds or milliseconds since 1970 (from
+	// 1e11, milliseconds). It is compared with the response's Date, else our clock. A time in the past, or more
+	// than ten years ahead, counts as absent. Of ExpiresIn, ExpiresAt and a JWT's own the earliest counts.
+	ExpiresAt string `yaml:"expires_at"`
+	TokenType string `yaml:"token_type" default:"/token_type"`
 	// Error is the error code, or an object with a code.
 	Error string `yaml:"error" default:"/error"`
 	// Errors say what misleading error responses mean. They decide before status and error code, in a

@@ -85,7 +85,7 @@ func (p *Provider) addFields(r *request, sent func(field string) bool) {
 		r.set("redirect_uri", p.c.RedirectURI)
 	}
 	if sent("scope") {
-		r.set("scope", strings.Join(p.c.Scopes, " "))
+		r.set("scope", strings.Join(p.c.Scopes, p.c.ScopeSeparator))
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 
 	"golang.org/x/oauth2"
 
@@ -21,8 +23,10 @@ func (p *Provider) CodeFlow() *auth.CodeFlow {
 		if c.usesPKCE() {
 			opts = append(opts, oauth2.S256ChallengeOption(verifier))
 		}
-		o := oauth2.Config{ClientID: c.ClientID, RedirectURL: c.RedirectURI, Scopes: c.Scopes,
-			Endpoint: oauth2.Endpoint{AuthURL: c.AuthURL.String()}}
+		if len(c.Scopes) > 0 {
+			opts = append(opts, oauth2.SetAuthURLParam("scope", strings.Join(c.Scopes, c.ScopeSeparator)))
+		}
+		o := oauth2.Config{ClientID: c.ClientID, RedirectURL: c.RedirectURI, Endpoint: oauth2.Endpoint{AuthURL: c.AuthURL.String()}}
 		return o.AuthCodeURL(state, opts...)
 	}}
 }
@@ -30,7 +34,7 @@ func (p *Provider) CodeFlow() *auth.CodeFlow {
 // redeem exchanges a code (RFC 6749 section 4.1.3).
 func (p *Provider) redeem(ctx context.Context, code, verifier string) (*oauth2.Token, error) {
 	r := p.request("login", p.c.TokenURL, code, verifier)
-	p.addFields(r, func(field string) bool { return field != "scope" })
+	p.addFields(r, func(field string) bool { return field != "scope" || slices.Contains(p.c.CodeFields, field) })
 	r.set("grant_type", "authorization_code")
 	r.set("code", code)
 	if p.c.usesPKCE() {

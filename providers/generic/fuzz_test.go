@@ -82,3 +82,20 @@ func FuzzPointer(f *testing.F) {
 		}
 	})
 }
+
+func FuzzExpiresAt(f *testing.F) {
+	for _, s := range []string{"2030-01-01T00:10:00Z", "2030-01-01 00:10:00.5+02:00", "Tue, 01 Jan 2030 00:10:00 GMT", "1893456600", "1893456600000", "1e300", "-1", "NaN"} {
+		f.Add(s)
+	}
+	date := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, s string) {
+		left := timeLeft([]any{s}, date)
+		if left < 0 || left > maxLifetime {
+			t.Errorf("%q: %v", s, left)
+		}
+		// With another Date, of which it is as long before, the same is left.
+		if later := date.Add(left).Format(time.RFC3339Nano); left > 0 && timeLeft([]any{later}, date) != left {
+			t.Errorf("%q: %v, but %v of %s", s, left, timeLeft([]any{later}, date), later)
+		}
+	})
+}

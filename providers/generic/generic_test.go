@@ -173,6 +173,24 @@ func TestRequest(t *testing.T) {
 			&oauth2.Token{RefreshToken: "RT"},
 			seen{Body: "client_id=id&grant_type=refresh_token&p=v&redirect_uri=http%3A%2F%2Fx%2Fy&refreshToken=RT&s=t&scope=a", Header: formType},
 		},
+		"names and a separator": {
+			Config{Grant: "none", Encoding: "json", ClientID: "id", ClientSecret: auth.SecretString("s"), Username: "u", Scopes: []string{"a", "b"}, ScopeSeparator: ",",
+				ParamNames: map[string]string{"client_id": "clientId", "client_secret": "clientSecret", "username": "client_id"}}, nil,
+			seen{Body: `{"clientId":"id","clientSecret":"s","client_id":"u","scope":"a,b"}`, Header: jsonType},
+		},
+		"names in a form": {
+			Config{ClientID: "id", Scopes: []string{"a", "b"}, ParamNames: map[string]string{"grant_type": "grantType", "scope": "scopes", "refresh_token": "refreshToken"},
+				Refresh: Refresh{Fields: []string{"scope"}}}, &oauth2.Token{RefreshToken: "RT"},
+			seen{Body: "client_id=id&grantType=refresh_token&refreshToken=RT&scopes=a+b", Header: formType},
+		},
+		"names in a query": {
+			Config{Grant: "none", Method: "GET", ClientID: "id", ParamNames: map[string]string{"client_id": "user"}}, nil,
+			seen{Method: "GET", Query: "q=1&user=id", Header: http.Header{"Accept": {"application/json"}}},
+		},
+		"headers of the API": {
+			Config{ClientID: "id", APIHeaders: map[string]auth.Secret{"Accept": auth.SecretString("application/vnd.x+json"), "X-Tenant": auth.SecretString("t")}}, nil,
+			seen{Body: "client_id=id&grant_type=client_credentials", Header: formType},
+		},
 		"seed": {
 			Config{Grant: "refresh_token", ClientID: "id", RefreshToken: auth.SecretString("seed")}, &oauth2.Token{},
 			seen{Body: "client_id=id&grant_type=refresh_token&refresh_token=seed", Header: formType},
@@ -254,7 +272,7 @@ func TestToken(t *testing.T) {
 		"created":          {body: good, status: 201, access: "AT", life: time.Hour, typ: "Bearer"},
 		"text/plain":       {body: good, contentType: "text/plain", access: "AT", life: time.Hour, typ: "Bearer"},
 		"no token type":    {body: `{"access_token":"AT","refresh_token":"RT","expires_in":60}`, access: "AT", refresh: "RT", life: time.Minute, typ: "Bearer"},
-		"1 MiB":            {body: good + strings.Repeat(" ", 1<<20-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
+		"1 MiB":            {body: good + strings.Repeat(" ", maxResponse-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
 		"a mark":           {body: "\xef\xbb\xbf" + good, access: "AT", life: time.Hour, typ: "Bearer"},
 		"an empty error":   {body: `{"access_token":"AT","error":"","expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
 		"an error flag":    {body: `{"access_token":"AT","error":false,"expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
@@ -311,6 +329,70 @@ func TestLifetime(t *testing.T) {
 	}
 	if got := lifetime(nil, time.Second); got != 0 {
 		t.Errorf("absent: %v", got)
+	}
+}
+
+// TestExpiresAt tests times of expiry. The client's time is 2000-01-01T00:00:00Z.
+func TestExpiresAt(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		said, date, expiresIn string
+		want                  time.Duration // 0: the default
+	}{
+		"RFC 3339":              {said: `"2000-01-01T00:10:00Z"`, want: 10 * time.Minute},
+		"RFC 3339, zone":        {said: `"2000-01-01T02:10:00.5+02:00"`, want: 10*time.Minute + 500*time.Millisecond},
+		"RFC 3339, small":       {said: `" 2000-01-01t00:10:00z "`, want: 10 * time.Minute},
+		"RFC 3339, space":       {said: `"2000-01-01 00:10:00-00:00"`, want: 10 * time.Minute},
+		"HTTP date":             {said: `"Sat, 01 Jan 2000 00:10:00 GMT"`, want: 10 * time.Minute},
+		"HTTP date, RFC 850":    {said: `"Saturday, 01-Jan-00 00:10:00 GMT"`, want: 10 * time.Minute},
+		"HTTP date, asctime":    {said: `"Sat Jan  1 00:10:00 2000"`, want: 10 * time.Minute},
+		"seconds":               {said: `946685400`, want: 10 * time.Minute},
+		"seconds as text":       {said: `"946685400"`, want: 10 * time.Minute},
+		"part of a second":      {said: `946685400.25`, want: 10*time.Minute + 250*time.Millisecond},
+		"milliseconds":          {said: `946685400000`, want: 10 * time.Minute},
+		"milliseconds, e":       {said: `"9.466854e11"`, want: 10 * time.Minute},
+		"by Date, ours late":    {said: `"2000-01-01T00:30:00Z"`, date: "Sat, 01 Jan 2000 00:20:00 GMT", want: 10 * time.Minute},
+		"by Date, ours early":   {said: `946685400`, date: "Fri, 31 Dec 1999 23:50:00 GMT", want: 20 * time.Minute},
+		"a wrong Date":          {said: `946685400`, date: "yesterday", want: 10 * time.Minute},
+		"expires_in is shorter": {said: `946685400`, expiresIn: "60", want: time.Minute},
+		"expires_in is longer":  {said: `946685400`, expiresIn: "3600", want: 10 * time.Minute},
+		"a second":              {said: `946684801`, want: time.Second},
+		"ten years":             {said: `"2009-12-29T00:00:00Z"`, want: maxLifetime},
+		"over ten years":        {said: `"2009-12-29T00:00:01Z"`},
+		"now":                   {said: `946684800`},
+		"in the past":           {said: `"1999-12-31T23:59:59Z"`},
+		"in the past of Date":   {said: `"2000-01-01T00:10:00Z"`, date: "Sat, 01 Jan 2000 00:20:00 GMT"},
+		"past and expires_in":   {said: `946684700`, expiresIn: "60", want: time.Minute},
+		"microseconds":          {said: `946685400000000`},
+		"nanoseconds":           {said: `946685400000000000`},
+		"no number of ours":     {said: `"0x386d4380"`},
+		"enormous":              {said: `1e300`},
+		"infinite":              {said: `1e999`},
+		"zero":                  {said: `0`},
+		"negative":              {said: `-946685400`},
+		"the year 1":            {said: `"0001-01-01T00:00:00Z"`},
+		"no offset":             {said: `"2000-01-01T00:10:00"`},
+		"no time":               {said: `"2000-01-01"`},
+		"words":                 {said: `"never"`},
+		"null":                  {said: `null`},
+		"empty":                 {said: `""`},
+		"an object":             {said: `{"at":946685400}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				body := fmt.Sprintf(`{"access_token":"AT","expiry":{"at":%s},"expires_in":%q}`, tc.said, tc.expiresIn)
+				client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+					return &http.Response{StatusCode: 200, Header: http.Header{"Date": {tc.date}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+				})}
+				c := basic(&url.URL{Scheme: "https", Host: "x"})
+				c.Response.ExpiresAt, c.DefaultLifetime = "/expiry/at", 77*time.Minute
+				tok, err := must(t, c).Exchange(context.WithValue(t.Context(), oauth2.HTTPClient, client), nil)
+				if want := cmp.Or(tc.want, c.DefaultLifetime); err != nil || time.Until(tok.Expiry) != want {
+					t.Errorf("%v, %v; want %v", time.Until(tok.Expiry), err, want)
+				}
+			})
+		})
 	}
 }
 
@@ -513,7 +595,7 @@ func TestFractions(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	fail := func(code string) string { return `{"error":"` + code + `","error_description":"` + secret + `"}` }
-	large := `{"access_token":"AT","x":"` + strings.Repeat("x", 1<<20) + `"}`
+	large := `{"access_token":"AT","x":"` + strings.Repeat("x", maxResponse) + `"}`
 	text := Response{Format: "text"}
 	for name, tc := range map[string]struct {
 		status   int
@@ -621,7 +703,7 @@ func TestRefusals(t *testing.T) {
 		"type in Cyrillic":   {status: 200, body: `{"access_token":"A","token_type":"Вearer"}`, want: []error{auth.ErrProtocol}},
 		"type for text":      {status: 200, body: `access_token=A&token_type=%1b[2J`, response: text, want: []error{auth.ErrProtocol}},
 		"too large":          {status: 200, body: large, want: []error{auth.ErrProtocol}},
-		"a byte too large":   {status: 200, body: good + strings.Repeat(" ", 1<<20+1-len(good)), want: []error{auth.ErrProtocol}},
+		"a byte too large":   {status: 200, body: good + strings.Repeat(" ", maxResponse+1-len(good)), want: []error{auth.ErrProtocol}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -712,7 +794,7 @@ func TestRefresh(t *testing.T) {
 		"nothing":          {answers: []http.HandlerFunc{say(204, ""), say(200, good)}, requests: 2},
 		"empty":            {answers: []http.HandlerFunc{say(200, ""), say(200, good)}, requests: 2},
 		"a page":           {answers: []http.HandlerFunc{say(200, "<html>"), say(200, good)}, requests: 2},
-		"large":            {answers: []http.HandlerFunc{say(200, strings.Repeat(" ", 1<<20+1)), say(200, good)}, requests: 2},
+		"large":            {answers: []http.HandlerFunc{say(200, strings.Repeat(" ", maxResponse+1)), say(200, good)}, requests: 2},
 		"wrong, and 200":   {answers: []http.HandlerFunc{say(200, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 200, want: []error{auth.ErrCredentials}},
 		"not this client":  {answers: []http.HandlerFunc{say(400, `{"error":"unauthorized_client"}`)}, requests: 1, code: "unauthorized_client", status: 400, want: []error{auth.ErrCredentials}},
 		"down, a page":     {answers: []http.HandlerFunc{say(502, "<html>")}, requests: 1, status: 502, want: []error{auth.ErrUnavailable}},
@@ -955,6 +1037,29 @@ func TestCodeFlow(t *testing.T) {
 	if d := gocmp.Diff(want, body); d != "" {
 		t.Error(d)
 	}
+	c.ScopeSeparator, c.CodeFields = ",", []string{"scope"}
+	c.ParamNames = map[string]string{"client_id": "clientId", "code": "auth_code"}
+	base, got = serve(t, say(200, `{"access_token":"AT","refresh_token":"RT"}`))
+	c.TokenURL = base
+	zoho := must(t, c).CodeFlow()
+	if u, _ := url.Parse(zoho.URL("s", "v")); u.Query().Get("scope") != "a,b" || u.Query().Get("client_id") != "id" {
+		t.Error(u)
+	}
+	if _, err := zoho.Redeem(t.Context(), "the/code", "the-verifier"); err != nil {
+		t.Fatal(err)
+	}
+	body, _ = url.ParseQuery(got()[0].Body)
+	want = url.Values{
+		"grant_type": {"authorization_code"}, "auth_code": {"the/code"}, "code_verifier": {"the-verifier"}, "redirect_uri": {c.RedirectURI},
+		"clientId": {"id"}, "client_secret": {secret}, "scope": {"a,b"},
+	}
+	if d := gocmp.Diff(want, body); d != "" {
+		t.Error(d)
+	}
+	c.Scopes = []string{}
+	if u := must(t, c).CodeFlow().URL("s", "v"); strings.Contains(u, "scope") {
+		t.Error(u)
+	}
 	_, err = flow.Redeem(t.Context(), "the/code", "the-verifier")
 	checkError(t, err, "invalid_grant", 400, auth.ErrConsentRequired)
 	_, err = flow.Redeem(t.Context(), "the/code", "the-verifier")
@@ -1061,7 +1166,8 @@ func TestHeader(t *testing.T) {
 	c := basic(base)
 	c.TokenHeaders = []Header{{"access_token", "{access_token}"}, {"AUTHORIZATION", "{token_type} {access_token}!"}}
 	c.StaticHeaders = map[string]auth.Secret{"x_key": auth.SecretString("k"), "x_gone": auth.SecretFile("/nonexistent/secret")}
-	want := http.Header{"access_token": {"{token_type}"}, "AUTHORIZATION": {"MAC {token_type}!"}, "x_key": {"k"}}
+	c.APIHeaders = map[string]auth.Secret{"ACCEPT": auth.SecretString("application/vnd.x+json;version=2"), "y_gone": auth.SecretFile("/nonexistent/secret")}
+	want := http.Header{"access_token": {"{token_type}"}, "AUTHORIZATION": {"MAC {token_type}!"}, "x_key": {"k"}, "ACCEPT": {"application/vnd.x+json;version=2"}}
 	if d := gocmp.Diff(want, must(t, c).Header(tok)); d != "" {
 		t.Error(d)
 	}
@@ -1229,6 +1335,27 @@ response.errors.1.means: must be one of invalid_client, invalid_grant, invalid_s
 response.errors.1.pointer: must be a JSON Pointer, such as /data/token (RFC 6901)
 response.errors.1.status: must be from 100 to 599
 response.errors.2.equals: needs pointer`},
+		"api headers": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, StaticHeaders: map[string]auth.Secret{"X-A": s},
+			APIHeaders: map[string]auth.Secret{"authorization": s, "x-a": s, "content-type": s, "Host": s, "B": s, "b": s, "c d": s, "E": auth.SecretString("x\ny")}},
+			`api_headers.E: unusable secret: it has several lines, which only a key or a certificate may have
+api_headers.Host: cannot be set
+api_headers.authorization: is also in token_headers
+api_headers.b: appears twice
+api_headers.c d: is not a header name
+api_headers.content-type: would replace the Content-Type of every call
+api_headers.x-a: is also in static_headers`},
+		"code fields":    {Config{TokenURL: x, ClientID: "id", CodeFields: []string{"scope", "x"}}, "code_fields.1: must be a name from params or secret_params, redirect_uri or scope\ncode_fields: not used by grant client_credentials"},
+		"expires at":     {Config{TokenURL: x, ClientID: "id", Response: Response{ExpiresAt: "expires"}}, "response.expires_at: must be a JSON Pointer, such as /data/token (RFC 6901)"},
+		"separator":      {Config{TokenURL: x, ClientID: "id", ScopeSeparator: "\n"}, "scope_separator: must not hold a control character"},
+		"two refreshing": {Config{TokenURL: x, ClientID: "id", Refresh: Refresh{Param: "rt"}, ParamNames: map[string]string{"refresh_token": "refreshToken", "client_id": "rt"}}, "param_names.client_id: is the name of another field that is sent\nparam_names.refresh_token: is also in refresh.param"},
+		"names": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, Scopes: []string{"a"}, Params: map[string]string{"p": "v"}, SecretParams: map[string]auth.Secret{"q": s},
+			ParamNames: map[string]string{"clientid": "a", "client_id": "", "client_secret": "p", "username": "q", "password": "scope", "code": "same", "code_verifier": "same"}},
+			`param_names.client_id: must not be empty
+param_names.client_secret: is the name of another field that is sent
+param_names.clientid: is not a standard field; these are client_id, client_secret, code, code_verifier, grant_type, password, redirect_uri, refresh_token, scope, username
+param_names.code_verifier: is the name of another field that is sent
+param_names.password: is the name of another field that is sent
+param_names.username: is the name of another field that is sent`},
 		"lifetimes": {Config{TokenURL: x, ClientID: "id", DefaultLifetime: -1, RefreshLifetime: -1}, "default_lifetime: must not be negative\nrefresh_lifetime: must not be negative"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,15 +5,19 @@ import (
 	"strings"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/auth"
 )
 
-// Header returns TokenHeaders and StaticHeaders, with names spelled as in the settings. A static header
-// is left out if its secret cannot be read.
+// Header returns TokenHeaders, StaticHeaders and APIHeaders, with names spelled as in the settings. A static
+// header or one of the API is left out if its secret cannot be read.
 func (p *Provider) Header(tok *oauth2.Token) http.Header {
-	h := make(http.Header, len(p.c.TokenHeaders)+len(p.c.StaticHeaders))
-	for name, s := range p.c.StaticHeaders {
-		if v, err := s.Value(); err == nil {
-			h[name] = []string{v}
+	h := make(http.Header, len(p.c.TokenHeaders)+len(p.c.StaticHeaders)+len(p.c.APIHeaders))
+	for _, fixed := range []map[string]auth.Secret{p.c.StaticHeaders, p.c.APIHeaders} {
+		for name, s := range fixed {
+			if v, err := s.Value(); err == nil {
+				h[name] = []string{v}
+			}
 		}
 	}
 	expand(h, p.c.TokenHeaders, "{access_token}", tok.AccessToken, "{token_type}", tok.Type())

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +15,6 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/jwt"
-	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // parseToken reads the token from r's response (RFC 6749 section 5.1). Its lifetime counts from start,
@@ -55,7 +55,12 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(jsonbody.Find(doc, response.ExpiresIn), unit)
-	if own, ok := jwt.Lifetime(tok.AccessToken, retryafter.Date(r.resp.Header, time.Now())); ok && own <= maxLifetime && (life == 0 || own < life) {
+	if response.ExpiresAt != "" {
+		if left := timeLeft(jsonbody.Find(doc, response.ExpiresAt), r.date); left > 0 && (life == 0 || left < life) {
+			life = left
+		}
+	}
+	if own, ok := jwt.Lifetime(tok.AccessToken, r.date); ok && own <= maxLifetime && (life == 0 || own < life) {
 		life = own
 	}
 	life = cmp.Or(life, p.c.DefaultLifetime)
@@ -80,6 +85,39 @@ func lifetime(found []any, unit time.Duration) time.Duration {
 		}
 	}
 	return 0
+}
+
+// timeLeft reads expires_at and returns how long that is after date, if that is plausible. 0 is unknown.
+func timeLeft(found []any, date time.Time) time.Duration {
+	for _, v := range found {
+		if left := instant(jsonbody.Text(v)).Sub(date); left > 0 && left <= maxLifetime {
+			return left
+		}
+	}
+	return 0
+}
+
+const (
+	leastMillis = 1e11 // a number since 1970 is in milliseconds from here: in seconds it is the year 5138, in milliseconds 1973
+	mostMillis  = 1e15
+)
+
+// instant reads a time: RFC 3339, an HTTP date (RFC 9110 section 5.6.7), or seconds or milliseconds since 1970. It
+// returns the zero time for anything else.
+func instant(s string) time.Time {
+	s = strings.TrimSpace(s)
+	if n, err := strconv.ParseFloat(s, 64); err == nil && json.Valid([]byte(s)) && n > 0 && n < mostMillis {
+		if n < leastMillis {
+			n *= 1000
+		}
+		return time.UnixMilli(int64(n))
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return t
+	}
+	// RFC 3339 section 5.6 allows small letters, and a space in place of the T.
+	t, _ := time.Parse(time.RFC3339, strings.Replace(strings.ToUpper(s), " ", "T", 1))
+	return t
 }
 
 // printable reports whether s has only characters that a token may have (RFC 6749 appendix A.12).
