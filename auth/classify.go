@@ -1,24 +1,19 @@
 package auth
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/internal/peererror"
-	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // permanent reports whether another try would fail in the same way.
@@ -41,12 +36,11 @@ func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 	case errors.As(err, &re):
 		e.Err = ErrProtocol
 		if re.Response != nil {
-			e.RetryAfter, _ = retryafter.Parse(re.Response.Header, time.Now())
-			e.Status = re.Response.StatusCode
-			if code := strings.ToLower(re.ErrorCode); slices.Contains(errorCodes, code) {
-				e.Code = code
+			refused := ErrCredentials
+			if p.spends || p.task.reason == login && strings.EqualFold(re.ErrorCode, "invalid_grant") {
+				refused = ErrConsentRequired
 			}
-			e.Err = e.sentinel(re, p)
+			*e = *ResponseError(re.Response, re.Body, re.ErrorCode, refused)
 		}
 	case errors.As(err, &ue):
 		e.Err = fmt.Errorf("%w: %w", ErrUnavailable, peererror.Clean(ue))
@@ -55,31 +49,6 @@ func (c *core) classify(ctx context.Context, err error, p *protocol) *Error {
 		e.Err = fmt.Errorf("%w: no answer within %s: %w", ErrUnavailable, c.timeout, context.DeadlineExceeded)
 	}
 	return e
-}
-
-// errorCodes are the error codes of RFC 6749 section 5.2. No other code is shown: it may quote the request.
-var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
-
-// sentinel returns what an error response means. The status decides before the error code. A body that does
-// not come from a token endpoint refuses nothing.
-func (e *Error) sentinel(re *oauth2.RetrieveError, p *protocol) error {
-	body := bytes.TrimSpace(re.Body)
-	isForm := strings.HasPrefix(re.Response.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
-	isJSON := len(body) > 0 && (body[0] == '{' || body[0] == '[') && json.Valid(body)
-	understood := re.ErrorCode != "" || isForm || isJSON
-	switch {
-	case e.Status == 429:
-		return ErrRateLimited
-	case e.Status >= 500, e.Status == 408:
-		return ErrUnavailable
-	case !e.refuses(), len(body) == 0 && !understood, bytes.HasPrefix(body, []byte("<")),
-		!understood && (p.spends || e.Status != 401),
-		e.is("invalid_request"), e.is("invalid_scope"), e.is("unsupported_grant_type"):
-		return ErrProtocol
-	case p.spends && !e.is("invalid_client") && !e.is("unauthorized_client"), p.task.reason == login && e.is("invalid_grant"):
-		return ErrConsentRequired
-	}
-	return ErrCredentials
 }
 
 // storeError wraps err in ErrStore, unless it is nil or an ErrConflict.

@@ -481,7 +481,7 @@ func TestCheckOnlineNginxAsProxy(t *testing.T) {
 	mutual := tlsPort + fmt.Sprintf("ssl_verify_client on; ssl_client_certificate %s;", ca.File(t))
 	for name, tc := range map[string]struct{ scheme, setting, want, token string }{
 		"http": {"http", tlsPort, " expects TLS, and the URL begins with http://; write https:// in transport.proxy_url or $HTTP_PROXY\n",
-			"the server or the proxy expects TLS; use https in the URL or in proxy_url; the response came through the proxy http://"},
+			"the server or a proxy expects TLS; use https in its URL; the response came through the proxy http://"},
 		"a client certificate is missing": {"https", mutual, " requires a client certificate; it gets none: use another proxy, or set transport.no_proxy\n",
 			"the response came through the proxy https://"},
 	} {

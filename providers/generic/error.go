@@ -1,13 +1,9 @@
 package generic
 
 import (
-	"bytes"
 	"cmp"
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -17,45 +13,20 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
-	"github.com/itsmauth/itsmauth/internal/peererror"
 )
 
 // newError returns err as the request's error, with the product's description.
 func (r *request) newError(err error) error {
-	if r.proxy != "" && r.status != 0 {
-		err = fmt.Errorf("%w; the response came through %s", err, r.proxy)
+	e := &auth.Error{Err: err}
+	if inner, ok := errors.AsType[*auth.Error](err); ok { // do not nest two of these
+		*e = *inner
 	}
-	e := &auth.Error{Provider: r.c.Provider, Op: r.op, Code: r.code, Status: r.status, RetryAfter: r.retryAfter, Description: r.description(), Err: err}
-	var inner *auth.Error // from the transport; do not nest two of these
-	if errors.As(err, &inner) {
-		e.Code, e.Status, e.RetryAfter, e.Err = inner.Code, cmp.Or(inner.Status, r.status), inner.RetryAfter, inner.Err
+	e.Connector, e.Provider, e.Op = "", r.c.Provider, r.op
+	e.Code, e.Status, e.Description = cmp.Or(r.code, e.Code), cmp.Or(e.Status, r.status), r.description()
+	if r.proxy != "" && r.status != 0 {
+		e.Err = fmt.Errorf("%w; the response came through %s", e.Err, r.proxy)
 	}
 	return e
-}
-
-// networkError returns an error for a request to u that was not sent or whose response was not read. It has no
-// text of the server, which may repeat the credentials it was sent.
-func networkError(ctx context.Context, u *url.URL, err error) error {
-	if ours, ok := errors.AsType[*auth.Error](err); ok {
-		return ours
-	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return context.Canceled
-	}
-	err = peererror.Clean(err, u.Hostname())
-	op, _ := errors.AsType[*net.OpError](err)
-	proxy, _ := errors.AsType[*peererror.Proxy](err)
-	switch noTLS := errors.As(err, new(tls.RecordHeaderError)); {
-	case errors.As(err, new(*tls.CertificateVerificationError)):
-		return fmt.Errorf("%w: %w", auth.ErrInsecure, err)
-	case noTLS && proxy != nil:
-		return fmt.Errorf("%w: %s does not speak TLS; write http:// in proxy_url", auth.ErrUnavailable, proxy.Name)
-	case noTLS:
-		return fmt.Errorf("%w: the server does not speak TLS on this port", auth.ErrUnavailable)
-	case op != nil && op.Op == "remote error": // a TLS alert
-		return fmt.Errorf("%w: %w; the server may want another TLS version or cipher, or a client certificate: see transport.tls_config", auth.ErrUnavailable, op)
-	}
-	return fmt.Errorf("%w: %w", auth.ErrUnavailable, err)
 }
 
 // Hints say what to do about an error code (RFC 6749 section 5.2), or a status, that is about the request.
@@ -66,79 +37,48 @@ var (
 		"unsupported_grant_type": "the product does not know this grant, or did not find it in the request; check grant and encoding",
 	}
 	statusHints = map[int]string{
-		http.StatusNotFound:             "this path does not exist",
-		http.StatusMethodNotAllowed:     "the method is not allowed for this path; check the path, including its trailing slash",
 		http.StatusNotAcceptable:        "check encoding and response.format",
 		http.StatusUnsupportedMediaType: "check encoding and response.format",
-		http.StatusProxyAuthRequired:    "the proxy requires credentials; set user and password in transport.proxy_url",
 	}
 )
 
-// responseError returns the error of an error response. The status decides before the code: only in 400,
-// 401, 403, or in a 2xx response with an error, did the endpoint refuse what was sent.
+// responseError returns the error of an error response.
 func (r *request) responseError() error {
-	say := func(sentinel error, hint string) error { return fmt.Errorf("%w: %s", sentinel, hint) }
-	if !r.mapped {
-		switch status := r.status; {
-		case status/100 == 3:
-			return fmt.Errorf("%w: %w the credentials to the address it redirects to; set the URL to its final address", auth.ErrProtocol, auth.ErrInsecure)
-		case status == http.StatusTooManyRequests:
-			return auth.ErrRateLimited
-		case status >= 500, status == http.StatusRequestTimeout:
-			return auth.ErrUnavailable
-		case statusHints[status] != "":
-			return say(auth.ErrProtocol, statusHints[status])
-		case !r.ok() && !slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, status):
-			return auth.ErrProtocol
-		case r.limitUsedUp && r.code == "" && !r.ok():
-			return auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
-		}
-		if foreign := r.foreign(); foreign != "" && !r.ok() {
-			return say(auth.ErrProtocol, foreign)
-		}
-	}
+	resp, body, code := *r.resp, r.body, r.code
 	switch {
-	case r.mapped && r.code == "temporarily_unavailable":
-		return auth.ErrUnavailable
-	case codeHints[r.code] != "":
-		return say(auth.ErrProtocol, codeHints[r.code])
-	case r.refresh && r.code != "invalid_client" && r.code != "unauthorized_client":
-		return say(auth.ErrConsentRequired, "the refresh token was refused: expired, revoked or used before")
-	case r.op == "login" && r.code == "invalid_grant":
-		return say(auth.ErrConsentRequired, "the authorization code was refused: expired, used before, or for another redirect_uri")
-	}
-	if hint := r.credentialsHint(); hint != "" {
-		return say(auth.ErrCredentials, hint)
-	}
-	return auth.ErrCredentials
-}
-
-// foreign returns what to say about a body that a server in front of the token endpoint sent, which says
-// nothing about the credentials. If the token endpoint sent it, foreign returns "".
-func (r *request) foreign() string {
-	body := bytes.ToLower(trim(r.body))
-	for text, hint := range map[string]string{
-		"http request was sent to https": "the server expects TLS; use https in the URL",                    // nginx
-		"http request to an https":       "the server expects TLS; use https in the URL",                    // Go
-		"plain http to an ssl-enabled":   "the server expects TLS; use https in the URL",                    // Apache
-		"ssl certificate":                "the server wants a client certificate; see transport.tls_config", // nginx
-	} {
-		if r.said == nil && bytes.Contains(body, []byte(text)) {
-			if r.proxy != "" && strings.Contains(hint, "expects TLS") {
-				return "the server or the proxy expects TLS; use https in the URL or in proxy_url"
-			}
-			return hint
+	case r.mapped: // what the response would be if the product kept to RFC 6749 section 5.2
+		resp.StatusCode, body = http.StatusBadRequest, []byte("{}")
+		if code == "temporarily_unavailable" {
+			resp.StatusCode = http.StatusServiceUnavailable
 		}
+	case r.ok():
+		code = cmp.Or(code, "an error that is not shown")
 	}
+	refused := auth.ErrCredentials
 	switch {
-	case len(body) == 0:
-		return "the response is empty, so it is not known what was refused"
-	case bytes.HasPrefix(body, []byte("<")):
-		return "the response is an HTML page, perhaps of a proxy, so it is not known what was refused"
-	case r.said == nil && (r.refresh || r.status != http.StatusUnauthorized):
-		return "the response is neither JSON nor a form, so it is not known what was refused"
+	case r.refresh:
+		refused = fmt.Errorf("%w: the refresh token was refused: expired, revoked or used before", auth.ErrConsentRequired)
+	case r.op == "login" && code == "invalid_grant":
+		refused = fmt.Errorf("%w: the authorization code was refused: expired, used before, or for another redirect_uri", auth.ErrConsentRequired)
 	}
-	return ""
+	e := auth.ResponseError(&resp, body, code, refused)
+	refuses := slices.Contains([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, e.Status)
+	hint := ""
+	switch {
+	case refuses && code == "" && resp.Header.Get("X-RateLimit-Remaining") == "0":
+		e.Err = auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
+	case e.Err == auth.ErrCredentials:
+		hint = r.credentialsHint()
+	case e.Err == auth.ErrProtocol && (refuses || r.ok()):
+		hint = codeHints[code]
+	case e.Err == auth.ErrProtocol:
+		hint = statusHints[e.Status]
+	}
+	if hint != "" {
+		e.Err = fmt.Errorf("%w: %s", e.Err, hint)
+	}
+	e.Status = r.status
+	return e
 }
 
 // credentialsHint names the credential that was probably copied with a stray character. Else it names the

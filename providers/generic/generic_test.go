@@ -272,7 +272,7 @@ func TestToken(t *testing.T) {
 		"created":          {body: good, status: 201, access: "AT", life: time.Hour, typ: "Bearer"},
 		"text/plain":       {body: good, contentType: "text/plain", access: "AT", life: time.Hour, typ: "Bearer"},
 		"no token type":    {body: `{"access_token":"AT","refresh_token":"RT","expires_in":60}`, access: "AT", refresh: "RT", life: time.Minute, typ: "Bearer"},
-		"1 MiB":            {body: good + strings.Repeat(" ", maxResponse-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
+		"1 MiB":            {body: good + strings.Repeat(" ", 1<<20-len(good)), access: "AT", life: time.Hour, typ: "Bearer"},
 		"a mark":           {body: "\xef\xbb\xbf" + good, access: "AT", life: time.Hour, typ: "Bearer"},
 		"an empty error":   {body: `{"access_token":"AT","error":"","expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
 		"an error flag":    {body: `{"access_token":"AT","error":false,"expires_in":5}`, access: "AT", life: 5 * time.Second, typ: "Bearer"},
@@ -595,7 +595,7 @@ func TestFractions(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	fail := func(code string) string { return `{"error":"` + code + `","error_description":"` + secret + `"}` }
-	large := `{"access_token":"AT","x":"` + strings.Repeat("x", maxResponse) + `"}`
+	large := `{"access_token":"AT","x":"` + strings.Repeat("x", 1<<20) + `"}`
 	text := Response{Format: "text"}
 	for name, tc := range map[string]struct {
 		status   int
@@ -703,7 +703,7 @@ func TestRefusals(t *testing.T) {
 		"type in Cyrillic":   {status: 200, body: `{"access_token":"A","token_type":"Вearer"}`, want: []error{auth.ErrProtocol}},
 		"type for text":      {status: 200, body: `access_token=A&token_type=%1b[2J`, response: text, want: []error{auth.ErrProtocol}},
 		"too large":          {status: 200, body: large, want: []error{auth.ErrProtocol}},
-		"a byte too large":   {status: 200, body: good + strings.Repeat(" ", maxResponse+1-len(good)), want: []error{auth.ErrProtocol}},
+		"a byte too large":   {status: 200, body: good + strings.Repeat(" ", 1<<20+1-len(good)), want: []error{auth.ErrProtocol}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -794,7 +794,7 @@ func TestRefresh(t *testing.T) {
 		"nothing":          {answers: []http.HandlerFunc{say(204, ""), say(200, good)}, requests: 2},
 		"empty":            {answers: []http.HandlerFunc{say(200, ""), say(200, good)}, requests: 2},
 		"a page":           {answers: []http.HandlerFunc{say(200, "<html>"), say(200, good)}, requests: 2},
-		"large":            {answers: []http.HandlerFunc{say(200, strings.Repeat(" ", maxResponse+1)), say(200, good)}, requests: 2},
+		"large":            {answers: []http.HandlerFunc{say(200, strings.Repeat(" ", 1<<20+1)), say(200, good)}, requests: 2},
 		"wrong, and 200":   {answers: []http.HandlerFunc{say(200, `{"error":"invalid_client"}`)}, requests: 1, code: "invalid_client", status: 200, want: []error{auth.ErrCredentials}},
 		"not this client":  {answers: []http.HandlerFunc{say(400, `{"error":"unauthorized_client"}`)}, requests: 1, code: "unauthorized_client", status: 400, want: []error{auth.ErrCredentials}},
 		"down, a page":     {answers: []http.HandlerFunc{say(502, "<html>")}, requests: 1, status: 502, want: []error{auth.ErrUnavailable}},

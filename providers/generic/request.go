@@ -3,27 +3,21 @@ package generic
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
-	"github.com/itsmauth/itsmauth/internal/retryafter"
+	"github.com/itsmauth/itsmauth/internal/peererror"
 )
-
-// maxResponse is the largest response body that is read, in bytes.
-const maxResponse = 1 << 20
 
 // A request is a request to the token or the revocation endpoint, with its response.
 type request struct {
@@ -36,16 +30,14 @@ type request struct {
 	secrets []string // sent, and must not appear in an error
 	err     error    // why it cannot be sent
 
-	proxy       string // names what may have sent the response; empty if there is no proxy, or a tunnel through it
-	status      int
-	date        time.Time // when it was sent, by the server's clock
-	retryAfter  time.Duration
-	limitUsedUp bool // X-RateLimit-Remaining is 0
-	body        []byte
-	doc         any    // the body, if it is JSON
-	said        any    // doc, or else the body's fields if it is a form
-	code        string // the error code, if it may be shown
-	mapped      bool   // code is from [Response.Errors]
+	proxy  string // names what may have sent the response; empty if there is no proxy, or a tunnel through it
+	resp   *http.Response
+	status int
+	body   []byte
+	doc    any    // the body, if it is JSON
+	said   any    // doc, or else the body's fields if it is a form
+	code   string // the error code, if it may be shown
+	mapped bool   // code is from [Response.Errors]
 }
 
 func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
@@ -141,33 +133,19 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return r.newError(networkError(ctx, r.url, err))
+		return r.newError(fmt.Errorf("%w: %w", auth.ErrProtocol, peererror.Clean(err, r.url.Hostname())))
 	}
 	req.Header = r.header
-	c := client(ctx)
-	if t, ok := c.Transport.(interface{ ProxyOf(*http.Request) string }); ok {
-		r.proxy = t.ProxyOf(req)
+	if c, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && c != nil {
+		if t, ok := c.Transport.(interface{ ProxyOf(*http.Request) string }); ok {
+			r.proxy = t.ProxyOf(req)
+		}
 	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return r.newError(networkError(ctx, r.url, err))
-	}
-	defer resp.Body.Close()
-	r.status = resp.StatusCode
-	r.date = retryafter.Date(resp.Header, time.Now())
-	r.retryAfter, _ = retryafter.Parse(resp.Header, time.Now())
-	r.limitUsedUp = resp.Header.Get("X-RateLimit-Remaining") == "0"
-	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
-	if z, notGzip := gzip.NewReader(bytes.NewReader(r.body)); notGzip == nil && err == nil {
-		// A proxy has removed the Content-Encoding and left the body compressed.
-		r.body, err = io.ReadAll(io.LimitReader(z, maxResponse+1))
+	r.resp, r.body, err = auth.Send(req)
+	if r.resp != nil {
+		r.status = r.resp.StatusCode
 	}
 	if err != nil {
-		err = networkError(ctx, r.url, err)
-	} else if len(r.body) > maxResponse {
-		r.body, err = nil, fmt.Errorf("%w: the response is larger than 1 MiB", auth.ErrProtocol)
-	}
-	if err != nil && r.ok() {
 		return r.newError(err)
 	}
 	r.doc = jsonbody.Decode(r.body)
@@ -178,16 +156,6 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		return r.newError(r.responseError())
 	}
 	return nil
-}
-
-// client returns the context's client, made not to follow redirects, which would pass on the credentials.
-func client(ctx context.Context) *http.Client {
-	c := &http.Client{Timeout: 30 * time.Second}
-	if given, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && given != nil {
-		*c = *given
-	}
-	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return c
 }
 
 // jsonBody does not escape & < >, because not every server decodes \u0026.

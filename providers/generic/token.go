@@ -15,6 +15,7 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/jwt"
+	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
 
 // parseToken reads the token from r's response (RFC 6749 section 5.1). Its lifetime counts from start,
@@ -55,12 +56,13 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(jsonbody.Find(doc, response.ExpiresIn), unit)
+	date := retryafter.Date(r.resp.Header, time.Now())
 	if response.ExpiresAt != "" {
-		if left := timeLeft(jsonbody.Find(doc, response.ExpiresAt), r.date); left > 0 && (life == 0 || left < life) {
+		if left := timeLeft(jsonbody.Find(doc, response.ExpiresAt), date); left > 0 && (life == 0 || left < life) {
 			life = left
 		}
 	}
-	if own, ok := jwt.Lifetime(tok.AccessToken, r.date); ok && own <= maxLifetime && (life == 0 || own < life) {
+	if own, ok := jwt.Lifetime(tok.AccessToken, date); ok && own <= maxLifetime && (life == 0 || own < life) {
 		life = own
 	}
 	life = cmp.Or(life, p.c.DefaultLifetime)
