@@ -22,7 +22,8 @@ import (
 // A Provider obtains tokens from one product and says how requests carry them. It is what you write
 // to add a product. It keeps no state: a [Session] does. Its methods are called concurrently.
 //
-// A Provider may also be an [Identifier], a [Consenter], a [Revoker], a [Refresher] or [Shaped].
+// A Provider may also be an [Identifier], a [Consenter], a [Revoker], a [Refresher], [Shaped], a [Signer] or
+// [Challenged].
 type Provider interface {
 	// Exchange obtains a token. prev is the token to be replaced, or nil. A provider that can
 	// refresh uses prev.RefreshToken. Exchange makes no retries and keeps nothing. The HTTP client
@@ -47,7 +48,8 @@ type Provider interface {
 }
 
 // An Authenticator gives a service its tokens. It is safe for concurrent use. [Session] is the one to
-// use; with the interface you can wrap or replace it.
+// use; with the interface you can wrap or replace it. Requests are signed only if what is wrapped around a
+// Session has its methods of [Signer] and [Challenged] too.
 type Authenticator interface {
 	// Token returns a valid token, read-only and without its refresh token. If there is one, Token
 	// returns it at once, even if ctx has ended. Otherwise it waits until a token is obtained or ctx

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/oauth2"
 
-	"github.com/itsmauth/itsmauth/internal/adopted"
+	"github.com/itsmauth/itsmauth/internal/tokenextra"
 )
 
 // run runs one exchange and tells the callers who wait for it.
@@ -218,7 +218,7 @@ func (c *core) log(level slog.Level, message string, attrs ...any) {
 func (c *core) publish(f *flight, r result) {
 	snap := c.snapshot(r.record)
 	if r.is == tokenAdopted {
-		snap.public = adopted.Mark(snap.public)
+		snap.public = tokenextra.Adopt(snap.public)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -273,23 +273,35 @@ func (r tokenRecord) token() *oauth2.Token {
 	if r.AccessToken == "" && r.RefreshToken == "" {
 		return nil
 	}
-	return &oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)}
+	return r.withKey(&oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)})
+}
+
+// withKey returns tok with r's signing key, if it has one.
+func (r tokenRecord) withKey(tok *oauth2.Token) *oauth2.Token {
+	if r.SigningKey == "" {
+		return tok
+	}
+	return WithSigningKey(tok, r.SigningKey)
 }
 
 // try makes p's exchange within p's time. It tries again after a Retry-After, after ErrUnavailable if nothing
-// was spent, and once if the credentials were refused and a secret has changed meanwhile. The event's error is
-// an [*Error].
+// was spent, once if a response challenged it, and once if the credentials were refused and a secret has
+// changed meanwhile. The event's error is an [*Error].
 func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, error)) event {
 	ctx, cancel := context.WithDeadline(c.life, p.until)
 	defer cancel()
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client)
-	secrets, changed := c.secrets(), false
+	ctx, challenged := c.withClient(ctx)
+	secrets, changed, again := c.secrets(), false, false
 	for n := 1; ; n++ {
 		start := time.Now()
 		traced, unsent := traceSending(ctx)
 		tok, err := exchange(traced)
 		if err == nil && tok != nil && tok.AccessToken != "" {
 			return event{token: tok, start: start}
+		}
+		if challenged() && !again {
+			again = true
+			continue
 		}
 		e := c.classify(ctx, cmp.Or(err, fmt.Errorf("%w: no access token", ErrProtocol)), p)
 		failed := event{err: e, secrets: secrets, unsent: unsent()}

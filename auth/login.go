@@ -88,7 +88,12 @@ func (c *core) revoke(tok *oauth2.Token) (told bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
-	if err = c.provider.(Revoker).Revoke(context.WithValue(ctx, oauth2.HTTPClient, c.opts.Client), tok); err != nil {
+	ctx, challenged := c.withClient(ctx)
+	err = c.provider.(Revoker).Revoke(ctx, tok)
+	if err != nil && challenged() {
+		err = c.provider.(Revoker).Revoke(ctx, tok)
+	}
+	if err != nil {
 		err = c.classify(ctx, err, new(protocol))
 	}
 	return true, err

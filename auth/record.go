@@ -21,15 +21,16 @@ type tokenRecord struct {
 	AccessToken  string        `json:"access_token,omitempty"`
 	TokenType    string        `json:"token_type,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
-	Obtained     time.Time     `json:"obtained,omitzero"`    // when the exchange began
-	Host         string        `json:"host,omitempty"`       // the machine that made the exchange
-	Lifetime     time.Duration `json:"lifetime,omitempty"`   // of the access token
-	Refreshed    time.Time     `json:"refreshed,omitzero"`   // when RefreshToken was received
-	Seed         string        `json:"seed,omitempty"`       // digest of the configured refresh token that began the chain
-	Pending      *pending      `json:"pending,omitempty"`    // an exchange that may have spent RefreshToken
-	Interrupted  time.Time     `json:"interrupted,omitzero"` // when an exchange without an answer may have spent RefreshToken
-	ConsentLost  *consentLost  `json:"refused,omitempty"`    // RefreshToken was refused, or a person logged out
-	Refreshes    bool          `json:"refreshes,omitempty"`  // a refresh has worked since the login
+	SigningKey   string        `json:"signing_key,omitempty"` // of both tokens
+	Obtained     time.Time     `json:"obtained,omitzero"`     // when the exchange began
+	Host         string        `json:"host,omitempty"`        // the machine that made the exchange
+	Lifetime     time.Duration `json:"lifetime,omitempty"`    // of the access token
+	Refreshed    time.Time     `json:"refreshed,omitzero"`    // when RefreshToken was received
+	Seed         string        `json:"seed,omitempty"`        // digest of the configured refresh token that began the chain
+	Pending      *pending      `json:"pending,omitempty"`     // an exchange that may have spent RefreshToken
+	Interrupted  time.Time     `json:"interrupted,omitzero"`  // when an exchange without an answer may have spent RefreshToken
+	ConsentLost  *consentLost  `json:"refused,omitempty"`     // RefreshToken was refused, or a person logged out
+	Refreshes    bool          `json:"refreshes,omitempty"`   // a refresh has worked since the login
 	ahead        bool          // Obtained was so far in the future that the token counts as stale
 	Unavailable  time.Time     `json:"unavailable,omitzero"` // since when all refreshes with an expendable RefreshToken have failed with ErrUnavailable
 }
@@ -198,6 +199,7 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time, host string)
 		AccessToken:  tok.AccessToken,
 		TokenType:    tok.TokenType,
 		RefreshToken: tok.RefreshToken,
+		SigningKey:   SigningKey(tok),
 		Obtained:     start.Round(0),
 		Host:         host,
 		Lifetime:     lifetime(tok, start),

@@ -6,17 +6,15 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/itsmauth/itsmauth/internal/peek"
 )
 
 // Rejected implements [Authenticator]. It is false also for a response that does refuse tok while
 // another exchange would do no good: forced exchanges that fail back off from 1 s to 60 s, and come
 // at most three in a row, then one every 5 s. The caller then gets the product's own response.
 func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
-	var body []byte
-	if resp.StatusCode >= 400 {
-		body = peek(resp)
-	}
-	if s.provider.Rejects(resp, plain(resp, body)) {
+	if s.provider.Rejects(resp, peek.Body(resp)) {
 		return s.refused(tok, true)
 	}
 	if accepts(resp.StatusCode) {
@@ -25,6 +23,17 @@ func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
 		}
 	}
 	return false
+}
+
+// accepts reports whether a response with that status shows that the token was accepted. A gateway
+// may send some of them before it looks at the token.
+func accepts(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired,
+		http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return status < 500
 }
 
 // Invalidate stops the use of tok, as if a response had refused it. Newer tokens are unaffected.

@@ -107,13 +107,14 @@ func (a *attempt) admit() error {
 // send sends the request and notes what became of it.
 func (a *attempt) send() (*http.Response, error) {
 	c := a.call
+	start := c.clock()
+	a.waitingSince.Store(start)
 	out, err := a.request()
 	if err != nil {
+		a.waitingSince.Store(0)
 		a.slot.Cancel()
 		return nil, err
 	}
-	start := c.clock()
-	a.waitingSince.Store(start)
 	resp, err := a.roundTrip(out)
 	for a.neverWritten(err) && c.body.abandon() {
 		if out, err = a.request(); err == nil {
@@ -162,6 +163,11 @@ func (a *attempt) request() (*http.Request, error) {
 	out.Response = nil
 	out.Close = c.t.o.Close || c.req.Close || c.t.auth == nil // net/http logs unexpected data on an idle connection
 	out.Header = c.header(a.token)
+	if c.t.signer != nil && a.token != nil {
+		if err := a.sign(out); err != nil {
+			return nil, err
+		}
+	}
 	if c.body != nil {
 		body, err := c.body.next(a)
 		if err != nil {

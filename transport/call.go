@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/adopted"
+	"github.com/itsmauth/itsmauth/internal/tokenextra"
 )
 
 // call is one RoundTrip, with all its attempts, until the response's body is read.
@@ -25,6 +25,7 @@ type call struct {
 	attempts int  // sent, and counted against Retry.MaxAttempts
 	replayed bool // after a rejected token
 	adopted  bool // a rejected token that came from the store has been replayed
+	resent   bool // after a challenge, in this attempt
 
 	began    time.Time
 	deadline atomic.Int64 // when headers are due, in Unix ns
@@ -108,8 +109,8 @@ func (c *call) budget() *budget {
 	return c.origin.budget
 }
 
-// makeAttempt sends the request once, and again if the product rejects the token and another is
-// obtained.
+// makeAttempt sends the request once, again if the product challenges it, and again if the product rejects
+// the token and another is obtained.
 func (c *call) makeAttempt() (*http.Response, error) {
 	a := c.begin()
 	if err := a.admit(); err != nil {
@@ -118,21 +119,34 @@ func (c *call) makeAttempt() (*http.Response, error) {
 	c.attempts++
 	tok := a.token
 	resp, err := a.send()
-	if err != nil || tok == nil || !c.t.auth.Rejected(resp, tok) ||
-		c.replayed || !c.body.replayable() {
+	if err != nil || tok == nil {
 		return resp, err
+	}
+	if c.isChallenged(resp) {
+		a.creditUpload()
+		c.resent = true
+		return c.sendAgain(resp)
+	}
+	if !c.t.auth.Rejected(resp, tok) || c.replayed || !c.body.replayable() {
+		return resp, nil
 	}
 	// While processes are without their store, their tokens may end each other's, so an adopted token
 	// may be rejected although our own would not be.
-	c.replayed = c.adopted || !adopted.Is(tok)
+	c.replayed = c.adopted || !tokenextra.Adopted(tok)
 	c.adopted = true
 	a.creditUpload()
 	ctx, cancel := context.WithDeadline(a, c.due())
 	fresh, err := c.t.auth.Token(ctx)
 	cancel()
-	if err != nil || fresh.AccessToken == tok.AccessToken || !c.fitsDeadline(0, time.Now()) || !c.body.abandon() {
+	if err != nil || fresh.AccessToken == tok.AccessToken || !c.canSendAgain() {
 		return resp, nil
 	}
+	c.resent = false
+	return c.sendAgain(resp)
+}
+
+// sendAgain drops resp and makes the attempt again.
+func (c *call) sendAgain(resp *http.Response) (*http.Response, error) {
 	drain(resp, 64<<10)
 	c.attempts--
 	return c.makeAttempt()
@@ -146,6 +160,7 @@ func (c *call) retry(resp *http.Response, wait time.Duration) (*http.Response, e
 		drain(resp, 4<<10)
 	}
 	c.current.slot.Done()
+	c.resent = false
 	select {
 	case <-time.After(wait):
 	case <-c.req.Context().Done(): // which ends the attempt too

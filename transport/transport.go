@@ -22,6 +22,8 @@ import (
 // roundTripper sends the calls of one connector, or its exchanges.
 type roundTripper struct {
 	auth          auth.Authenticator // nil: exchanges
+	signer        auth.Signer        // nil: requests are not signed
+	challenged    auth.Challenged    // nil: as signer
 	o             Options            // with defaults filled in
 	origins       []origin           // for exchanges a single one, which stands for any
 	limits        *limit.Queue
@@ -80,6 +82,7 @@ func useLastResponse(*http.Request, []*http.Request) error { return http.ErrUseL
 // newBase fills in the defaults and makes the connection pools.
 func newBase(a auth.Authenticator, o *Options) *roundTripper {
 	t := &roundTripper{auth: a}
+	t.setSigner(a)
 	if o != nil {
 		t.o = *o
 	}

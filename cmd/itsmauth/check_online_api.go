@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/peek"
 	"github.com/itsmauth/itsmauth/internal/peererror"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
 )
@@ -86,7 +87,7 @@ func (c *onlineCheck) get(ctx context.Context, path string, tok *oauth2.Token) (
 		req.Header = c.Authenticator().Header(tok).Clone()
 	}
 	req.Header.Set("User-Agent", checkUserAgent)
-	client := http.Client{Transport: c.transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+	client := http.Client{Transport: c.signing(tok), CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if _, err := c.NewRequest(ctx, http.MethodGet, next.URL.String(), nil); err != nil || len(via) > 10 {
 			return http.ErrUseLastResponse
 		}
@@ -100,6 +101,27 @@ func (c *onlineCheck) get(ctx context.Context, path string, tok *oauth2.Token) (
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp, body, err
+}
+
+// signing is the transport of requests with tok, which are signed if the product wants that.
+func (c *onlineCheck) signing(tok *oauth2.Token) http.RoundTripper {
+	s := session(c.Connector)
+	if tok == nil || !s.Signs() {
+		return c.transport
+	}
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		for challenged := false; ; challenged = true {
+			signed := req.Clone(req.Context())
+			if err := s.Sign(signed, tok); err != nil {
+				return nil, err
+			}
+			resp, err := c.transport.RoundTrip(signed)
+			if err != nil || !s.Challenged(resp, peek.Body(resp)) || challenged {
+				return resp, err
+			}
+			resp.Body.Close()
+		}
+	})
 }
 
 // checkProbe sends a request to the API. If the product refuses the stored token, it tries a new one.
