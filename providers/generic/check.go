@@ -27,7 +27,9 @@ func (c *Config) check() error {
 	errs.Add("revoke_url", CheckURL(c.RevokeURL))
 	errs.Add("redirect_uri", CheckRedirectURI(c.RedirectURI))
 	c.checkGrant(&errs)
-	for k := range c.Params {
+	for k, v := range c.Params {
+		_, isScalar := paramText(v)
+		errs.When(!isScalar, "params."+k, "must be text, a number, true or false")
 		errs.When(c.sends(k), "params."+k, "has a setting of its own")
 	}
 	for k := range c.SecretParams {

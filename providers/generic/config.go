@@ -52,8 +52,9 @@ type Config struct {
 	// PKCE is Proof Key for Code Exchange, with S256 (RFC 7636). The default is true without a ClientSecret,
 	// because then nothing else shows who requested the code. RFC 9700 section 2.1.1 recommends it for all.
 	PKCE *bool `yaml:"pkce"`
-	// Params are further fields of the token request. They are part of the credential's identity.
-	Params map[string]string `yaml:"params"`
+	// Params are further fields of the token request: text, numbers, true or false, which a JSON request keeps apart
+	// and a form does not. They are part of the credential's identity.
+	Params map[string]any `yaml:"params"`
 	// SecretParams are further fields of the token request that are secret.
 	SecretParams map[string]auth.Secret `yaml:"secret_params"`
 	// ParamNames are the product's own names of standard fields of the token request, such as clientId for

@@ -73,7 +73,8 @@ func (p *Provider) canFallBack(r *request, err error) bool {
 func (p *Provider) addFields(r *request, sent func(field string) bool) {
 	for k, v := range p.c.Params {
 		if sent(k) {
-			r.fields.Set(k, v)
+			text, _ := paramText(v)
+			r.fields.Set(k, text)
 		}
 	}
 	for k, s := range p.c.SecretParams {

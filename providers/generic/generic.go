@@ -48,7 +48,8 @@ func (p *Provider) Identity() []string {
 		"scope=" + strings.Join(slices.Sorted(slices.Values(c.Scopes)), " "),
 	}
 	for _, k := range slices.Sorted(maps.Keys(c.Params)) {
-		id = append(id, "params."+k+"="+c.Params[k])
+		text, _ := paramText(c.Params[k])
+		id = append(id, "params."+k+"="+text)
 	}
 	return id
 }

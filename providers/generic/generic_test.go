@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -123,7 +124,7 @@ func TestRequest(t *testing.T) {
 		},
 		"raw basic, scopes and parameters": {
 			Config{ClientID: "id", ClientSecret: auth.SecretString(secret), CredentialsEncoding: "raw", Scopes: []string{"b", "a"},
-				Params: map[string]string{"audience": "x&y"}, SecretParams: map[string]auth.Secret{"key": auth.SecretString("k=1")}}, nil,
+				Params: map[string]any{"audience": "x&y"}, SecretParams: map[string]auth.Secret{"key": auth.SecretString("k=1")}}, nil,
 			seen{Body: "audience=x%26y&grant_type=client_credentials&key=k%3D1&scope=b+a", Header: with(formType, "Authorization", "Basic aWQ6cytlL2M9ciZlJXTiiJo=")},
 		},
 		"form": {
@@ -157,17 +158,17 @@ func TestRequest(t *testing.T) {
 			seen{Method: "PUT", Body: "password=p&username=u", Header: http.Header{"Content-Type": formType["Content-Type"]}},
 		},
 		"GET": {
-			Config{Grant: "none", Method: "GET", ClientID: "id", ClientSecret: auth.SecretString("s"), Params: map[string]string{"a": "b c"}},
+			Config{Grant: "none", Method: "GET", ClientID: "id", ClientSecret: auth.SecretString("s"), Params: map[string]any{"a": "b c"}},
 			&oauth2.Token{RefreshToken: "RT"},
 			seen{Method: "GET", Query: "q=1&a=b+c", Header: http.Header{"Accept": {"application/json"}, "Authorization": {"Basic aWQ6cw=="}}},
 		},
 		"refresh": {
-			Config{ClientID: "id", CredentialsIn: "form", Scopes: []string{"a"}, Params: map[string]string{"p": "v", "q": "w"}},
+			Config{ClientID: "id", CredentialsIn: "form", Scopes: []string{"a"}, Params: map[string]any{"p": "v", "q": "w"}},
 			&oauth2.Token{RefreshToken: "R+T"},
 			seen{Body: "client_id=id&grant_type=refresh_token&refresh_token=R%2BT", Header: formType},
 		},
 		"refresh with fields": {
-			Config{ClientID: "id", Scopes: []string{"a"}, Params: map[string]string{"p": "v", "q": "w"}, RedirectURI: "http://x/y",
+			Config{ClientID: "id", Scopes: []string{"a"}, Params: map[string]any{"p": "v", "q": "w"}, RedirectURI: "http://x/y",
 				SecretParams: map[string]auth.Secret{"s": auth.SecretString("t")},
 				Refresh:      Refresh{Param: "refreshToken", Fields: []string{"p", "s", "scope", "redirect_uri"}}},
 			&oauth2.Token{RefreshToken: "RT"},
@@ -177,6 +178,18 @@ func TestRequest(t *testing.T) {
 			Config{Grant: "none", Encoding: "json", ClientID: "id", ClientSecret: auth.SecretString("s"), Username: "u", Scopes: []string{"a", "b"}, ScopeSeparator: ",",
 				ParamNames: map[string]string{"client_id": "clientId", "client_secret": "clientSecret", "username": "client_id"}}, nil,
 			seen{Body: `{"clientId":"id","clientSecret":"s","client_id":"u","scope":"a,b"}`, Header: jsonType},
+		},
+		"parameters in JSON": {
+			Config{Encoding: "json", ClientID: "id", Params: map[string]any{"text": "1", "number": json.Number("1.50"), "large": int64(1) << 60, "half": 0.5, "flag": true, "off": false, "empty": ""}}, nil,
+			seen{Body: `{"client_id":"id","empty":"","flag":true,"grant_type":"client_credentials","half":0.5,"large":1152921504606846976,"number":1.50,"off":false,"text":"1"}`, Header: jsonType},
+		},
+		"parameters in a form": {
+			Config{ClientID: "id", Params: map[string]any{"number": json.Number("1.50"), "flag": true, "n": 7, "empty": ""}}, nil,
+			seen{Body: "client_id=id&empty=&flag=true&grant_type=client_credentials&n=7&number=1.50", Header: formType},
+		},
+		"a number that a refresh leaves out": {
+			Config{Grant: "none", Encoding: "json", Username: "u", Params: map[string]any{"grant_type": 7, "ttl": 60}, Refresh: Refresh{Fields: []string{"ttl"}}}, &oauth2.Token{RefreshToken: "RT"},
+			seen{Body: `{"grant_type":"refresh_token","refresh_token":"RT","ttl":60}`, Header: jsonType},
 		},
 		"names in a form": {
 			Config{ClientID: "id", Scopes: []string{"a", "b"}, ParamNames: map[string]string{"grant_type": "grantType", "scope": "scopes", "refresh_token": "refreshToken"},
@@ -530,7 +543,7 @@ func TestDescription(t *testing.T) {
 			c := basic(base)
 			c.TokenURL.RawQuery = "tenant=acme-corp"
 			c.ClientID, c.Grant, c.Username, c.Password = "itsm-sync", "password", user, auth.SecretString(phrase)
-			c.Scopes, c.Params = []string{"itsm.read", "email"}, map[string]string{"audience": "https://api.example.com", "version": "2.1"}
+			c.Scopes, c.Params = []string{"itsm.read", "email"}, map[string]any{"audience": "https://api.example.com", "version": "2.1"}
 			basic := base64.StdEncoding.EncodeToString([]byte("robot:hunter2"))
 			c.SecretParams = map[string]auth.Secret{"k": auth.SecretString("two words"), "basic": auth.SecretString(basic), "pin": auth.SecretString("7x9!1")}
 			_, err := must(t, c).Exchange(t.Context(), &oauth2.Token{AccessToken: "eyJhbGci-5f1c9"})
@@ -1238,7 +1251,7 @@ func TestIdentity(t *testing.T) {
 	t.Parallel()
 	base, _ := url.Parse("https://x/token?p=1")
 	c := Config{TokenURL: base, ClientID: "id", Grant: "password", Username: "u", Password: auth.SecretString(password), ClientSecret: auth.SecretString(secret),
-		Scopes: []string{"b", "a"}, Params: map[string]string{"z": "1", "y": "2"}, SecretParams: map[string]auth.Secret{"s": auth.SecretString("hidden")}}
+		Scopes: []string{"b", "a"}, Params: map[string]any{"z": json.Number("1"), "y": "2"}, SecretParams: map[string]auth.Secret{"s": auth.SecretString("hidden")}}
 	want := []string{"token_url=https://x/token?p=1", "client_id=id", "grant=password", "username=u", "scope=a b", "params.y=2", "params.z=1"}
 	if d := gocmp.Diff(want, must(t, c).Identity()); d != "" {
 		t.Error(d)
@@ -1288,7 +1301,7 @@ refresh_token: not used by grant client_credentials`},
 		"password": {Config{TokenURL: x, Grant: "password"}, "password: required for grant password\nusername: required for grant password"},
 		"seed":     {Config{TokenURL: x, Grant: "refresh_token"}, "refresh_token: required for grant refresh_token"},
 		"colon":    {Config{TokenURL: x, ClientID: "a:b", CredentialsEncoding: "raw"}, "client_id: must not contain a colon, which ends the id in a raw Basic header"},
-		"params": {Config{TokenURL: x, ClientID: "id", Params: map[string]string{"grant_type": "x", "a": "b"}, SecretParams: map[string]auth.Secret{"a": s, "client_secret": s}},
+		"params": {Config{TokenURL: x, ClientID: "id", Params: map[string]any{"grant_type": "x", "a": "b"}, SecretParams: map[string]auth.Secret{"a": s, "client_secret": s}},
 			`params.grant_type: has a setting of its own
 secret_params.a: is also in params
 secret_params.client_secret: has a setting of its own`},
@@ -1344,11 +1357,18 @@ api_headers.b: appears twice
 api_headers.c d: is not a header name
 api_headers.content-type: would replace the Content-Type of every call
 api_headers.x-a: is also in static_headers`},
+		"parameters": {Config{TokenURL: x, ClientID: "id", Params: map[string]any{"list": []string{"a"}, "object": map[string]any{}, "null": nil, "secret": s, "nan": math.NaN(), "no number": json.Number("x")}},
+			`params.list: must be text, a number, true or false
+params.nan: must be text, a number, true or false
+params.no number: must be text, a number, true or false
+params.null: must be text, a number, true or false
+params.object: must be text, a number, true or false
+params.secret: must be text, a number, true or false`},
 		"code fields":    {Config{TokenURL: x, ClientID: "id", CodeFields: []string{"scope", "x"}}, "code_fields.1: must be a name from params or secret_params, redirect_uri or scope\ncode_fields: not used by grant client_credentials"},
 		"expires at":     {Config{TokenURL: x, ClientID: "id", Response: Response{ExpiresAt: "expires"}}, "response.expires_at: must be a JSON Pointer, such as /data/token (RFC 6901)"},
 		"separator":      {Config{TokenURL: x, ClientID: "id", ScopeSeparator: "\n"}, "scope_separator: must not hold a control character"},
 		"two refreshing": {Config{TokenURL: x, ClientID: "id", Refresh: Refresh{Param: "rt"}, ParamNames: map[string]string{"refresh_token": "refreshToken", "client_id": "rt"}}, "param_names.client_id: is the name of another field that is sent\nparam_names.refresh_token: is also in refresh.param"},
-		"names": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, Scopes: []string{"a"}, Params: map[string]string{"p": "v"}, SecretParams: map[string]auth.Secret{"q": s},
+		"names": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, Scopes: []string{"a"}, Params: map[string]any{"p": "v"}, SecretParams: map[string]auth.Secret{"q": s},
 			ParamNames: map[string]string{"clientid": "a", "client_id": "", "client_secret": "p", "username": "q", "password": "scope", "code": "same", "code_verifier": "same"}},
 			`param_names.client_id: must not be empty
 param_names.client_secret: is the name of another field that is sent

@@ -126,7 +126,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		u.RawQuery = strings.TrimPrefix(u.RawQuery+"&"+r.named().Encode(), "&")
 	case p.c.Encoding == "json":
 		r.setDefaultHeader("Content-Type", "application/json")
-		body = jsonBody(r.named())
+		body = r.jsonBody()
 	default:
 		r.setDefaultHeader("Content-Type", "application/x-www-form-urlencoded")
 		body = []byte(r.named().Encode())
@@ -158,15 +158,30 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	return nil
 }
 
-// jsonBody does not escape & < >, because not every server decodes \u0026.
-func jsonBody(fields url.Values) []byte {
-	object := make(map[string]string, len(fields))
-	for k := range fields {
-		object[k] = fields.Get(k)
+// jsonBody returns the fields as JSON, without escapes for & < >: not every server decodes \u0026.
+func (r *request) jsonBody() []byte {
+	object := make(map[string]any, len(r.fields))
+	for field := range r.fields {
+		name := cmp.Or(r.c.ParamNames[field], field)
+		object[name] = r.fields.Get(field)
+		if v := r.c.Params[field]; v != nil {
+			if text, _ := paramText(v); text == object[name] {
+				object[name] = v
+			}
+		}
 	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	e.Encode(object) // strings cannot fail
+	e.Encode(object) // text, numbers and booleans, as paramText has shown: cannot fail
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// paramText returns v, text, a number or a boolean, as a form has it. ok is false if v is anything else.
+func paramText(v any) (text string, ok bool) {
+	if s, isString := v.(string); isString {
+		return s, true
+	}
+	b, err := json.Marshal(v)
+	return string(b), err == nil && !strings.ContainsAny(string(b[:1]), `"[{n`)
 }
