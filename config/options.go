@@ -2,8 +2,11 @@ package config
 
 import (
 	"log/slog"
+	"maps"
 	"net/http"
 	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/auth/filestore"
@@ -55,7 +58,7 @@ func newOptions(opts []Option) *options {
 // should refuse a key with an [auth.KeyError]. [Connectors.Close] closes a store that is an [io.Closer].
 func WithStore[C any](typ string, open func(C) (auth.Store, error)) Option {
 	return func(o *options) {
-		o.tokenStore.Kinds[typ] = reflect.TypeFor[C]()
+		o.tokenStore.Kinds[typ] = yamldoc.NewKind(reflect.TypeFor[C]())
 		o.openStore[typ] = func(c any) (auth.Store, error) { return open(c.(C)) }
 	}
 }
@@ -69,7 +72,7 @@ func WithDefaultStore(typ string, open func() (auth.Store, error)) Option {
 // WithProvider adds a provider, which a connector selects with provider. It replaces a built-in
 // provider of the same name.
 func WithProvider(d providers.Definition) Option {
-	return func(o *options) { o.providers[d.Name()], o.connector.Kinds[d.Name()] = d, d.Settings() }
+	return func(o *options) { o.providers[d.Name()], o.connector.Kinds[d.Name()] = d, kind(d) }
 }
 
 // WithOnly makes only the connectors of these names, or all if there are none. What the others need, such
@@ -84,4 +87,19 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l 
 // it sees every attempt and every exchange. For its errors see [transport.Options.Wrap].
 func WithWrap(wrap func(connector string, next http.RoundTripper) http.RoundTripper) Option {
 	return func(o *options) { o.wrap = wrap }
+}
+
+// suggest says which provider was probably meant, or else which there are.
+func (o *options) suggest(name string) string {
+	advice := yamldoc.Suggest(name, maps.Keys(o.providers))
+	if !strings.HasPrefix(advice, "known") {
+		return advice
+	}
+	var known []string
+	for name, d := range o.providers {
+		if d.Preset() == nil {
+			known = append(known, name)
+		}
+	}
+	return yamldoc.Suggest("", slices.Values(known)) + ", and products that itsmauth providers lists"
 }

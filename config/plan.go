@@ -82,6 +82,7 @@ func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
 	}
 	p := &plan{name: at.Name, path: at.Path, settings: map[string]yamldoc.Setting{}}
 	p.defaults = base
+	entries = l.withPreset(at, entries)
 	l.doc.Fill(&p.connectorConfig, at, entries)
 	if u := p.BaseURL; u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		l.doc.Refuse(at.Path.Below("base_url"), errors.New("must not have a query or a fragment"))
@@ -91,7 +92,7 @@ func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
 	l.transport(p)
 	def, known := l.opts.providers[p.Provider]
 	if !known {
-		l.doc.Refuse(at.Path.Below("provider"), yamldoc.Advise("unknown provider", yamldoc.Suggest(p.Provider, maps.Keys(l.opts.providers))))
+		l.doc.Refuse(at.Path.Below("provider"), yamldoc.Advise("unknown provider", l.opts.suggest(p.Provider)))
 		l.plainHTTP(p)
 		return nil // it is not known which other keys are right
 	}

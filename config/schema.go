@@ -30,25 +30,29 @@ func Schema(opts ...Option) ([]byte, error) {
 		return nil, err
 	}
 	s := yamldoc.Schema(func(owner reflect.Type, field string) yamldoc.Object {
+		if owner.Name() == "" { // of a preset
+			return describeVariable(owner, field)
+		}
 		return docs[strings.TrimPrefix(owner.PkgPath(), module+"/")+"."+owner.Name()+"."+field]
 	})
 	root := s.Struct(reflect.TypeFor[file]())
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["$id"] = "https://raw.githubusercontent.com/itsmauth/itsmauth/main/docs/itsmauth.schema.json"
 	root["title"] = "itsmauth"
-	root["$defs"] = yamldoc.Defs
+	defs := maps.Clone(yamldoc.Defs)
+	root["$defs"] = defs
 	root["patternProperties"] = yamldoc.Object{"^x-": true}
 	top := root["properties"].(yamldoc.Object)
 	maps.Copy(top["version"].(yamldoc.Object), yamldoc.Object{"anyOf": []yamldoc.Object{{"const": 1}, yamldoc.Ref("reference")}})
 
-	connector := s.Union(o.connector)
+	connector := s.Union(o.connector, defs)
 	connector["properties"].(yamldoc.Object)["base_url"].(yamldoc.Object)["pattern"] = "^[^?#]*$"
 	maps.Copy(top["connectors"].(yamldoc.Object), yamldoc.Object{
 		"type": "object", "minProperties": 1,
 		"propertyNames":        yamldoc.Object{"pattern": `^\S(?:.*\S)?$`, "maxLength": 200},
 		"additionalProperties": connector,
 	})
-	maps.Copy(top["token_store"].(yamldoc.Object), yamldoc.Nullable(s.Union(o.tokenStore)))
+	maps.Copy(top["token_store"].(yamldoc.Object), yamldoc.Nullable(s.Union(o.tokenStore, defs)))
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

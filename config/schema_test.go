@@ -24,6 +24,9 @@ import (
 // beyond lists what config refuses and a schema cannot: by the words of the problem, and for some by the
 // value's YAML tag.
 var beyond = []struct{ words, tag, why string }{
+	{"missing; it is", "", "a preset needs a variable if the setting with it is not given"},
+	{"must match", "!!int", "a pattern is for strings"},
+	{"must match", "!!float", "a pattern is for strings"},
 	{"conflicts with connector", "", "two connectors are compared"},
 	{"plain http sends", "", "depends on allow_http, and on what is loopback"},
 	{"required", "", "a constructor's rule, between keys"},

@@ -23,7 +23,7 @@ import (
 
 // connectorConfig holds the settings that connectors of every provider have.
 type connectorConfig struct {
-	// Provider is the adapter for the product.
+	// Provider is the adapter for the product: one of these, or a product of docs/products.md.
 	Provider string `yaml:"provider" required:"true"`
 	// BaseURL is the URL of the product's API. Credentials are sent to its origin.
 	BaseURL *url.URL `yaml:"base_url" required:"true"`
@@ -138,7 +138,7 @@ func (l *loader) plainHTTP(p *plan) {
 	if l.doc.Reported(p.path.Below("transport", "allow_http")) {
 		return
 	}
-	urls := append(slices.Collect(maps.Values(p.settings)), yamldoc.Setting{Path: yamldoc.Path{"base_url"}, Value: p.BaseURL})
+	urls := append([]yamldoc.Setting{{Path: yamldoc.Path{"base_url"}, Value: p.BaseURL}}, slices.Collect(maps.Values(p.settings))...)
 	for i, u := range p.Transport.AllowedOrigins {
 		urls = append(urls, yamldoc.Setting{Path: yamldoc.Path{"transport", "allowed_origins"}.Index(i), Value: u})
 	}

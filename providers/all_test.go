@@ -33,10 +33,16 @@ func TestAll(t *testing.T) {
 	t.Parallel()
 	var names []string
 	for _, d := range providers.All() {
-		names = append(names, d.Name())
+		if d.Preset() == nil {
+			names = append(names, d.Name())
+		}
 	}
 	if want := []string{"beyondtrust", "oauth2", "remedy", "webcommander"}; !slices.Equal(names, want) {
 		t.Errorf("%v, want %v", names, want)
+	}
+	sorted := slices.IsSortedFunc(providers.All(), func(a, b providers.Definition) int { return strings.Compare(a.Name(), b.Name()) })
+	if !sorted || len(providers.All()) == len(names) {
+		t.Errorf("not sorted, or no presets: %v", providers.All())
 	}
 	for _, d := range providers.All() {
 		p, err := d.New(func(any) error { return nil }, auth.Env{})
@@ -68,6 +74,9 @@ func TestDefaults(t *testing.T) {
 		return n
 	}
 	for _, d := range providers.All() {
+		if d.Preset() != nil {
+			continue // its settings are an engine's
+		}
 		made := func(decode func(into any) error) auth.Provider {
 			p, err := d.New(decode, auth.Env{BaseURL: u})
 			if err != nil {

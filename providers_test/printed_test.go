@@ -89,6 +89,7 @@ var exported = []reflect.Type{
 	reflect.TypeFor[consent.Connector](), reflect.TypeFor[consent.HandlerOptions](), reflect.TypeFor[consent.LoginOptions](),
 	reflect.TypeFor[filestore.Config](), reflect.TypeFor[redisstore.Config](),
 	reflect.TypeFor[config.Connector](), reflect.TypeFor[config.Connectors](), reflect.TypeFor[config.Problem](), reflect.TypeFor[config.Problems](),
+	reflect.TypeFor[config.Preset](), reflect.TypeFor[config.PresetKey](), reflect.TypeFor[config.PresetVariable](), reflect.TypeFor[config.PresetWay](),
 	reflect.TypeFor[transport.Limiter](), reflect.TypeFor[transport.Options](), reflect.TypeFor[transport.Retry](),
 	reflect.TypeFor[providers.Definition](),
 	reflect.TypeFor[jsonbody.Condition](), reflect.TypeFor[generic.Config](), reflect.TypeFor[generic.Header](), reflect.TypeFor[generic.Provider](),

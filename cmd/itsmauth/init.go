@@ -231,12 +231,16 @@ func descriptions(provider string) func(key string) string {
 	common, own := dig(connector, "properties"), any(nil)
 	cases, _ := dig(connector, "allOf").([]any)
 	for _, c := range cases {
-		if dig(c, "if", "properties", "provider", "const") == provider {
+		if names, _ := dig(c, "if", "properties", "provider", "enum").([]any); slices.Contains(names, any(provider)) && dig(c, "then") != nil {
 			own = dig(c, "then", "properties")
 		}
 	}
 	return func(key string) string {
-		text, ok := dig(own, key, "description").(string)
+		n := dig(own, key)
+		if ref, ok := dig(n, "$ref").(string); ok && dig(n, "description") == nil {
+			n = dig(root, strings.Split(ref, "/")[1:]...)
+		}
+		text, ok := dig(n, "description").(string)
 		if !ok {
 			text, _ = dig(common, key, "description").(string)
 		}

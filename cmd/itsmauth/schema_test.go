@@ -72,6 +72,15 @@ type node struct {
 	Properties  keys            `json:"properties"`
 	Required    []string        `json:"required"`
 	AllOf       []struct{ If, Then node }
+	Defs        map[string]node `json:"$defs"`
+}
+
+// resolve is n, or what it refers to in another provider's settings.
+func (n node) resolve(root node) node {
+	if path := strings.Split(n.Ref, "/"); len(path) == 5 {
+		return root.Defs[path[2]].Properties[path[4]]
+	}
+	return n
 }
 
 // keys are the properties of a schema, without those that are true: these only allow a key that is
@@ -172,7 +181,7 @@ func reference(t *testing.T, root node) string {
 			return boolInt(slices.Contains(n.Required, b)) - boolInt(slices.Contains(n.Required, a))
 		})
 		for _, name := range names {
-			p := n.Properties[name]
+			p := n.Properties[name].resolve(root)
 			seen++
 			value := literal(p.Default)
 			if slices.Contains(n.Required, name) {
@@ -219,24 +228,41 @@ func reference(t *testing.T, root node) string {
 	store := root.Properties["token_store"]
 	section("## `token_store`", "", store, true)
 	for _, c := range store.AllOf {
-		section(fmt.Sprintf("### `type: %s`", c.If.Properties["type"].Const), "", c.Then, true)
+		for _, name := range c.If.Properties["type"].Enum {
+			section(fmt.Sprintf("### `type: %s`", name), "", c.Then, true)
+		}
 	}
 	section("## `defaults`", "Each of these overrides the ones before it: built-in settings, `defaults`, the product's own limits, the connector. Mappings merge, lists replace.", root.Properties["defaults"], true)
 	connector, _ := root.Properties["connectors"].additional()
 	shared := connector
 	shared.Properties = maps.Clone(connector.Properties)
+	shared.Required = append(shared.Required, "base_url")
+	shared.Properties["provider"] = shortened(shared.Properties["provider"])
 	for name := range root.Properties["defaults"].Properties {
 		delete(shared.Properties, name)
 	}
 	section("## Every connector", "Every key of `defaults` may also be set here.", shared, true)
 	for _, c := range connector.AllOf {
-		name := fmt.Sprint(c.If.Properties["provider"].Const)
-		section(fmt.Sprintf("## `provider: %s`", name), strings.ToUpper(described[name][0][:1])+described[name][0][1:]+".", c.Then, true)
+		for _, name := range c.If.Properties["provider"].Enum {
+			if about, ok := described[name]; ok && c.Then.Properties != nil {
+				section(fmt.Sprintf("## `provider: %s`", name), strings.ToUpper(about[0][:1])+about[0][1:]+".", c.Then, true)
+			}
+		}
 	}
 	if seen < 80 {
 		t.Errorf("%d keys", seen)
 	}
 	return b.String()
+}
+
+// shortened leaves out the presets, which docs/products.md has.
+func shortened(provider node) node {
+	provider.AnyOf = slices.Clone(provider.AnyOf)
+	provider.AnyOf[0].Enum = slices.DeleteFunc(slices.Clone(provider.AnyOf[0].Enum), func(name string) bool {
+		_, ok := described[name]
+		return !ok
+	})
+	return provider
 }
 
 func boolInt(b bool) int {

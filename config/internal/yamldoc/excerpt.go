@@ -1,7 +1,6 @@
 package yamldoc
 
 import (
-	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -50,7 +49,10 @@ func (m *Mask) learn(s *shape, t reflect.Type, f settings.Field) {
 	switch {
 	case t == nodeType:
 		u = m.unions[f.Key]
-		structs = slices.AppendSeq([]reflect.Type{u.Common}, maps.Values(u.Kinds))
+		structs = []reflect.Type{u.Common}
+		for _, k := range u.Kinds {
+			structs = append(structs, k.Settings, k.Variables)
+		}
 		if f.Tag.Get("names") == "true" {
 			s.harmless, s.names = false, newShape()
 			s = s.names

@@ -1,6 +1,7 @@
 package yamldoc
 
 import (
+	"encoding/json"
 	"maps"
 	"math"
 	"reflect"
@@ -52,18 +53,30 @@ type Schema func(owner reflect.Type, field string) Object
 
 // A Union is a mapping whose keys depend on the word at one of them.
 type Union struct {
-	Common reflect.Type            // the struct of the keys that it may always have
-	Key    string                  // one of these
-	Kinds  map[string]reflect.Type // the structs of the other keys, by the word at Key
+	Common reflect.Type    // the struct of the keys that it may always have
+	Key    string          // one of these
+	Kinds  map[string]Kind // by the word at Key
+}
+
+// A Kind says which keys a mapping may have besides the common ones.
+type Kind struct {
+	Settings  reflect.Type
+	Variables reflect.Type // the struct of keys that only replace placeholders
+	Given     []string     // keys that an overlay gives, so that they are not required
+}
+
+// NewKind is a kind without an overlay.
+func NewKind(settings reflect.Type) Kind {
+	return Kind{Settings: settings, Variables: reflect.TypeFor[struct{}]()}
 }
 
 // NewUnion is a union without kinds, whose common keys are C's.
 func NewUnion[C any](key string) Union {
-	return Union{reflect.TypeFor[C](), key, map[string]reflect.Type{}}
+	return Union{reflect.TypeFor[C](), key, map[string]Kind{}}
 }
 
-// Union describes u.
-func (s Schema) Union(u Union) Object {
+// Union describes u. Settings that several kinds have are added to defs.
+func (s Schema) Union(u Union, defs Object) Object {
 	all := s.Struct(u.Common)
 	delete(all, "additionalProperties")
 	names := slices.Sorted(maps.Keys(u.Kinds))
@@ -72,16 +85,55 @@ func (s Schema) Union(u Union) Object {
 	delete(word, "$ref")
 	maps.Copy(word, OrReference(Object{"enum": names}))
 	var cases []Object
+	same := map[string]Object{}      // "if", by what is the same for several kinds
+	givenBy := map[string][]string{} // kinds, by common keys
+	uses := map[reflect.Type]int{}
+	for _, k := range u.Kinds {
+		uses[k.Settings]++
+	}
 	for _, name := range names {
-		then := s.Struct(u.Kinds[name])
-		for key := range props {
-			then["properties"].(Object)[key] = true
+		k := u.Kinds[name]
+		then := s.Struct(k.Settings)
+		own := then["properties"].(Object)
+		if t := k.Settings; uses[t] > 1 && t.Name() != "" {
+			defs[t.String()] = s.Struct(t)
+			for key := range own {
+				own[key] = Ref(t.String() + "/properties/" + key)
+			}
 		}
-		is := Object{"type": "object", "properties": Object{u.Key: Object{"const": name}}, "required": []string{u.Key}}
-		cases = append(cases, Object{"if": is, "then": then})
+		maps.Copy(own, s.Struct(k.Variables)["properties"].(Object))
+		for _, key := range k.Given {
+			if slices.Contains(then["required"].([]string), key) {
+				own[key] = Nullable(own[key].(Object))
+			} else if slices.Contains(all["required"].([]string), key) {
+				givenBy[key] = append(givenBy[key], name)
+			}
+		}
+		then["required"] = slices.DeleteFunc(then["required"].([]string), func(key string) bool { return slices.Contains(k.Given, key) })
+		for key := range props {
+			own[key] = true
+		}
+		b, _ := json.Marshal(then) // a schema can be marshaled
+		if known := same[string(b)]; known != nil {
+			known["enum"] = append(known["enum"].([]string), name)
+			continue
+		}
+		same[string(b)] = Object{"enum": []string{name}}
+		cases = append(cases, Object{"if": is(u.Key, same[string(b)]), "then": then})
+	}
+	for _, key := range slices.Sorted(maps.Keys(givenBy)) {
+		all["required"] = slices.DeleteFunc(all["required"].([]string), func(k string) bool { return k == key })
+		props[key] = Nullable(props[key].(Object))
+		given := Object{"required": []string{key}, "properties": Object{key: Object{"not": Object{"type": "null"}}}}
+		cases = append(cases, Object{"if": is(u.Key, Object{"enum": givenBy[key]}), "else": given})
 	}
 	all["allOf"] = cases
 	return all
+}
+
+// is describes a mapping with a value at key.
+func is(key string, value Object) Object {
+	return Object{"type": "object", "properties": Object{key: value}, "required": []string{key}}
 }
 
 // Struct describes a struct as a mapping of its keys and no others.

@@ -37,6 +37,7 @@ type Document struct {
 	placeholders map[string]bool
 	layers       map[string]Path    // where to look for values that are missing below the key
 	scalars      map[string]Setting // decoded since Rest began
+	madeOf       map[string]Path    // of which value in the file an overlay made the text
 }
 
 // A Node is a value in the document, with its key and its path. A Go field of this type is given the
@@ -71,7 +72,7 @@ func New(file string) *Document {
 		dir = abs // files are read again later, and the program may change its working directory
 	}
 	d := &Document{dir: dir, read: textfile.Read, room: maxReferenced, ahead: maxReferenced, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
-		layers: map[string]Path{}, scalars: map[string]Setting{}}
+		layers: map[string]Path{}, scalars: map[string]Setting{}, madeOf: map[string]Path{}}
 	d.Files = textfile.NewFiles(func(path string) (string, error) { return d.read(path) })
 	return d
 }
@@ -89,11 +90,14 @@ const maxFaults = 1000
 func (d *Document) Full() bool { return len(d.Faults) >= maxFaults }
 
 func (d *Document) add(n *yaml.Node, p Path, err error) {
-	if !d.Full() {
-		d.Faults = append(d.Faults, Fault{n.Line, n.Column, p, oneLine(err.Error()), err})
+	at, wrap, ok := d.source(p)
+	if err = wrap(err); ok && !d.Full() {
+		d.Faults = append(d.Faults, Fault{n.Line, n.Column, at, oneLine(err.Error()), err})
 	}
-	for i := range len(p) + 1 {
-		d.faulty[p[:i].String()] = true
+	for _, p := range []Path{p, at} {
+		for i := range len(p) + 1 {
+			d.faulty[p[:i].String()] = true
+		}
 	}
 }
 
@@ -175,6 +179,7 @@ func (d *Document) Warn(p Path, err error) {
 func (d *Document) WarnKey(p Path, err error) { d.warn(d.nodes[p.String()].key, p, err) }
 
 func (d *Document) warn(n *yaml.Node, p Path, err error) {
+	p, _, _ = d.source(p)
 	d.Warnings = append(d.Warnings, Fault{n.Line, n.Column, p, oneLine(err.Error()), err})
 }
 
@@ -201,7 +206,8 @@ func (d *Document) Reported(p Path) bool {
 			return true
 		}
 	}
-	return d.faulty[p.String()] || d.faulty[d.resolve(p).String()]
+	from, made := d.madeOf[p.String()]
+	return d.faulty[p.String()] || d.faulty[d.resolve(p).String()] || made && d.faulty[from.String()]
 }
 
 // Has reports whether a value at p was decoded.

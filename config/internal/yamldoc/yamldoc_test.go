@@ -1,6 +1,8 @@
 package yamldoc
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -107,4 +109,52 @@ func FuzzExpand(f *testing.F) {
 			t.Errorf("%q became %q, %v", s, literal, err)
 		}
 	})
+}
+
+func TestOverlay(t *testing.T) {
+	t.Parallel()
+	d := New(".")
+	root := d.Parse([]byte("word: here\na: mine\nm: {x: {p: 1}, <<: {s: 2}}\nn:\nl: [1]\nr: eu\n"))
+	entries, _ := d.Entries(root)
+	other := EntriesOf(New(".").Parse([]byte("a: other\nb: 'to {r}, {unknown}'\nm: {x: {p: 2, q: '{r}'}, y: 3, s: 4}\nn: {z: 1}\nl: [2, 3]\n")))
+	values := map[string]*Value{"r": {Text: "eu", From: entries[5]}, "unused": {}}
+	entries = d.Overlay(root, entries, other, values, entries[0])
+	var got struct {
+		Word string `yaml:"word"`
+		A    string `yaml:"a"`
+		B    string `yaml:"b"`
+		N    struct {
+			Z string `yaml:"z"`
+		} `yaml:"n"`
+		L     []int `yaml:"l"`
+		Outer struct {
+			X struct {
+				P int    `yaml:"p"`
+				Q string `yaml:"q"`
+			} `yaml:"x"`
+			Y int `yaml:"y"`
+			S int `yaml:"s"`
+		} `yaml:"m"`
+	}
+	d.Fill(&got, root, entries)
+	o := got.Outer
+	if d.Faults != nil || got.A != "mine" || got.B != "to eu, {unknown}" || o.X.P != 1 || o.X.Q != "eu" || o.Y != 3 || o.S != 2 || got.N.Z != "1" || !slices.Equal(got.L, []int{1}) {
+		t.Errorf("%+v %v", got, d.Faults)
+	}
+	if !values["r"].Used || values["unused"].Used {
+		t.Error("used", values["r"].Used, values["unused"].Used)
+	}
+	// Faults are where the value is, or at the given place, once.
+	for path, want := range map[string]string{"b": "6:4 r b, which is made of it, wrong", "n.z": "1:7 n.z wrong", "a": "2:4 a wrong"} {
+		d.Faults = nil
+		d.Refuse(strings.Split(path, "."), errors.New("wrong"))
+		f := d.Faults[0]
+		if got := fmt.Sprintf("%d:%d %s %s", f.Line, f.Col, f.Path, f.Message); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	d.Faults = nil
+	if d.Refuse(Path{"m", "x", "q"}, errors.New("wrong")); d.Faults != nil || !d.Reported(Path{"m", "x", "q"}) {
+		t.Error("what is made of a refused value is refused too", d.Faults)
+	}
 }
