@@ -1,13 +1,14 @@
 package authtest
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"reflect"
 	"slices"
@@ -22,163 +23,370 @@ import (
 
 // A Product is what a provider is tested against: an emulator, or the real product.
 type Product struct {
-	Good    func() *http.Request                          // gets 2xx with a valid token; changes nothing
-	Refused func() *http.Request                          // gets 4xx for a reason other than its token; may be nil
-	Kill    func(accessToken string)                      // invalidates a token; may be nil
-	Login   func(t *testing.T, page string) (code string) // logs in on the page of an [auth.CodeFlow]
-	Secrets []string                                      // from the settings; no error or identity may show them
+	// Good returns a request to the API that gets 2xx with a valid token and changes nothing.
+	Good func() *http.Request
+	// Refused returns a request that gets 4xx for a reason other than its token, such as a record that
+	// does not exist. nil skips the test.
+	Refused func() *http.Request
+	// Kill invalidates an access token at the product. nil skips the test.
+	Kill func(accessToken string)
+	// Login logs a person in on the page of an [auth.CodeFlow], and returns the authorization code. It
+	// is only needed if the settings need a person's consent.
+	Login func(t *testing.T, page string) (code string)
+	// Secrets are all secrets in the settings. No error, URL, identity or print of the provider may show
+	// them.
+	Secrets []string
+	// Requests is how many requests an Exchange makes if the product needs more than one, such as a
+	// login in two steps. The default is 1.
+	Requests int
 }
 
-// TestProvider tests a provider against its product. open makes a new provider with the same settings
-// each time. If they need a person's consent, there must be no login yet. TestProvider checks that
-//   - Exchange makes one request with the client in its context, does not change prev, and returns a
-//     valid token (RFC 6749 sections 5.1 and 6), or without consent [auth.ErrConsentRequired];
-//   - Header carries the token, and depends only on the token and the settings;
-//   - Rejects is true for an invalid token, and false for a call that succeeds or fails otherwise;
-//   - Identity is always the same;
-//   - Revoke revokes the token, if it makes a request, and succeeds for a revoked one (RFC 7009 section
-//     2.2);
-//   - if the product fails, Exchange fails after one request (or two, if a refresh token is expendable and
-//     a 2xx response has no token). The error is an [*auth.Error] with the sentinel, status and Retry-After
-//     that a Session needs (RFC 6749 section 5.2, RFC 9110 section 10.2.3), and has no secret, even if the
-//     product echoes the request.
+// TestProvider tests a provider against its product. open makes a new provider, with the same settings each
+// time. If they need a person's consent, there must be no login yet. TestProvider makes a few
+// exchanges with the product, and others with responses of its own that do not reach it.
+// Each failure names the rule that is broken and what to do. The rules are:
+//
+//   - Exchange sends one request, with the client and the context that it is given, and no secret in the
+//     URL. It returns a valid token, with the refresh token if the product sends one (RFC 6749 sections 5.1
+//     and 6), keeps nothing and does not change prev. Without a consent that it needs, it sends nothing
+//     and returns [auth.ErrConsentRequired].
+//   - If that fails, Exchange neither tries again nor follows a redirect. The error is an [*auth.Error] with
+//     the sentinel, status and Retry-After by which a Session decides what to do next; [auth.Send] and
+//     [auth.ResponseError] return these. It shows no secret, even if the product repeats the request.
+//   - Header depends on the token alone and carries it, each name once.
+//   - Rejects is true if the product refuses the token, and false if the request succeeds or fails for
+//     another reason. It does not read resp.Body, which is the caller's.
+//   - Printing the provider, and what [auth.Identifier] and [auth.CodeFlow] return, shows no secret. The
+//     identity is always the same.
+//   - Revoke revokes the token, if it makes a request, and succeeds again for a revoked one (RFC 7009
+//     section 2.2).
+//
+// The client follows no redirect, and uses plain http to loopback alone, as in production.
 func TestProvider(t *testing.T, open func(t *testing.T) auth.Provider, at Product) {
+	if at.Good == nil {
+		t.Fatal("the test needs Product.Good")
+	}
+	k := &kit{at: at, open: open}
 	p := open(t)
-	tok := exchange(t, p, login(t, p, at))
-	h := open(t).Header(&oauth2.Token{AccessToken: tok.AccessToken, TokenType: tok.TokenType})
-	if !strings.Contains(fmt.Sprint(h), tok.AccessToken) || !reflect.DeepEqual(h, p.Header(tok)) {
-		t.Error("Header does not carry the token, or depends on more than access token and type")
+	k.settings(t, p)
+	flow, verifier := codeFlow(p), oauth2.GenerateVerifier()
+	var prev *oauth2.Token
+	if flow != nil {
+		prev = k.login(t, p, flow, verifier)
 	}
-	if i, ok := p.(auth.Identifier); ok {
-		if id := i.Identity(); !reflect.DeepEqual(id, open(t).(auth.Identifier).Identity()) || shows(fmt.Sprint(id), at.Secrets) {
-			t.Errorf("Identity differs each time, or shows a secret: %q", id)
-		}
-	}
-	call(t, p, tok, at.Good(), 2, false)
+	tok := k.exchange(t, p, prev)
+	k.state(t, p, flow)
+	k.header(t, p, tok)
+	k.unrelated(t, p)
+	k.call(t, p, tok, at.Good(), accepted)
 	if at.Refused != nil {
-		call(t, p, tok, at.Refused(), 4, false)
+		k.call(t, p, tok, at.Refused(), refused)
 	}
 	if at.Kill != nil {
 		at.Kill(tok.AccessToken)
-		call(t, p, tok, at.Good(), 4, true)
-		tok = exchange(t, p, tok)
-		call(t, p, tok, at.Good(), 2, false)
+		k.call(t, p, tok, at.Good(), rejected)
+		tok = k.exchange(t, open(t), tok) // in another process
+		k.call(t, p, tok, at.Good(), accepted)
 	}
-	for _, failure := range []struct {
-		name, body string
-		status     int // 0: no response
-		want       error
-	}{
-		{"broken connection", "%s", 0, auth.ErrUnavailable},
-		{"maintenance", "%s", 503, auth.ErrUnavailable},
-		{"rate limit", "%s", 429, auth.ErrRateLimited},
-		{"wrong secret", `{"error":"invalid_client","error_description":%q}`, 401, auth.ErrCredentials},
-		{"redirect", "%s", 307, auth.ErrProtocol},
-		{"a page", "<html>%s", 200, auth.ErrProtocol},
-		{"nothing", "%.0s", 200, auth.ErrProtocol},
-		{"no token", `{"ok":false,"echo":%q}`, 200, auth.ErrProtocol},
-	} {
-		t.Run(failure.name, func(t *testing.T) {
-			ctx, n := through(t, func(r *http.Request) (*http.Response, error) {
-				sent, _ := httputil.DumpRequest(r, true)
-				body := fmt.Sprintf(failure.body, sent)
-				if failure.status == 0 {
-					return nil, errors.New(body)
-				}
-				h := http.Header{"Retry-After": {"7"}, "Location": {"https://elsewhere.invalid/"}}
-				return &http.Response{StatusCode: failure.status, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
-			})
-			got, err := p.Exchange(ctx, tok)
-			var e *auth.Error
-			most := 1
-			if r, ok := p.(auth.Refresher); ok && r.Refresh().Expendable && failure.status == 200 {
-				most = 2 // a refresh, and the full grant in its place
-			}
-			if got != nil || !errors.Is(err, failure.want) || !errors.As(err, &e) || e.Status != failure.status || *n < 1 || *n > most {
-				t.Errorf("token %v, %v, after %d requests; want an *auth.Error of %q, HTTP %d, after %d", got != nil, err, *n, failure.want, failure.status, most)
-			} else if failure.status == 429 && e.RetryAfter != 7*time.Second {
-				t.Errorf("RetryAfter is %v, want 7s", e.RetryAfter)
-			}
-			if s := fmt.Sprintf("%v %+v %#v", err, err, err); shows(s, slices.Concat(at.Secrets, []string{tok.AccessToken, tok.RefreshToken})) {
-				t.Errorf("the error shows a secret: %s", s)
-			}
-		})
+	k.fail(t, "Exchange", tok, func(ctx context.Context) (*oauth2.Token, error) { return p.Exchange(ctx, tok) })
+	switch {
+	case flow != nil:
+		k.fail(t, "Redeem", nil, func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, "code", verifier) })
+	case tok.RefreshToken != "":
+		k.fail(t, "Exchange without prev", nil, func(ctx context.Context) (*oauth2.Token, error) { return p.Exchange(ctx, nil) })
 	}
-	if r, ok := p.(auth.Revoker); ok { // last, because it may end the consent
-		ctx, n := through(t, http.DefaultTransport.RoundTrip)
-		if err := errors.Join(r.Revoke(ctx, tok), r.Revoke(ctx, tok)); err != nil {
-			t.Errorf("Revoke, and once more: %v", err)
-		}
-		if *n > 0 {
-			call(t, p, tok, at.Good(), 4, true)
-		}
-	}
+	k.settings(t, p) // which no exchange changes
+	k.revoke(t, p, tok)
 }
 
-// login returns the token of a first login, or nil if none is needed.
-func login(t *testing.T, p auth.Provider, at Product) *oauth2.Token {
-	c, ok := p.(auth.Consenter)
-	if !ok || c.CodeFlow() == nil {
-		return nil
-	}
-	ctx, n := through(t, http.DefaultTransport.RoundTrip)
-	if _, err := p.Exchange(ctx, nil); !errors.Is(err, auth.ErrConsentRequired) || *n != 0 {
-		t.Errorf("Exchange without consent: %v after %d requests, want ErrConsentRequired and none", err, *n)
-	}
-	verifier := oauth2.GenerateVerifier()
-	tok, err := c.CodeFlow().Redeem(ctx, at.Login(t, c.CodeFlow().URL("state", verifier)), verifier)
-	if err != nil {
-		t.Fatalf("Redeem: %v", err)
-	}
-	return tok
+// A kit tests the providers that open makes.
+type kit struct {
+	at   Product
+	open func(t *testing.T) auth.Provider
+	last *client // of the last exchange with the product
 }
 
-func exchange(t *testing.T, p auth.Provider, prev *oauth2.Token) *oauth2.Token {
+func codeFlow(p auth.Provider) *auth.CodeFlow {
+	if c, ok := p.(auth.Consenter); ok {
+		return c.CodeFlow()
+	}
+	return nil
+}
+
+// settings tests what depends on the settings alone.
+func (k *kit) settings(t *testing.T, p auth.Provider) {
 	t.Helper()
-	ctx, n := through(t, http.DefaultTransport.RoundTrip)
-	before := fmt.Sprintf("%+v", prev)
-	tok, err := p.Exchange(ctx, prev)
-	if err != nil || tok.AccessToken == "" || tok.ExpiresIn < 0 || !tok.Expiry.IsZero() && tok.Expiry.Before(time.Now()) {
-		t.Fatalf("Exchange returned no valid token: %v", err)
+	for _, verb := range []string{"%v", "%+v", "%#v"} {
+		if s := fmt.Sprintf(verb, p); shows(s, k.at.Secrets) {
+			t.Errorf("printing the provider with %s shows a secret; keep it in an auth.Secret", verb)
+		}
 	}
-	if *n != 1 || fmt.Sprintf("%+v", prev) != before {
-		t.Errorf("Exchange made %d requests with the client in its context, want 1, or changed prev", *n)
+	if i, ok := p.(auth.Identifier); ok {
+		id := i.Identity()
+		switch {
+		case len(id) == 0:
+			t.Error("Identity is empty, so all connectors would share one token; list what tells two credentials apart")
+		case shows(fmt.Sprintf("%q", id), k.at.Secrets):
+			t.Error("Identity shows a secret; leave it out: a new secret is no new identity")
+		case !reflect.DeepEqual(id, k.open(t).(auth.Identifier).Identity()):
+			t.Errorf("Identity differs between two providers with the same settings (%q), so a restart would lose the token; make it of the settings alone", id)
+		}
+	}
+	if s, ok := p.(auth.Shaped); ok {
+		for _, l := range s.Traffic().Limits {
+			if l.Requests < 1 || l.Per <= 0 {
+				t.Errorf("Traffic has the limit %+v, which lets no request through", l)
+			}
+		}
+	}
+}
+
+// login logs a person in.
+func (k *kit) login(t *testing.T, p auth.Provider, flow *auth.CodeFlow, verifier string) *oauth2.Token {
+	t.Helper()
+	k.noConsent(t, p, "without a login")
+	if k.at.Login == nil {
+		t.Fatal("the provider has a CodeFlow, so the test needs Product.Login")
+	}
+	page := flow.URL("the-state", verifier)
+	u, err := url.Parse(page)
+	if err != nil || u.Query().Get("state") != "the-state" {
+		t.Error("the page of CodeFlow.URL has no state, by which the login is recognized; put it into the query")
+	}
+	if shows(page, append([]string{verifier}, k.at.Secrets...)) {
+		t.Error("the page of CodeFlow.URL shows a secret or the code verifier, which the browser keeps; send the verifier's S256 challenge")
+	}
+	code := k.at.Login(t, page)
+	return k.obtain(t, "Redeem", func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) }, code, verifier)
+}
+
+// noConsent tests that a person is asked for, and the product is not.
+func (k *kit) noConsent(t *testing.T, p auth.Provider, when string) {
+	t.Helper()
+	c := k.connect(t, http.DefaultTransport.RoundTrip)
+	if _, err := p.Exchange(c.ctx, nil); len(c.sent) > 0 && when == "without prev" {
+		t.Error("Exchange keeps state: without prev it sent a request after a login; use prev.RefreshToken alone")
+	} else if !errors.Is(err, auth.ErrConsentRequired) || len(c.sent) > 0 {
+		t.Errorf("Exchange %s sent %d requests and returned %v; without prev.RefreshToken, send none and return auth.ErrConsentRequired", when, len(c.sent), err)
+	}
+}
+
+// exchange returns the token of an exchange with the product.
+func (k *kit) exchange(t *testing.T, p auth.Provider, prev *oauth2.Token) *oauth2.Token {
+	t.Helper()
+	var before oauth2.Token
+	var secrets []string
+	if prev != nil {
+		before, secrets = *prev, []string{prev.AccessToken, prev.RefreshToken}
+	}
+	tok := k.obtain(t, "Exchange", func(ctx context.Context) (*oauth2.Token, error) { return p.Exchange(ctx, prev) }, secrets...)
+	if prev != nil && !reflect.DeepEqual(before, *prev) {
+		t.Error("Exchange changed prev, which others may be reading; return a new token")
+		*prev = before
+	}
+	if tok.RefreshToken == "" && prev != nil && !expendable(p) {
+		tok.RefreshToken = prev.RefreshToken // as a Session does
 	}
 	return tok
 }
 
-// call sends r with tok, and checks the class of the response's status and what Rejects says of it.
-func call(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Request, class int, rejected bool) {
+// obtain returns the token that method obtains from the product by do. secrets are those of this request.
+func (k *kit) obtain(t *testing.T, method string, do func(context.Context) (*oauth2.Token, error), secrets ...string) *oauth2.Token {
+	t.Helper()
+	c := k.connect(t, http.DefaultTransport.RoundTrip)
+	k.last = c
+	tok, err := do(c.ctx)
+	c.check(t, method, append(secrets, k.at.Secrets...))
+	switch n := max(1, k.at.Requests); {
+	case len(c.sent) == 0 && err == nil:
+		t.Fatalf("%s sent no request with the client in its context; use auth.Send, or the client under oauth2.HTTPClient", method)
+	case err != nil:
+		t.Fatalf("%s failed after %d requests: %v", method, len(c.sent), err)
+	case tok == nil || tok.AccessToken == "":
+		t.Fatalf("%s returned neither a token nor an error; return auth.ResponseError if the response has no token", method)
+	case tok.ExpiresIn < 0 || !tok.Expiry.IsZero() && tok.Expiry.Before(time.Now()):
+		t.Fatalf("%s returned a token that has expired; set ExpiresIn or Expiry to what the product says, or neither", method)
+	case len(c.sent) != n:
+		t.Errorf("%s sent %d requests, want %d; a Session makes all retries (if the product needs more requests, set Product.Requests)", method, len(c.sent), n)
+	}
+	if r := refreshToken(c.received); r != "" && tok.RefreshToken != r {
+		t.Errorf("%s dropped the refresh token that the product sent; put it into RefreshToken of the token", method)
+	}
+	return tok
+}
+
+// state tests that the provider keeps nothing of earlier exchanges.
+func (k *kit) state(t *testing.T, p auth.Provider, flow *auth.CodeFlow) {
+	t.Helper()
+	if flow != nil {
+		k.noConsent(t, p, "without prev")
+		return
+	}
+	c := k.connect(t, http.DefaultTransport.RoundTrip)
+	switch _, err := p.Exchange(c.ctx, nil); {
+	case err != nil:
+		t.Errorf("Exchange failed when it was called again: %v", err)
+	case len(c.sent) == 0:
+		t.Error("Exchange keeps state: it returned a token without a request; request one each time, a Session keeps it")
+	case c.repeats(k.last):
+		t.Error("Exchange keeps state: without prev it sent what an earlier response had; use prev alone")
+	}
+}
+
+func (k *kit) header(t *testing.T, p auth.Provider, tok *oauth2.Token) {
+	t.Helper()
+	before := *tok
+	h := p.Header(tok)
+	names := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		if twin, ok := names[strings.ToLower(name)]; ok {
+			t.Errorf("Header has the name %s twice, also as %s; header names differ in more than case", name, twin)
+		}
+		if names[strings.ToLower(name)] = name; len(h[name]) != 1 {
+			t.Errorf("Header has %d values for %s, want one", len(h[name]), name)
+		}
+	}
+	other := p.Header(&oauth2.Token{AccessToken: tok.AccessToken + "x", TokenType: tok.TokenType})
+	bare := &oauth2.Token{AccessToken: tok.AccessToken, TokenType: tok.TokenType}
+	switch {
+	case len(h) == 0:
+		t.Error("Header has no header; return those that carry the token")
+	case reflect.DeepEqual(h, other):
+		t.Error("Header does not depend on the token that it is given; make it of tok")
+	case !reflect.DeepEqual(h, p.Header(tok)), !reflect.DeepEqual(h, p.Header(bare)), !reflect.DeepEqual(h, k.open(t).Header(bare)):
+		t.Error("Header is not always the same for one token; make it of tok.AccessToken, tok.TokenType and the settings alone")
+	case tok.RefreshToken != "" && shows(fmt.Sprint(h), []string{tok.RefreshToken}):
+		t.Error("Header shows the refresh token, which API calls must not carry")
+	}
+	if !reflect.DeepEqual(before, *tok) {
+		t.Error("Header changed tok, which others may be reading")
+		*tok = before
+	}
+}
+
+// unrelated tests responses that say nothing about a token.
+func (k *kit) unrelated(t *testing.T, p auth.Provider) {
+	t.Helper()
+	for _, status := range []int{200, 429, 503} {
+		resp := &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"text/html"}}}
+		k.judge(t, p, resp, []byte("<html>"), false, "a page")
+	}
+}
+
+// An outcome is what a call comes to.
+type outcome struct {
+	call     string
+	rejected bool
+	class    int // of the status; 0 is any but 2
+	hint     string
+}
+
+var (
+	accepted = outcome{"a call with a valid token", false, 2, "look at Header, and at Product.Good"}
+	refused  = outcome{"a call that is refused for another reason than its token", false, 4, "look at Product.Refused"}
+	rejected = outcome{"a call with a token that is no longer valid", true, 0, "look at Product.Kill"}
+	revoked  = outcome{"a call with a token that Revoke has revoked", true, 0, "return an error if the token is not revoked"}
+)
+
+// call sends r with tok, and tests what Rejects says of the response.
+func (k *kit) call(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Request, want outcome) {
 	t.Helper()
 	maps.Copy(r.Header, p.Header(tok))
 	resp, err := http.DefaultTransport.RoundTrip(r.WithContext(t.Context()))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s: %v", want.call, err)
 	}
-	defer resp.Body.Close()
-	var body []byte
-	if resp.StatusCode >= 400 { // others are streamed
-		body, _ = io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		t.Fatalf("%s: %v", want.call, err)
 	}
-	if got := p.Rejects(resp, body); resp.StatusCode/100 != class || got != rejected {
-		t.Errorf("%s %s: %s, Rejects is %v; want %dxx, %v", r.Method, r.URL.Path, resp.Status, got, class, rejected)
+	if class := resp.StatusCode / 100; class != want.class && (want.class != 0 || class == 2) {
+		t.Errorf("%s (%s %s) gets %s; %s", want.call, r.Method, r.URL.Path, resp.Status, want.hint)
+		return
+	}
+	k.judge(t, p, resp, body, want.rejected, want.call)
+}
+
+// judge tests what Rejects says of a response to what, and that it leaves the response as it is.
+func (k *kit) judge(t *testing.T, p auth.Provider, resp *http.Response, body []byte, want bool, what string) {
+	t.Helper()
+	left := &notedBody{Reader: bytes.NewReader(body)}
+	resp.Body = left
+	status, header := resp.StatusCode, resp.Header.Clone()
+	seen := body[:min(len(body), 64<<10)]
+	if status < 400 {
+		seen = nil // others are streamed
+	}
+	switch got := p.Rejects(resp, slices.Clone(seen)); {
+	case got && !want:
+		t.Errorf("Rejects is true for HTTP %d, %s, so a valid token would be thrown away and the call sent twice; look at status and body", status, what)
+	case want && !got:
+		t.Errorf("Rejects is false for HTTP %d, %s, so calls would fail until the token expires; look at status and body", status, what)
+	}
+	if rest, _ := io.ReadAll(left.Reader); left.closed || len(rest) != len(body) {
+		t.Error("Rejects consumes resp.Body, which the caller then misses; look at the argument body")
+	}
+	if resp.StatusCode != status || !reflect.DeepEqual(resp.Header, header) {
+		t.Error("Rejects changes the response, which is the caller's")
 	}
 }
 
-type roundTrip func(*http.Request) (*http.Response, error)
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// through returns the context of an exchange whose requests go to answer, and their number.
-func through(t *testing.T, answer roundTrip) (ctx context.Context, requests *int) {
-	requests = new(int)
-	counted := roundTrip(func(r *http.Request) (*http.Response, error) { *requests++; return answer(r) })
-	return context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: counted}), requests
+// revoke revokes tok, and so may end the consent.
+func (k *kit) revoke(t *testing.T, p auth.Provider, tok *oauth2.Token) {
+	t.Helper()
+	r, ok := p.(auth.Revoker)
+	if !ok {
+		return
+	}
+	secrets := append([]string{tok.AccessToken, tok.RefreshToken}, k.at.Secrets...)
+	broken := k.connect(t, func(r *http.Request) (*http.Response, error) { return response(r, 503, "%s") })
+	if err := r.Revoke(broken.ctx, tok); len(broken.sent) > 0 {
+		broken.check(t, "Revoke", secrets)
+		if !errors.Is(err, auth.ErrUnavailable) {
+			t.Errorf("Revoke returned %v for HTTP 503; return auth.ErrUnavailable, as auth.ResponseError does", err)
+		}
+		k.checkError(t, "Revoke", err, append(secrets, broken.credentials()...))
+	}
+	c := k.connect(t, http.DefaultTransport.RoundTrip)
+	if err := r.Revoke(c.ctx, tok); err != nil {
+		t.Errorf("Revoke failed: %v", err)
+	}
+	c.check(t, "Revoke", secrets)
+	if len(c.sent) == 0 {
+		return
+	}
+	k.call(t, p, tok, k.at.Good(), revoked)
+	if err := r.Revoke(c.ctx, tok); err != nil {
+		t.Errorf("Revoke of a revoked token failed: %v; the token is invalid, so report no error (RFC 7009 section 2.2)", err)
+	}
 }
 
-// shows reports whether s contains a secret, also form-encoded.
-func shows(s string, secrets []string) bool {
-	return slices.ContainsFunc(secrets, func(secret string) bool {
-		return secret != "" && (strings.Contains(s, secret) || strings.Contains(s, url.QueryEscape(secret)))
-	})
+func expendable(p auth.Provider) bool {
+	r, ok := p.(auth.Refresher)
+	return ok && r.Refresh().Expendable
+}
+
+// refreshToken finds a refresh token in a token response, by its name: refresh_token, refreshToken and so on.
+func refreshToken(body []byte) (found string) {
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for name, e := range v {
+				if s, ok := e.(string); ok && strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name)) == "refreshtoken" {
+					found = s
+				}
+				walk(e)
+			}
+		}
+	}
+	var doc any
+	json.Unmarshal(body, &doc) // a token response that is not JSON has none
+	walk(doc)
+	return found
 }
