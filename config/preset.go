@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/itsmauth/itsmauth/config/internal/preset"
@@ -48,6 +49,14 @@ type Preset struct {
 	Settings string `json:"settings,omitempty"`
 }
 
+// Usual is the first of Ways, or empty.
+func (p Preset) Usual() PresetWay {
+	if len(p.Ways) == 0 {
+		return PresetWay{}
+	}
+	return p.Ways[0]
+}
+
 // A PresetVariable is a key that only one preset has.
 type PresetVariable struct {
 	Name     string `json:"name"`
@@ -57,9 +66,10 @@ type PresetVariable struct {
 	Pattern  string `json:"pattern,omitempty"`
 }
 
-// A PresetKey is a key of a connector with an example of its value, as YAML.
+// A PresetKey is a key of a connector.
 type PresetKey struct {
-	Key     string `json:"key"`
+	Key string `json:"key"`
+	// Example is the key with a value, as YAML.
 	Example string `json:"example"`
 }
 
@@ -76,12 +86,12 @@ func Presets() []Preset {
 	for _, name := range slices.Sorted(maps.Keys(presets())) {
 		p := presets()[name]
 		shown := Preset{Name: name, Product: p.Product, Engine: p.Engine, Page: p.Page.String(), Read: p.Read, Evidence: p.Evidence,
-			Unverified: p.Unverified, Keys: presetKeys(p.Example), Settings: p.Settings.YAML()}
+			Unverified: p.Unverified, Keys: presetKeys(p.Example), Settings: yamlOf(p.Settings)}
 		for _, v := range p.Variables {
 			shown.Variables = append(shown.Variables, PresetVariable{v.Name, v.About, v.Required, v.Default, v.Pattern})
 		}
 		for _, v := range p.Variants {
-			shown.Ways = append(shown.Ways, PresetWay{v.About, presetKeys(v.Example), v.Settings.YAML()})
+			shown.Ways = append(shown.Ways, PresetWay{v.About, presetKeys(v.Example), yamlOf(v.Settings)})
 		}
 		if n := len(shown.Ways); n > 0 {
 			shown.Ways = append(shown.Ways[n-1:], shown.Ways[:n-1]...)
@@ -96,6 +106,15 @@ func presetKeys(example yamldoc.Node) (keys []PresetKey) {
 		keys = append(keys, PresetKey{e.Name, e.YAML()})
 	}
 	return keys
+}
+
+// yamlOf writes the entries of a mapping.
+func yamlOf(mapping yamldoc.Node) string {
+	var b strings.Builder
+	for _, e := range yamldoc.EntriesOf(mapping) {
+		b.WriteString(e.YAML())
+	}
+	return b.String()
 }
 
 // kind tells which keys a connector of the provider may have.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -25,6 +24,7 @@ type setting struct {
 	value       string // the default
 	placeholder string // written if there is no value and no terminal
 	secret      bool   // written as a reference to an environment variable
+	literal     string // written as it is: the key with a list or a mapping
 }
 
 func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
@@ -46,11 +46,14 @@ var (
 	settingsWithFlag = []setting{baseURL, tokenURL, ssoURL, clientID, redirectURI, username}
 )
 
-// starters are the connectors that init writes, by provider.
-var starters = map[string]struct {
+// A firstConnector is what init writes.
+type firstConnector struct {
 	name     string
 	settings []setting
-}{
+}
+
+// starters are the first connectors of the providers that are not presets.
+var starters = map[string]firstConnector{
 	"beyondtrust": {"support", []setting{baseURL, clientID, clientSecret}},
 	"oauth2":      {"api", []setting{baseURL, tokenURL, clientID, clientSecret}},
 	"remedy": {"remedy", []setting{baseURL, ssoURL, clientID, clientSecret,
@@ -59,13 +62,39 @@ var starters = map[string]struct {
 		{key: "redirect_uri", value: "https://api.webcommander.com/oauth-callback"}, username, password}},
 }
 
+// firstOf is the first connector of a provider.
+func firstOf(provider string) (first firstConnector, ok bool) {
+	p, ok := presetOf(provider)
+	if !ok {
+		first, ok = starters[provider]
+		return first, ok
+	}
+	first.name = provider
+	for _, k := range slices.Concat(p.Keys, p.Usual().Keys) {
+		var value map[string]any
+		_ = yaml.Unmarshal([]byte(k.Example), &value) // it was made by package config
+		text, isText := value[k.Key].(string)
+		switch {
+		case !isText:
+			first.settings = append(first.settings, setting{key: k.Key, literal: k.Example})
+		case strings.Contains(text, "${"):
+			first.settings = append(first.settings, setting{key: k.Key, secret: true})
+		case k.Key == redirectURI.key:
+			first.settings = append(first.settings, setting{key: k.Key, value: text})
+		default:
+			first.settings = append(first.settings, setting{key: k.Key, placeholder: text})
+		}
+	}
+	return first, true
+}
+
 var (
 	notInVariable   = regexp.MustCompile(`[^A-Z0-9]+`)
 	secretReference = regexp.MustCompile(`\$\{env:ITSM_[A-Z0-9_]+\}`)
 )
 
 func (a *app) init() *cobra.Command {
-	providers := strings.Join(slices.Sorted(maps.Keys(starters)), ", ")
+	providers := strings.Join(providerNames(), ", ")
 	force := false
 	cmd := &cobra.Command{
 		Use:   "init",
@@ -77,7 +106,10 @@ are written. For secrets, the file refers to environment variables.`,
   itsmauth init --provider beyondtrust --base-url https://support.example.com --client-id sync`,
 	}
 	flags := cmd.Flags()
-	flags.String("provider", "", providers)
+	flags.String("provider", "", "the product's `name`, as itsmauth providers lists it")
+	_ = cmd.RegisterFlagCompletionFunc("provider", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return providerNames(), cobra.ShellCompDirectiveNoFileComp
+	}) // there is this flag
 	flags.String("name", "", "the connector's `name` (default depends on the provider)")
 	for _, s := range settingsWithFlag {
 		flags.String(s.flag(), "", "the connector's "+s.key)
@@ -146,7 +178,7 @@ func (st *starter) write(providers string) error {
 	if err != nil {
 		return err
 	}
-	connector, ok := starters[provider]
+	connector, ok := firstOf(provider)
 	if !ok {
 		return usage(fmt.Errorf("--provider must be one of %s", providers))
 	}
@@ -167,23 +199,33 @@ func (st *starter) write(providers string) error {
 	exports := ""
 	for _, s := range connector.settings {
 		var value string
+		about := "    # " + strings.Join(wrap(describe(s.key), width-6), "\n    # ") + "\n"
+		if s.literal != "" {
+			text += about + prefixed("    ", s.literal)
+			continue
+		}
 		if s.secret {
-			variable := "ITSM_" + strings.Trim(notInVariable.ReplaceAllString(strings.ToUpper(name+"_"+s.key), "_"), "_")
+			variable := variableOf(name, s.key)
 			value, exports = "${env:"+variable+"}", exports+"  export "+variable+"=...\n"
 		} else if value, err = st.value(s, describe(s.key)); err != nil {
 			return err
 		}
-		text += "    # " + strings.Join(wrap(describe(s.key), width-6), "\n    # ") + "\n    " + s.key + ": " + scalar(value) + "\n"
+		text += about + "    " + s.key + ": " + scalar(value) + "\n"
 	}
-	text += "    # A harmless path of the API, for itsmauth check --online:\n    # probe: /api/...\n"
-	if err := checkFlags(st.path(), secretReference.ReplaceAllLiteralString(text, "c2VjcmV0")); err != nil {
+	if p, ok := presetOf(provider); ok {
+		text += prefixed("    ", otherKeys(p))
+	} else {
+		text += "    # A harmless path of the API, for itsmauth check --online:\n    # probe: /api/...\n"
+	}
+	needsLogin, err := checkFlags(st.path(), secretReference.ReplaceAllLiteralString(text, "c2VjcmV0"), connector.settings)
+	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(st.path(), []byte(text), 0o600); err != nil {
 		return err
 	}
 	next := "check"
-	if provider == "remedy" {
+	if needsLogin {
 		next = "login " + name
 	}
 	if st.file != "" {
@@ -197,23 +239,32 @@ func (st *starter) write(providers string) error {
 	return err
 }
 
-// checkFlags validates a configuration. Its errors name the flags whose values are wrong.
-func checkFlags(path, text string) error {
+// variableOf is the environment variable for the secret key of the connector name.
+func variableOf(name, key string) string {
+	return "ITSM_" + strings.Trim(notInVariable.ReplaceAllString(strings.ToUpper(name+"_"+key), "_"), "_")
+}
+
+// checkFlags validates a configuration, and reports whether somebody must log in. Its errors name the flags whose
+// values are wrong.
+func checkFlags(path, text string, settings []setting) (needsLogin bool, err error) {
 	conns, err := config.Parse(path, []byte(text))
 	if err == nil {
-		return conns.Close()
+		for _, conn := range all(conns) {
+			needsLogin = session(conn).CodeFlow() != nil
+		}
+		return needsLogin, conns.Close()
 	}
 	var problems config.Problems
 	errors.As(err, &problems)
 	var errs []error
 	for _, p := range problems {
 		key := p.Path[strings.LastIndex(p.Path, ".")+1:]
-		if !hasKey(settingsWithFlag, key) {
+		if !hasKey(settings, key) {
 			key = "name" // it may contain dots
 		}
 		errs = append(errs, fmt.Errorf("--%s %s", setting{key: key}.flag(), p.Message))
 	}
-	return usage(errors.Join(errs...))
+	return false, usage(errors.Join(errs...))
 }
 
 // scalar returns s as a YAML scalar.

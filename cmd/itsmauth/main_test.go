@@ -504,7 +504,7 @@ func TestProvidersAreDescribed(t *testing.T) {
 			continue
 		}
 		if name, ok := strings.CutPrefix(about[1], pages); ok {
-			if _, err := os.Stat(filepath.Join("../../docs/providers", name)); err != nil {
+			if _, err := os.Stat(filepath.Join("../../docs", name)); err != nil {
 				t.Error(err)
 			}
 		}

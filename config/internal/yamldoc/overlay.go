@@ -27,16 +27,13 @@ func (n Node) Text() string {
 	return deref(n.value).Value
 }
 
-// YAML is the node as a document of its own, without its last newline, or "" if it is missing.
+// YAML is an entry of a mapping as it is written.
 func (n Node) YAML() string {
-	if n.Missing() {
-		return ""
-	}
 	var b strings.Builder
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
-	_ = e.Encode(n.value) // what was parsed can be encoded
-	return strings.TrimSuffix(b.String(), "\n")
+	_ = e.Encode(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{n.key, n.value}}) // what was parsed can be encoded
+	return b.String()
 }
 
 // EntriesOf lists the entries of a mapping that is known to be right.
