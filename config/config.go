@@ -8,19 +8,12 @@
 package config
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
-	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
-	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 	"github.com/itsmauth/itsmauth/internal/tlsfile"
 )
@@ -36,22 +29,6 @@ type file struct {
 	// Connectors are the connectors, each under its name.
 	Connectors yamldoc.Node `yaml:"connectors" required:"true" names:"true"`
 }
-
-// Connectors are the products of one file, by name. It is safe for concurrent use.
-type Connectors struct {
-	file      string
-	names     []string // in the file, with those that are not made
-	byName    map[string]*Connector
-	store     auth.Store
-	storeType string
-	warnings  []Problem
-	sessions  []*auth.Session
-	clients   []*http.Client
-	close     func() error
-}
-
-// Format prints the file's name, for every verb. Printing fields would race with requests.
-func (c *Connectors) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connectors(%s)", c.file) }
 
 // Load reads the file at path and makes its connectors. If the file has faults, the error is [Problems],
 // with all of them. Nothing is sent yet. The logger gets the [Connectors.Warnings].
@@ -95,11 +72,10 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	if !ok {
 		return nil
 	}
-	c := &Connectors{file: filename, byName: map[string]*Connector{}}
-	c.close = sync.OnceValue(c.shutdown)
+	c := newConnectors(filename, l.opts)
 	c.storeType, c.store = l.store(f.TokenStore)
 	plans := l.plans(f)
-	c.names = l.names
+	c.fileNames = l.names
 	for _, p := range plans {
 		if l.doc.Faults == nil {
 			l.build(c, p)
@@ -146,46 +122,4 @@ func (l *loader) root(data []byte) (f file, ok bool) {
 		l.doc.Refuse(yamldoc.Path{"version"}, errors.New("must be 1, the only version"))
 	}
 	return f, true
-}
-
-// Get returns the connector called name. The error for an unknown name suggests known ones.
-func (c *Connectors) Get(name string) (*Connector, error) {
-	if conn, ok := c.byName[name]; ok {
-		return conn, nil
-	}
-	if slices.Contains(c.names, name) {
-		return nil, fmt.Errorf("%s: connector %q was left out by config.WithOnly", c.file, name)
-	}
-	return nil, yamldoc.Advise(fmt.Sprintf("%s has no connector %q", c.file, name), yamldoc.Suggest(name, slices.Values(c.names)))
-}
-
-// Names lists the connectors that were made, in alphabetical order.
-func (c *Connectors) Names() []string { return slices.Sorted(maps.Keys(c.byName)) }
-
-// Store is the type of the token store in use, such as "memory" or "file".
-func (c *Connectors) Store() string { return c.storeType }
-
-// closeTimeout is enough for a running exchange, which may take 30 s, and its save.
-const closeTimeout = 35 * time.Second
-
-// Close waits up to 35 s for running exchanges and their saves, then closes the store and idle
-// connections. Later calls return the same.
-func (c *Connectors) Close() error { return c.close() }
-
-func (c *Connectors) shutdown() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	errs := make([]error, len(c.sessions), len(c.sessions)+1)
-	var wg sync.WaitGroup
-	for i, s := range c.sessions {
-		wg.Go(func() { errs[i] = s.Close(ctx) })
-	}
-	wg.Wait()
-	if closer, ok := c.store.(io.Closer); ok {
-		errs = append(errs, closer.Close())
-	}
-	for _, client := range c.clients {
-		client.CloseIdleConnections()
-	}
-	return errors.Join(errs...)
 }

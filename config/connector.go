@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
-	"github.com/itsmauth/itsmauth/transport"
 )
 
 // A Connector is one configured product. It is safe for concurrent use.
@@ -30,6 +28,7 @@ type Connector struct {
 	Probe string
 
 	client    *http.Client
+	calls     *calls
 	session   *auth.Session
 	endpoints []*url.URL
 	proxy     func(*http.Request) (*url.URL, error)
@@ -42,7 +41,7 @@ func (c *Connector) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "config.Connect
 // origin.
 func (c *Connector) Client() *http.Client { return c.client }
 
-// Authenticator provides only the token. Its dynamic type is [*auth.Session].
+// Authenticator provides only the token.
 func (c *Connector) Authenticator() auth.Authenticator { return c.session }
 
 // Endpoints are the URLs to which the connector sends requests, one for each origin: BaseURL and the
@@ -134,37 +133,8 @@ func (c *Connector) Do(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// build makes the connector of p and, if p is the first of its identity, the session.
-func (l *loader) build(c *Connectors, p *plan) {
-	if p.leader == p {
-		limits := p.Transport.RateLimits
-		p.transport.Limiter = transport.NewLimiter(limits, p.Transport.MaxConcurrency)
-		if w, ok := c.store.(auth.Windower); ok {
-			p.transport.Limiter.Share(w.Window(p.key, limits, p.attemptTimeout))
-		}
-		so := p.sessionOptions()
-		exchanges := p.transport
-		exchanges.Timeout = so.ExchangeTimeout // the session's own limit comes first
-		exchanges.AttemptTimeout, exchanges.Retry.MaxRetryAfter = p.attemptTimeout, p.maxRetryAfter
-		exchanger := transport.NewExchanger(&exchanges)
-		so.Store, so.Client, so.Logger = c.store, exchanger, l.opts.logger
-		p.session = auth.New(p.provider, so)
-		c.sessions, c.clients = append(c.sessions, p.session), append(c.clients, exchanger)
-	} else {
-		p.transport.Limiter, p.session = p.leader.transport.Limiter, p.leader.session.For(p.name)
-	}
-	client, err := transport.NewClient(p.session, &p.transport)
-	if err != nil {
-		l.doc.RefuseKeys(p.path, err)
-		return
-	}
-	c.clients = append(c.clients, client)
-	conn := &Connector{p.name, p.Provider, p.BaseURL, p.Probe, client, p.session, []*url.URL{p.BaseURL}, p.transport.ProxyFor}
-	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
-		u, ok := p.settings[key].Value.(*url.URL)
-		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return endpoint.Origin(o) == endpoint.Origin(u) }) {
-			conn.endpoints = append(conn.endpoints, u)
-		}
-	}
-	c.byName[p.name] = conn
-}
+// Session is the connector's token: its state, and the login of a person.
+func (c *Connector) Session() *auth.Session { return c.session }
+
+// Status is [auth.Session.Status]: what is known about the token, without a token request.
+func (c *Connector) Status(ctx context.Context) (auth.Status, error) { return c.session.Status(ctx) }

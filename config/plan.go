@@ -16,6 +16,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
+	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/transport"
 )
 
@@ -47,12 +48,8 @@ func (l *loader) plans(f file) (plans []*plan) {
 		if l.doc.Full() || l.leftOut(at.Name) {
 			continue
 		}
-		if at.Name == "" || strings.TrimSpace(at.Name) != at.Name || strings.ContainsFunc(at.Name, unicode.IsControl) {
-			l.doc.RefuseName(at, errors.New("a connector needs a name on one line"))
-			continue
-		}
-		if utf8.RuneCountInString(at.Name) > 200 { // it is in the path of everything below
-			l.doc.RefuseName(at, errors.New("a connector's name must have at most 200 characters"))
+		if err := checkName(at.Name); err != nil {
+			l.doc.RefuseName(at, err)
 			continue
 		}
 		p := l.plan(at, f.Defaults)
@@ -72,6 +69,16 @@ func (l *loader) plans(f file) (plans []*plan) {
 	return plans
 }
 
+func checkName(name string) error {
+	switch {
+	case name == "" || strings.TrimSpace(name) != name || strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("a connector needs a name on one line")
+	case utf8.RuneCountInString(name) > 200: // it is in the path of everything below
+		return errors.New("a connector's name must have at most 200 characters")
+	}
+	return nil
+}
+
 // plan checks one connector. It continues after a fault, to find them all, and returns nil only if
 // there is no provider.
 func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
@@ -84,8 +91,8 @@ func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
 	p.defaults = base
 	entries = l.withPreset(at, entries)
 	l.doc.Fill(&p.connectorConfig, at, entries)
-	if u := p.BaseURL; u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		l.doc.Refuse(at.Path.Below("base_url"), errors.New("must not have a query or a fragment"))
+	if u := p.BaseURL; hasQuery(u) {
+		l.doc.Refuse(at.Path.Below("base_url"), errHasQuery)
 		u.RawQuery, u.ForceQuery, u.Fragment, u.RawFragment = "", false, "", "" // or the constructor reports it too
 	}
 	trimSlashes(p.BaseURL)
@@ -117,6 +124,10 @@ func (l *loader) plan(at yamldoc.Node, base defaults) *plan {
 	return p
 }
 
+var errHasQuery = errors.New("must not have a query or a fragment")
+
+func hasQuery(u *url.URL) bool { return u.RawQuery != "" || u.ForceQuery || u.Fragment != "" }
+
 // trimSlashes removes the slashes at the end of u's path. %2F stays: it is a part of a name.
 func trimSlashes(u *url.URL) {
 	escaped := u.EscapedPath()
@@ -138,6 +149,27 @@ func (l *loader) setIdentity(p *plan) {
 	if own.Close && !l.doc.Has(p.path.Below("transport", "connection")) {
 		p.transport.Close = true
 	}
+}
+
+// build makes the connector of p.
+func (l *loader) build(c *Connectors, p *plan) {
+	conn := &Connector{Name: p.name, Provider: p.Provider, BaseURL: p.BaseURL, Probe: p.Probe, endpoints: []*url.URL{p.BaseURL}, proxy: p.transport.ProxyFor}
+	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
+		u, ok := p.settings[key].Value.(*url.URL)
+		if ok && !slices.ContainsFunc(conn.endpoints, func(o *url.URL) bool { return endpoint.Origin(o) == endpoint.Origin(u) }) {
+			conn.endpoints = append(conn.endpoints, u)
+		}
+	}
+	exchanges := p.transport
+	exchanges.AttemptTimeout, exchanges.Retry.MaxRetryAfter = p.leader.attemptTimeout, p.leader.maxRetryAfter
+	limits := p.Transport.RateLimits
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.joinLocked(&member{conn, p.key, p.provider, *p.sessionOptions(), limits, transport.NewLimiter(limits, p.Transport.MaxConcurrency), p.transport, exchanges}); err != nil {
+		l.doc.RefuseKeys(p.path, err)
+		return
+	}
+	p.session = conn.session
 }
 
 func (p *plan) sessionOptions() *auth.Options {

@@ -79,7 +79,7 @@ func (l *loader) transport(p *plan) {
 	p.transport = transport.Options{
 		Connector: p.name, BaseURL: p.BaseURL, AllowedOrigins: t.AllowedOrigins, AllowHTTP: t.AllowHTTP,
 		Timeout: t.Timeout, AttemptTimeout: t.AttemptTimeout, Retry: t.Retry,
-		Close: t.Connection == "close", UserAgent: cmp.Or(t.UserAgent, "itsmauth/"+version()), Logger: l.opts.logger,
+		Close: t.Connection == "close", UserAgent: cmp.Or(t.UserAgent, userAgent()), Logger: l.opts.logger,
 		Proxy: transport.ProxyFromEnvironment,
 	}
 	if m := t.MaxReplayBody; m != nil {
@@ -150,6 +150,9 @@ func (l *loader) plainHTTP(p *plan) {
 		}
 	}
 }
+
+// userAgent is the User-Agent of requests that have none.
+func userAgent() string { return "itsmauth/" + version() }
 
 // version is the version of this module in the running program, or devel.
 func version() string {

@@ -90,6 +90,7 @@ var exported = []reflect.Type{
 	reflect.TypeFor[filestore.Config](), reflect.TypeFor[redisstore.Config](),
 	reflect.TypeFor[config.Connector](), reflect.TypeFor[config.Connectors](), reflect.TypeFor[config.Problem](), reflect.TypeFor[config.Problems](),
 	reflect.TypeFor[config.Preset](), reflect.TypeFor[config.PresetKey](), reflect.TypeFor[config.PresetVariable](), reflect.TypeFor[config.PresetWay](),
+	reflect.TypeFor[config.Settings](),
 	reflect.TypeFor[transport.Limiter](), reflect.TypeFor[transport.Options](), reflect.TypeFor[transport.Retry](),
 	reflect.TypeFor[providers.Definition](),
 	reflect.TypeFor[jsonbody.Condition](), reflect.TypeFor[generic.Config](), reflect.TypeFor[generic.Header](), reflect.TypeFor[generic.Provider](),
@@ -152,7 +153,7 @@ func TestExportedTypesPrinted(t *testing.T) {
 	values := []any{
 		auth.SecretString(canary), auth.SecretFunc(func() (string, error) { return canary, nil }), key, session, store, conns, connector, provider, []byte(canary),
 		auth.Encrypt(store, key), auth.Monitor(store, nil), auth.FromTokenSource(source), auth.FromTokenSource(oauth2.StaticTokenSource((*oauth2.Token)(&source))),
-		auth.TokenSource(t.Context(), session), auth.Encrypt(files, key), redis, client, client.Transport,
+		auth.TokenSource(t.Context(), session), auth.Encrypt(files, key), redis, client, client.Transport, connector.Client(), connector.Client().Transport,
 		consent.NewHandler([]consent.Connector{{Name: "a", Session: session}}, nil), transport.NewExchanger(&transport.Options{BaseURL: connector.BaseURL}),
 	}
 	var fill func(v reflect.Value)

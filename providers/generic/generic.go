@@ -54,6 +54,21 @@ func (p *Provider) Identity() []string {
 	return id
 }
 
+// Name is the provider's name, such as oauth2.
+func (p *Provider) Name() string { return p.c.Provider }
+
+// Secrets are the secrets among the settings.
+func (p *Provider) Secrets() []auth.Secret {
+	c := &p.c
+	secrets := []auth.Secret{c.ClientSecret, c.Password, c.RefreshToken}
+	for _, m := range []map[string]auth.Secret{c.SecretParams, c.StaticHeaders} {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			secrets = append(secrets, m[k])
+		}
+	}
+	return slices.DeleteFunc(secrets, auth.Secret.IsZero)
+}
+
 // Refresh returns what the settings say of refresh tokens.
 func (p *Provider) Refresh() auth.Refresh {
 	return auth.Refresh{
