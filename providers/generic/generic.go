@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 // Provider is an [auth.Provider] for one token endpoint. It is also an [auth.Identifier], an
@@ -58,16 +59,7 @@ func (p *Provider) Identity() []string {
 func (p *Provider) Name() string { return p.c.Provider }
 
 // Secrets are the secrets among the settings.
-func (p *Provider) Secrets() []auth.Secret {
-	c := &p.c
-	secrets := []auth.Secret{c.ClientSecret, c.Password, c.RefreshToken}
-	for _, m := range []map[string]auth.Secret{c.SecretParams, c.StaticHeaders} {
-		for _, k := range slices.Sorted(maps.Keys(m)) {
-			secrets = append(secrets, m[k])
-		}
-	}
-	return slices.DeleteFunc(secrets, auth.Secret.IsZero)
-}
+func (p *Provider) Secrets() []auth.Secret { return settings.Secrets(p.c) }
 
 // Refresh returns what the settings say of refresh tokens.
 func (p *Provider) Refresh() auth.Refresh {
