@@ -90,7 +90,7 @@ func TestProvidersListed(t *testing.T) {
 	t.Parallel()
 	_, text, _ := itsmauth(t.Context(), "providers")
 	_, list, _ := itsmauth(t.Context(), "--output", "json", "providers")
-	for _, want := range []string{"servicenow                  preset   ServiceNow\n", "oauth2                      engine   any", "remedy                      product  BMC"} {
+	for _, want := range []string{"\nservicenow                  oauth2  ServiceNow\n", "\noauth2       any other", "\nremedy       BMC"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

@@ -94,9 +94,16 @@ func (a *app) listProviders() error {
 	}
 	paint := painter(a.stdout)
 	for _, p := range list {
-		a.printf("%s %-8s %s\n", paint(bold, fmt.Sprintf("%-27s", p.Provider)), p.Kind, p.Description)
+		if p.Kind != "preset" {
+			a.printf("%s %s\n%13s%s\n", paint(bold, fmt.Sprintf("%-12s", p.Provider)), p.Description, "", paint(dim, p.URL))
+		}
 	}
-	a.printf("%s\n", paint(dim, "itsmauth providers NAME shows how to connect to one."))
+	a.printf("\nPresets, which are settings of an engine. itsmauth providers NAME prints one to copy.\n\n")
+	for _, p := range list {
+		if p.Kind == "preset" {
+			a.printf("%s %-7s %s\n", paint(bold, fmt.Sprintf("%-27s", p.Provider)), p.Engine, p.Description)
+		}
+	}
 	return a.printErr
 }
 
