@@ -83,8 +83,11 @@ func (d *dialer) dial(p *pool) dialFunc {
 func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
 	netDialer := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Count: 3}}
 	conn, err := netDialer.DialContext(ctx, network, addr)
-	if err != nil || d.tls == nil {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	if d.tls == nil {
+		return newReplyConn(conn), nil
 	}
 	config := d.tls.Clone()
 	if d.rootCAs != nil {
@@ -100,7 +103,7 @@ func (d *dialer) connect(ctx context.Context, network, addr string) (net.Conn, e
 		conn.Close()
 		return nil, &handshakeError{err}
 	}
-	return encrypted, nil
+	return newReplyConn(encrypted), nil
 }
 
 // A helloHook stops go-redis after an error reply to HELLO, the first command of a connection. go-redis

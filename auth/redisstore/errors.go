@@ -27,6 +27,7 @@ var (
 	errFailover    = errors.New("a failover of Redis is under way: the Sentinels name another master")
 	errLocked      = errors.New("another process holds the lock")
 	errBroken      = errors.New("the connection to Redis broke")
+	errLongReply   = errors.New("the reply is longer than Redis can have stored for itsmauth: see which server token_store.url names")
 	errNotRedis    = errors.New("the reply is not one of Redis: see which server token_store.url names")
 )
 
@@ -95,6 +96,10 @@ func (c *client) classify(err error, key string) (meaning error, temporary bool)
 	switch {
 	case errors.Is(err, errCredentials):
 		return err, false
+	case errors.Is(err, errLongReply):
+		return errLongReply, false
+	case errors.Is(err, errNotRedis):
+		return errNotRedis, false
 	case errors.Is(err, errFailover):
 		return errFailover, true
 	case atSentinel && errors.Is(err, redis.Nil):

@@ -100,7 +100,12 @@ func (s *store) TryLock(ctx context.Context, key string, known uint64) (auth.Rec
 		case []any:
 			fields := map[string]string{}
 			for pair := range slices.Chunk(reply, 2) {
-				fields[pair[0].(string)] = pair[1].(string)
+				name, _ := pair[0].(string)
+				value, ok := pair[len(pair)-1].(string)
+				if !ok {
+					return r, errNotRedis
+				}
+				fields[name] = value
 			}
 			if len(fields) > 0 {
 				r.record, err = decode(fields)

@@ -39,7 +39,11 @@ type window struct {
 func (w *window) Take(ctx context.Context, id string) (wait time.Duration, processes int, err error) {
 	a := new(acquisition)
 	reply, err := do(ctx, w.s.windows, w.s.key(w.key, ""), a, func(ctx context.Context, p *pool) ([]int64, error) {
-		return take.Eval(ctx, p.redis, w.keys, append([]any{id}, w.args...)...).Int64Slice()
+		reply, err := take.Eval(ctx, p.redis, w.keys, append([]any{id}, w.args...)...).Int64Slice()
+		if err == nil && len(reply) != 2 {
+			err = errNotRedis
+		}
+		return reply, err
 	})
 	if a.attemptsRunning() {
 		w.late.Store(id, a)
