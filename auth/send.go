@@ -45,7 +45,9 @@ func Send(req *http.Request) (resp *http.Response, body []byte, err error) {
 		return nil, nil, networkError(req, 0, err)
 	}
 	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	if resp.StatusCode != http.StatusSwitchingProtocols { // whose body is the connection, which may be silent for ever
+		body, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	}
 	if z, notGzip := gzip.NewReader(bytes.NewReader(body)); notGzip == nil && err == nil {
 		// A proxy has removed the Content-Encoding and left the body compressed.
 		body, err = io.ReadAll(io.LimitReader(z, maxResponse+1))

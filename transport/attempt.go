@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptrace"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/transport/internal/limit"
 )
 
@@ -188,7 +190,8 @@ func (a *attempt) roundTrip(out *http.Request) (*http.Response, error) {
 		inner = a.call.t.anonymous
 	}
 	if body == nil || body.getBody != nil {
-		return withBody(inner.RoundTrip(out))
+		resp, err := inner.RoundTrip(out)
+		return received(out, resp, err)
 	}
 	trailer := out.Trailer         // the caller fills it while the body is read
 	out = out.Clone(out.Context()) // inner may still read it after we have returned
@@ -197,7 +200,8 @@ func (a *attempt) roundTrip(out *http.Request) (*http.Response, error) {
 	var err error
 	done := make(chan struct{})
 	go func() {
-		resp, err = withBody(inner.RoundTrip(out))
+		resp, err = inner.RoundTrip(out)
+		resp, err = received(out, resp, err)
 		close(done)
 	}()
 	select {
@@ -217,9 +221,20 @@ func (a *attempt) roundTrip(out *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// withBody adds the body that a response from a Wrap may lack.
-func withBody(resp *http.Response, err error) (*http.Response, error) {
-	if err == nil && resp.Body == nil {
+var errUpgraded error = &auth.Error{Op: "request", Status: http.StatusSwitchingProtocols, Err: fmt.Errorf(
+	"%w: the server switches to another protocol, which the request did not ask for", auth.ErrProtocol)}
+
+// received adds the body that a response from a Wrap may lack. It refuses a status 101 that out did not ask for: its
+// body would be the connection, which neither a context nor a time limit ends.
+func received(out *http.Request, resp *http.Response, err error) (*http.Response, error) {
+	switch {
+	case err != nil:
+	case resp.StatusCode == http.StatusSwitchingProtocols && out.Header.Get("Upgrade") == "":
+		if resp.Body != nil {
+			resp.Body.Close()
+		}
+		return nil, errUpgraded
+	case resp.Body == nil:
 		resp.Body = http.NoBody
 	}
 	return resp, err

@@ -227,7 +227,7 @@ type timedBody struct {
 
 func (b *timedBody) Read(p []byte) (int, error) {
 	if !b.attempt.call.returned && time.Now().UnixNano() >= b.attempt.call.deadline.Load() {
-		return 0, os.ErrDeadlineExceeded // stop Rejected and drain; the caller may read on
+		return 0, os.ErrDeadlineExceeded // stop Rejected, drain and http.Client; the caller may read on
 	}
 	b.attempt.waitingSince.Store(b.attempt.call.clock())
 	n, err := b.ReadCloser.Read(p)

@@ -36,6 +36,7 @@ type call struct {
 	first   attempt
 	ended   bool
 	endless bool // no limit ends the response's body
+	leads   bool // http.Client follows the response, a redirect
 
 	returned bool // the caller has the response, so Timeout is over
 	respBody returnedBody

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,7 +11,7 @@ import (
 )
 
 // header returns the headers of an attempt: the caller's, with the token's replacing those of the same
-// name in any spelling. A request to another origin carries no credentials.
+// name in any spelling. A request to another origin has only plainHeaders.
 func (c *call) header(tok *oauth2.Token) http.Header {
 	var fields [4]field
 	token := fields[:0]
@@ -25,7 +24,7 @@ func (c *call) header(tok *oauth2.Token) http.Header {
 	anonymous := c.origin == nil
 	for k, v := range c.req.Header {
 		replaced := slices.ContainsFunc(token, func(f field) bool { return strings.EqualFold(f.name, k) })
-		if !replaced && !(anonymous && c.isCredential(k)) {
+		if !replaced && (!anonymous || slices.Contains(plainHeaders, http.CanonicalHeaderKey(k))) {
 			h[k] = v
 		}
 	}
@@ -46,13 +45,9 @@ type field struct {
 	values []string
 }
 
-// isCredential reports whether a header must not be sent to other origins.
-func (c *call) isCredential(key string) bool {
-	// An empty token is enough to learn the names of the token's headers.
-	product := slices.Collect(maps.Keys(c.t.auth.Header(new(oauth2.Token))))
-	return slices.ContainsFunc(append(product, "Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Referer", "access_token"),
-		func(k string) bool { return strings.EqualFold(k, key) })
-}
+// plainHeaders are sent to other origins. Any other header may have a credential, such as X-Api-Key.
+var plainHeaders = []string{"Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Cache-Control", "Content-Type", "If-Match",
+	"If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Pragma", "Range", "User-Agent"}
 
 // logged are the response headers that may appear in a log, in the shape that it gives them: a server may
 // repeat in any of them what it was sent.

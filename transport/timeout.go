@@ -60,6 +60,15 @@ func (c *call) endLimits() {
 	c.timer.Stop()
 }
 
+// follow is called before [http.Client] follows the redirect response: before it sends the next request, it reads
+// of the body, which a server may send slowly or not at all.
+func (c *call) follow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.returned, c.endless, c.leads = false, false, true
+	c.checkLimitsLocked()
+}
+
 // expire is called by the timer.
 func (c *call) expire() {
 	c.mu.Lock()
@@ -77,13 +86,13 @@ func (c *call) checkLimitsLocked() {
 	if since := a.waitingSince.Load(); since != 0 {
 		left -= time.Duration(c.clock() - max(since, int64(a.conn.Load().lastWrite(limit).Sub(c.began))))
 	}
-	moving := a.answered.Load() || a.uploadSince.Load() != 0
+	answered, uploading := a.answered.Load(), a.uploadSince.Load() != 0
 	due := time.Duration(c.deadline.Load() - time.Now().UnixNano())
 	switch {
-	case moving && left <= 0:
-		a.cancel(timeoutError{fmt.Sprintf("no data of the body for %s (attempt_timeout)", limit), a.answered.Load()})
+	case (answered || uploading) && left <= 0:
+		a.cancel(timeoutError{fmt.Sprintf("no data of the body for %s (attempt_timeout)", limit), answered})
 		return
-	case moving:
+	case uploading, answered && !c.leads:
 	case due <= 0:
 		a.cancel(timeoutError{what: fmt.Sprintf("no response within %s (timeout)", c.t.o.Timeout)})
 		return

@@ -198,6 +198,9 @@ func (t *roundTripper) checkRedirect(req *http.Request, via []*http.Request) err
 	if isLostWrite(req.Response.StatusCode, via[len(via)-1].Method) || t.origin(req.URL) == nil && slices.ContainsFunc(via, func(r *http.Request) bool { return !mayLeaveOrigin(r) }) {
 		return http.ErrUseLastResponse
 	}
+	if b, ok := req.Response.Body.(*returnedBody); ok {
+		b.attempt.call.follow()
+	}
 	return nil
 }
 

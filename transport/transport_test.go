@@ -406,6 +406,8 @@ func TestRedirects(t *testing.T) {
 					}
 					req.Header.Set("Authorization", "caller's own")
 					req.Header.Set("Cookie", "session=1")
+					req.Header.Set("X-Api-Key", "caller's own")
+					req.Header["range"] = []string{"bytes=0-9"}
 					resp, err := c.Do(req)
 					if err != nil {
 						t.Fatal(err)
@@ -424,8 +426,11 @@ func TestRedirects(t *testing.T) {
 					if r == nil {
 						t.Fatal("not followed")
 					}
+					if r.Header.Get("Range") == "" {
+						t.Error("Range is lost")
+					}
 					for k := range r.Header {
-						if k != "User-Agent" && k != "Accept-Encoding" && k != "Content-Type" {
+						if k != "User-Agent" && k != "Accept-Encoding" && k != "Content-Type" && k != "Range" {
 							t.Errorf("%s leaked", k)
 						}
 					}

@@ -98,7 +98,7 @@ func (c *onlineCheck) get(ctx context.Context, path string, tok *oauth2.Token) (
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	body, err := readBody(resp, 64<<10)
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp, body, err
 }
@@ -122,6 +122,14 @@ func (c *onlineCheck) signing(tok *oauth2.Token) http.RoundTripper {
 			resp.Body.Close()
 		}
 	})
+}
+
+// readBody reads up to limit bytes. With status 101 the body is the connection, which may be silent for ever.
+func readBody(resp *http.Response, limit int64) ([]byte, error) {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil, nil
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, limit))
 }
 
 // checkProbe sends a request to the API. If the product refuses the stored token, it tries a new one.

@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -90,8 +89,8 @@ func (c *onlineCheck) checkNetwork(ctx context.Context, u *url.URL) bool {
 	r := t.result()
 	if err == nil {
 		r.status = resp.StatusCode
-		r.forwarded = resp.Header.Get("Via") != ""               // RFC 9110 section 7.6.3
-		r.body, _ = io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what is missing is not found in it
+		r.forwarded = resp.Header.Get("Via") != "" // RFC 9110 section 7.6.3
+		r.body, _ = readBody(resp, 4<<10)          // what is missing is not found in it
 		resp.Body.Close()
 	}
 	if !c.checkDNS(r, err) || !c.checkTCP(r, err) || !c.checkProxy(r, err) || !c.checkTLS(r, err) {

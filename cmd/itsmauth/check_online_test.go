@@ -701,3 +701,18 @@ func TestCheckOnlineJSON(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A server that switches to another protocol, and is silent then, does not hold the command.
+func TestCheckOnlineIsNotUpgraded(t *testing.T) {
+	t.Parallel()
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	address := testnet.Serve(t, func(conn net.Conn) {
+		conn.Read(make([]byte, 4<<10))
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		<-done
+	})
+	if code, stdout, stderr := checkOnline(t, onlineFile(t, lines("http://"+address))); code != 1 || !strings.Contains(stdout, "another protocol") {
+		t.Errorf("exit %d, %s%s", code, stdout, stderr)
+	}
+}

@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	maxDescription = 200     // how much of a description is shown, in characters
-	maxSearched    = 4 << 10 // a longer description, in bytes, is not searched for secrets and not shown
+	maxDescription = 200      // how much of a description is shown, in characters
+	maxSearched    = 4 << 10  // a longer description, in bytes, is not searched for secrets and not shown
+	maxSought      = 32 << 10 // nor is any if what must not be in it is longer: a response may be as large as a search is slow
 )
 
 // description returns the product's description of its error (RFC 6749 section 5.2) as one line, or "" if it
@@ -54,6 +55,9 @@ var forms = []func(string) string{
 // response, also encoded, or another value of the request. In doubt it returns true.
 func (r *request) quotesSent(text string) bool {
 	secrets, others := r.sent()
+	if len(strings.Join(append(secrets, others...), "")) > maxSought {
+		return true
+	}
 	for _, form := range forms {
 		shown := form(text)
 		for _, s := range secrets {

@@ -527,6 +527,7 @@ func TestDescription(t *testing.T) {
 		"the grant":           {400, described("The grant_type password is gone"), "The grant_type password is gone"},
 		"a part of a secret":  {400, described("two wo"), ""},
 		"megabytes":           {400, described(strings.Repeat("x", 1<<19)), ""},
+		"beside a megabyte":   {400, `{"error":"denied","message":"The account is locked.","access_token":"` + strings.Repeat("q", 1<<19) + `"}`, ""},
 		"within 300":          {400, described(long + long + long + secret), ""},
 		"over two lines":      {400, described("wrong: two\nwords"), ""},
 		"the header":          {400, described("Basic " + base64.StdEncoding.EncodeToString([]byte("itsm-sync:"+url.QueryEscape(secret)))), ""},
@@ -552,6 +553,19 @@ func TestDescription(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestUpgraded tests that no client makes an exchange wait for a connection that the endpoint has taken over.
+func TestUpgraded(t *testing.T) {
+	t.Parallel()
+	base, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, _, _ := http.NewResponseController(w).Hijack()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		context.AfterFunc(t.Context(), func() { conn.Close() })
+	})
+	if tok, err := must(t, basic(base)).Exchange(t.Context(), nil); !errors.Is(err, auth.ErrProtocol) {
+		t.Error(tok, err)
 	}
 }
 
