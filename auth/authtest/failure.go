@@ -150,14 +150,14 @@ func response(r *http.Request, status int, body string) (*http.Response, error) 
 	return &http.Response{Status: echo, StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 }
 
-// An endlessReader has 64 MiB of spaces, which no reader of a token response should want.
+// An endlessReader has 16 MiB of spaces, which no reader of a token response should want.
 type endlessReader struct {
 	n       int
 	tooMuch bool
 }
 
 func (e *endlessReader) Read(p []byte) (int, error) {
-	if e.n += len(p); e.n > 64<<20 {
+	if e.n += len(p); e.n > 16<<20 {
 		e.tooMuch = true
 		return 0, io.EOF
 	}
