@@ -58,7 +58,7 @@ func (k *kit) fail(t *testing.T, method string, prev *oauth2.Token, do func(cont
 		if f.want == auth.ErrConsentRequired && (method == "Exchange without prev" || method == "Exchange" && (!refreshes || expendable(p))) {
 			continue
 		}
-		requests := max(1, k.at.Requests)
+		requests := k.at.requests()
 		if refreshes && expendable(p) && f.status/100 != 5 && f.status != 0 && f.status != 429 {
 			requests++ // the full grant in place of a refresh
 		}

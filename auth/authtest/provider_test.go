@@ -211,6 +211,25 @@ func TestRightProviders(t *testing.T) {
 	}
 }
 
+// A key is a provider without a token endpoint.
+type key struct{ token string }
+
+func (k key) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
+	return &oauth2.Token{AccessToken: k.token}, nil
+}
+func (key) Header(tok *oauth2.Token) http.Header {
+	return http.Header{"Authorization": {"Bearer " + tok.AccessToken}}
+}
+func (key) Rejects(resp *http.Response, _ []byte) bool { return resp.StatusCode == 401 }
+
+func TestKey(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	k, product := key{d.issue("key")}, d.product(t)
+	product.Requests = authtest.NoRequests
+	authtest.TestProvider(t, func(*testing.T) auth.Provider { return k }, product)
+}
+
 // changed returns an Exchange that changes the result of the right one.
 func changed(change func(tok *oauth2.Token) (*oauth2.Token, error)) func(p *provider) {
 	return func(p *provider) {
