@@ -31,7 +31,7 @@ var (
 	ErrConflict = errors.New("record changed meanwhile")
 	// ErrInsecure: the request was not sent, to keep a secret or a token safe.
 	ErrInsecure = errors.New("refused to send")
-	// ErrSecret: a secret was read and is not text that can be sent, such as UTF-16.
+	// ErrSecret: a secret was read and cannot be used, such as text in UTF-16 or an encrypted key.
 	ErrSecret = errors.New("unusable secret")
 	// ErrNoRefreshToken: the product returned no refresh token for a sign-in. An earlier login has one, and
 	// stays in force.

@@ -468,7 +468,7 @@ func (e *Error) over() bool {
 	var secret *secretError
 	return e.Status >= 300 || e.Code != "" ||
 		errors.Is(e, ErrProtocol) || errors.Is(e, ErrCredentials) || errors.Is(e, ErrRateLimited) || errors.Is(e, ErrInsecure) ||
-		errors.As(e, &secret) || errors.As(e, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
+		errors.As(e, &secret) || errors.Is(e, ErrSecret) || errors.As(e, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
 }
 
 // conflict follows a save that met another record: of another process, or our own, since a save may

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,11 +15,13 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
+	"github.com/itsmauth/itsmauth/internal/jwt"
 	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 func (c *Config) check() error {
 	var errs settings.Errors
+	hasAssertion := !reflect.ValueOf(c.Assertion).IsZero()
 	errs.Check(c)
 	otherEncoding := map[string]string{"form": "json", "json": "form"}
 	errs.When(c.CredentialsIn == otherEncoding[c.Encoding], "credentials_in", "must not be "+c.CredentialsIn+" with encoding "+c.Encoding)
@@ -27,6 +30,8 @@ func (c *Config) check() error {
 	errs.Add("revoke_url", CheckURL(c.RevokeURL))
 	errs.Add("redirect_uri", CheckRedirectURI(c.RedirectURI))
 	c.checkGrant(&errs)
+	c.checkClient(&errs)
+	c.checkAssertion(&errs, hasAssertion)
 	for k, v := range c.Params {
 		_, isScalar := paramText(v)
 		errs.When(!isScalar, "params."+k, "must be text, a number, true or false")
@@ -82,7 +87,7 @@ func (c *Config) checkGrant(errs *settings.Errors) {
 		{"redirect_uri", c.RedirectURI != "", code, true},
 		{"pkce", c.PKCE != nil && *c.PKCE, false, code},
 		{"code_fields", c.CodeFields != nil, false, code},
-		{"username", c.Username != "", password, none},
+				{"username", c.Username != "", password, none || c.assertionIsGrant()},
 		{"password", !c.Password.IsZero(), password, none},
 		{"refresh_token", !c.RefreshToken.IsZero(), c.Grant == "refresh_token", code},
 	} {
@@ -97,12 +102,34 @@ func (c *Config) checkGrant(errs *settings.Errors) {
 		errs.When(!c.Password.IsZero(), "password", inURL)
 		errs.When(len(c.SecretParams) > 0, "secret_params", inURL)
 		errs.When(!c.ClientSecret.IsZero() && c.CredentialsIn == c.Encoding, "client_secret", inURL)
+		errs.When(c.assertionIsClient() || c.sendsClientAssertion(), "credentials_in", inURL)
+	}
+}
+
+// checkClient adds errors for credentials of the client that are missing or not used.
+func (c *Config) checkClient(errs *settings.Errors) {
+	elsewhere := c.sendsClientAssertion()
+	errs.When((elsewhere || c.assertionIsClient()) && !c.ClientSecret.IsZero(), "client_secret", "not used by credentials_in "+c.CredentialsIn)
+	errs.When(!elsewhere && !c.ClientAssertion.IsZero(), "client_assertion", "only used by credentials_in client_assertion")
+	if elsewhere {
+		text, err := c.ClientAssertion.Value()
+		errs.When(c.ClientAssertion.IsZero(), "client_assertion", "required for credentials_in client_assertion")
+		errs.When(err == nil && text != "" && !jwt.Valid(text), "client_assertion", "is not a JWT")
+		if errors.Is(err, auth.ErrSecret) {
+			errs.Add("client_assertion", err)
+		}
 	}
 }
 
 // sends reports whether a setting other than params and secret_params sends the field.
 func (c *Config) sends(field string) bool {
 	own := []string{"client_id", "client_secret", "username", "password", "code", "code_verifier", "scope", "redirect_uri", c.Refresh.Param}
+	if c.assertionIsGrant() {
+		own = append(own, "assertion")
+	}
+	if c.assertionIsClient() || c.sendsClientAssertion() {
+		own = append(own, "client_assertion", "client_assertion_type")
+	}
 	return slices.Contains(own, field) || field == "grant_type" && c.Grant != "none"
 }
 
@@ -143,7 +170,7 @@ var (
 func (c *Config) checkHeaders(errs *settings.Errors) {
 	inHeaders := c.CredentialsIn == "headers"
 	errs.When(inHeaders && len(c.CredentialHeaders) == 0, "credential_headers", "required for credentials_in headers")
-	elsewhere := slices.Contains([]string{"basic", "form", "json"}, c.CredentialsIn)
+	elsewhere := slices.Contains([]string{"basic", "form", "json", "private_key_jwt", "client_assertion"}, c.CredentialsIn)
 	errs.When(elsewhere && c.CredentialHeaders != nil, "credential_headers", "only used by credentials_in headers")
 	errs.When(c.CredentialsIn == "basic" && c.CredentialsEncoding == "raw" && strings.Contains(c.ClientID, ":"), "client_id",
 		"must not contain a colon, which ends the id in a raw Basic header")

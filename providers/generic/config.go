@@ -2,6 +2,7 @@ package generic
 
 import (
 	"cmp"
+	"crypto"
 	"net/http"
 	"net/url"
 	"time"
@@ -26,15 +27,16 @@ type Config struct {
 	RevokeURL *url.URL `yaml:"revoke_url"`
 	// Method is the method of token requests. GET sends secrets only in headers, and does not refresh.
 	Method string `yaml:"method" enum:"POST,PUT,PATCH,GET" default:"POST"`
-	// Grant is the grant type (RFC 6749 section 1.3). The grant none sends no grant_type, and sends
-	// username and password if they are set.
-	Grant string `yaml:"grant" enum:"client_credentials,password,refresh_token,authorization_code,none" default:"client_credentials"`
+	// Grant is the grant type (RFC 6749 section 1.3). The grant jwt_bearer is a JWT made by Assertion (RFC
+	// 7523 section 2.1). The grant none sends no grant_type, and sends username and password if they are set.
+	Grant string `yaml:"grant" enum:"client_credentials,password,refresh_token,authorization_code,jwt_bearer,none" default:"client_credentials"`
 
 	// ClientID and ClientSecret identify the client (RFC 6749 section 2.3). Without a secret, the id is
 	// sent as a field.
 	ClientID     string      `yaml:"client_id"`
 	ClientSecret auth.Secret `yaml:"client_secret"`
-	// Username and Password are the user's, for the grants password and none.
+	// Username and Password are the user's, for the grants password and none. For the grant jwt_bearer
+	// Username is the assertion's subject.
 	Username string      `yaml:"username"`
 	Password auth.Secret `yaml:"password"`
 	// RefreshToken is a refresh token obtained elsewhere. It is used until the store has one.
@@ -67,9 +69,10 @@ type Config struct {
 	// Encoding is the encoding of the token request's fields.
 	Encoding string `yaml:"encoding" enum:"form,json" default:"form"`
 	// CredentialsIn is where the client id and secret are sent: in a Basic header, in headers of their
-	// own, or as fields (form or json, the same as Encoding). The default is basic, or json if the
-	// encoding is json.
-	CredentialsIn string `yaml:"credentials_in" enum:"basic,form,json,headers"`
+	// own, or as fields (form or json, the same as Encoding). In place of a secret, private_key_jwt sends a
+	// JWT made by Assertion, and client_assertion sends ClientAssertion (RFC 7523 section 2.2). The default
+	// is basic, or json if the encoding is json.
+	CredentialsIn string `yaml:"credentials_in" enum:"basic,form,json,headers,private_key_jwt,client_assertion"`
 	// DefaultCredentialsIn says that CredentialsIn is a default, so that the error of refused credentials
 	// names that key. It is set if CredentialsIn is "".
 	DefaultCredentialsIn bool `yaml:"-"`
@@ -79,6 +82,13 @@ type Config struct {
 	// CredentialsEncoding is how the Basic header encodes id and secret: URL-escaped (rfc6749, section
 	// 2.3.1) or as they are (raw, RFC 7617).
 	CredentialsEncoding string `yaml:"credentials_encoding" enum:"raw,rfc6749" default:"rfc6749"`
+
+	// ClientAssertion is a JWT that was signed elsewhere and is renewed there, for credentials_in
+	// client_assertion: a service account token of Kubernetes, a JWT-SVID of SPIFFE, or the file of Entra's
+	// workload identity.
+	ClientAssertion auth.Secret `yaml:"client_assertion"`
+	// Assertion makes the JWTs for the grant jwt_bearer and for credentials_in private_key_jwt.
+	Assertion Assertion `yaml:"assertion"`
 
 	Response Response `yaml:"response"`
 	// DefaultLifetime is the token's lifetime if the response has no expires_in and the token is not a
@@ -179,6 +189,9 @@ func (c *Config) fillDefaults() {
 	}
 	if c.RejectedWhen == nil {
 		c.RejectedWhen = []Condition{{Status: http.StatusUnauthorized}}
+	}
+	if signer := c.Assertion.Signer; signer != nil {
+		c.Assertion.Signer, c.Assertion.hidden = nil, func() crypto.Signer { return signer }
 	}
 }
 

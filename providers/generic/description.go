@@ -78,12 +78,15 @@ func (r *request) quotesSent(text string) bool {
 // sent returns the secrets of this request, of the settings and of the response, and the other values sent.
 func (r *request) sent() (secrets, others []string) {
 	secrets = append(slices.Clip(r.secrets), r.url.RawQuery, first(r.said, r.c.Response.AccessToken, token), first(r.said, r.c.Response.RefreshToken, token))
-	own := []auth.Secret{r.c.ClientSecret, r.c.Password, r.c.RefreshToken}
+	own := []auth.Secret{r.c.ClientSecret, r.c.Password, r.c.RefreshToken, r.c.ClientAssertion} // a private key is not sent
 	for _, s := range slices.AppendSeq(own, maps.Values(r.c.SecretParams)) {
 		v, _ := s.Value()
 		secrets = append(secrets, v)
 	}
 	others = append(slices.Clip(r.c.Scopes), r.c.ClientID, r.c.Username)
+	for _, s := range r.c.assertionSettings() {
+		others = append(others, s[1])
+	}
 	for name, values := range r.fields {
 		if name != "grant_type" && name != "token_type_hint" { // whose values are no settings
 			others = append(others, values...)

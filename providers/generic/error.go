@@ -91,8 +91,8 @@ func (r *request) credentialsHint() string {
 			return c[0] + " begins or ends with a space, or has an invisible character or a typographic quote: copy it again"
 		}
 	}
-	if secret == "" || r.code == "invalid_grant" {
-		return ""
+	if hint := r.assertionHint(); hint != "" || secret == "" || r.code == "invalid_grant" {
+		return hint
 	}
 	var try []string
 	if r.c.DefaultCredentialsIn {

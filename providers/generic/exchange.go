@@ -37,11 +37,18 @@ func (p *Provider) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.To
 	case c.interactive():
 		return nil, r.newError(fmt.Errorf("%w: there is no refresh token", auth.ErrConsentRequired))
 	}
-	if c.Grant != "none" {
+	switch c.Grant {
+	case "jwt_bearer":
+		r.set("grant_type", jwtBearerGrant)
+		r.set("assertion", r.assertion(c.grantParty()))
+	case "none":
+	default:
 		r.set("grant_type", c.Grant)
 	}
-	r.set("username", c.Username)
-	r.set("password", r.readSecret("password", c.Password))
+	if c.Grant != "jwt_bearer" {
+		r.set("username", c.Username)
+		r.set("password", r.readSecret("password", c.Password))
+	}
 	p.addFields(r, func(string) bool { return true })
 	return p.requestToken(ctx, r)
 }

@@ -105,6 +105,10 @@ func (p *Provider) authenticate(r *request) {
 		basic := base64.StdEncoding.EncodeToString([]byte(id + ":" + secret))
 		r.secrets = append(r.secrets, basic)
 		r.header["Authorization"] = []string{"Basic " + basic}
+	case c.assertionIsClient():
+		r.setClientAssertion(r.assertion(c.clientParty()))
+	case c.sendsClientAssertion():
+		r.setClientAssertion(r.readSecret("client_assertion", c.ClientAssertion))
 	default:
 		r.set("client_id", id)
 		r.set("client_secret", secret)
