@@ -87,7 +87,7 @@ func (c *Config) checkGrant(errs *settings.Errors) {
 		{"redirect_uri", c.RedirectURI != "", code, true},
 		{"pkce", c.PKCE != nil && *c.PKCE, false, code},
 		{"code_fields", c.CodeFields != nil, false, code},
-				{"username", c.Username != "", password, none || c.assertionIsGrant()},
+		{"username", c.Username != "", password, none || c.assertionIsGrant()},
 		{"password", !c.Password.IsZero(), password, none},
 		{"refresh_token", !c.RefreshToken.IsZero(), c.Grant == "refresh_token", code},
 	} {
@@ -136,9 +136,11 @@ func (c *Config) sends(field string) bool {
 // checkParamNames adds errors for names of unknown fields, and for fields that would be sent under one name.
 func (c *Config) checkParamNames(errs *settings.Errors) {
 	code := c.Grant == "authorization_code"
+	jwtClient := c.assertionIsClient() || c.sendsClientAssertion()
 	sent := map[string]bool{ // whether the settings send the standard field
 		"grant_type": c.Grant != "none", "client_id": c.ClientID != "", "client_secret": !c.ClientSecret.IsZero(),
 		"username": c.Username != "", "password": !c.Password.IsZero(), "scope": len(c.Scopes) > 0, "redirect_uri": c.RedirectURI != "",
+		"assertion": c.assertionIsGrant(), "client_assertion": jwtClient, "client_assertion_type": jwtClient,
 		"code": code, "code_verifier": code && c.usesPKCE(), "refresh_token": c.Refresh.Param == "refresh_token",
 	}
 	taken := map[string]bool{c.Refresh.Param: c.Refresh.Param != "refresh_token"}

@@ -1291,9 +1291,9 @@ func TestNewRefuses(t *testing.T) {
 		"nothing": {Config{}, "client_id: required for grant client_credentials\ntoken_url: required"},
 		"words": {Config{TokenURL: x, Method: "DELETE", Grant: "implicit", Encoding: "xml", CredentialsIn: "query", CredentialsEncoding: "x", Response: Response{Format: "xml"}},
 			`credentials_encoding: must be one of raw, rfc6749
-credentials_in: must be one of basic, form, json, headers
+credentials_in: must be one of basic, form, json, headers, private_key_jwt, client_assertion
 encoding: must be one of form, json
-grant: must be one of client_credentials, password, refresh_token, authorization_code, none
+grant: must be one of client_credentials, password, refresh_token, authorization_code, jwt_bearer, none
 method: must be one of POST, PUT, PATCH, GET
 response.format: must be one of json, text`},
 		"URLs": {Config{TokenURL: u("/token"), ClientID: "id", RevokeURL: u("https://u:p@x"), RedirectURI: "/cb"},
@@ -1386,7 +1386,7 @@ params.secret: must be text, a number, true or false`},
 			ParamNames: map[string]string{"clientid": "a", "client_id": "", "client_secret": "p", "username": "q", "password": "scope", "code": "same", "code_verifier": "same"}},
 			`param_names.client_id: must not be empty
 param_names.client_secret: is the name of another field that is sent
-param_names.clientid: is not a standard field; these are client_id, client_secret, code, code_verifier, grant_type, password, redirect_uri, refresh_token, scope, username
+param_names.clientid: is not a standard field; these are assertion, client_assertion, client_assertion_type, client_id, client_secret, code, code_verifier, grant_type, password, redirect_uri, refresh_token, scope, username
 param_names.code_verifier: is the name of another field that is sent
 param_names.password: is the name of another field that is sent
 param_names.username: is the name of another field that is sent`},

@@ -2,12 +2,14 @@ package generic
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -158,12 +160,16 @@ func join(algorithms []jose.SignatureAlgorithm) string {
 }
 
 // Sign is [crypto.Signer.Sign]. An RSASSA-PSS salt is as long as the hash (RFC 7518 section 3.5), but package
-// cryptosigner asks for the longest possible one.
+// cryptosigner asks for the longest possible one; and it panics if a device signs with a longer key than it says.
 func (k privateKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if pss, ok := opts.(*rsa.PSSOptions); ok {
 		opts = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: pss.Hash}
 	}
-	return k.Signer.Sign(rand, digest, opts)
+	signature, err := k.Signer.Sign(rand, digest, opts)
+	if public, ok := k.Public().(*ecdsa.PublicKey); ok && err == nil && !ecdsa.VerifyASN1(public, digest, signature) {
+		err = errors.New("the signature is not of its public key")
+	}
+	return signature, err
 }
 
 // thumbprint is the SHA-256 thumbprint of the certificate that is for the key, in base64url (RFC 7515 section
