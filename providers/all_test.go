@@ -108,7 +108,7 @@ func TestDefaults(t *testing.T) {
 		if diff := cmp.Diff(made(decode), with, all, secrets); diff != "" {
 			t.Errorf("%s -without +with\n%s", d.Name(), diff)
 		}
-		if want := map[string]int{"oauth2": 16, "remedy": 5, "webcommander": 1}[d.Name()]; said != want {
+		if want := map[string]int{"oauth2": 17, "remedy": 5, "webcommander": 1}[d.Name()]; said != want {
 			t.Errorf("%s says %d defaults, want %d", d.Name(), said, want)
 		}
 	}

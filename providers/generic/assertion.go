@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -23,8 +24,8 @@ import (
 // request gets a new one, signed with the key as it is then. If it does both, the grant's is as set here; the
 // client's differs in that issuer and subject are the client id and that it has no Claims (RFC 7523 section 3).
 type Assertion struct {
-	// PrivateKey signs. It is PEM (PKCS#1, PKCS#8 or SEC 1) or a JSON Web Key, not encrypted: RSA of at least
-	// 2048 bits, EC (P-256, P-384, P-521) or Ed25519.
+	// PrivateKey is the key that signs: PEM (PKCS#1, PKCS#8 or SEC 1) or a JSON Web Key (RFC 7517), not
+	// encrypted; RSA of at least 2048 bits, EC (P-256, P-384, P-521) or Ed25519.
 	PrivateKey auth.Secret `yaml:"private_key"`
 	// Signer signs in place of PrivateKey. It may be a KMS or an HSM. Its errors are shown. It must return
 	// soon: the exchange waits for it.
@@ -227,13 +228,14 @@ func (r *request) assertionHint() string {
 // ownClaims are the claims that are set for each JWT, and where.
 var ownClaims = map[string]string{"iss": "issuer", "sub": "subject", "aud": "audience", "exp": "lifetime", "iat": "", "jti": ""}
 
-// checkAssertion adds errors for what is missing, not used, or cannot sign. given says that there is an
-// assertion.
-func (c *Config) checkAssertion(errs *settings.Errors, given bool) {
+// checkAssertion adds errors for what is missing, not used, or cannot sign.
+func (c *Config) checkAssertion(errs *settings.Errors) {
 	a := &c.Assertion
 	isClient := c.assertionIsClient()
 	if !c.assertionIsGrant() && !isClient {
-		errs.When(given, "assertion", "only used by grant jwt_bearer and credentials_in private_key_jwt")
+		given := *a
+		given.Lifetime = 0 // it has a default
+		errs.When(!reflect.ValueOf(given).IsZero(), "assertion", "only used by grant jwt_bearer and credentials_in private_key_jwt")
 		return
 	}
 	errs.When(isClient && c.ClientID == "", "client_id", "required for credentials_in private_key_jwt")

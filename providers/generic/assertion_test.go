@@ -316,7 +316,7 @@ func TestAssertionClaims(t *testing.T) {
 			map[string]object{grant: {"iss": "itsm", "sub": "u@x", "aud": "TOKEN_URL", "life": 180.0}},
 		},
 		"a grant without a client": {
-			Config{Grant: "jwt_bearer", Params: map[string]string{"resource": "r"}, Assertion: full},
+			Config{Grant: "jwt_bearer", Params: map[string]any{"resource": "r"}, Assertion: full},
 			"grant_type resource",
 			map[string]object{grant: {"iss": "iss", "sub": "sub", "aud": "https://aud/", "life": 30.0, "text": "a&b", "number": 9007199254740993.0, "flag": true}},
 		},
@@ -759,7 +759,7 @@ func TestAssertionNewRefuses(t *testing.T) {
 		"what is not JSON": {Config{ClientID: "id", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key, Claims: map[string]any{"f": func() {}}}}, "assertion.claims: cannot be written as JSON"},
 		"GET": {Config{ClientID: "id", Method: "GET", Grant: "jwt_bearer", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}},
 			"credentials_in: would be sent in the URL with method GET\ngrant: would be sent in the URL with method GET"},
-		"params": {Config{ClientID: "id", Grant: "jwt_bearer", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}, Params: map[string]string{"assertion": "x", "client_assertion_type": "x"}},
+		"params": {Config{ClientID: "id", Grant: "jwt_bearer", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}, Params: map[string]any{"assertion": "x", "client_assertion_type": "x"}},
 			"params.assertion: has a setting of its own\nparams.client_assertion_type: has a setting of its own"},
 		"headers": {Config{ClientID: "id", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}, CredentialHeaders: []Header{{"A", "{client_id}"}}}, "credential_headers: only used by credentials_in headers"},
 	} {

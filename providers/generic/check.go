@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,7 +20,6 @@ import (
 
 func (c *Config) check() error {
 	var errs settings.Errors
-	hasAssertion := !reflect.ValueOf(c.Assertion).IsZero()
 	errs.Check(c)
 	otherEncoding := map[string]string{"form": "json", "json": "form"}
 	errs.When(c.CredentialsIn == otherEncoding[c.Encoding], "credentials_in", "must not be "+c.CredentialsIn+" with encoding "+c.Encoding)
@@ -31,7 +29,7 @@ func (c *Config) check() error {
 	errs.Add("redirect_uri", CheckRedirectURI(c.RedirectURI))
 	c.checkGrant(&errs)
 	c.checkClient(&errs)
-	c.checkAssertion(&errs, hasAssertion)
+	c.checkAssertion(&errs)
 	for k, v := range c.Params {
 		_, isScalar := paramText(v)
 		errs.When(!isScalar, "params."+k, "must be text, a number, true or false")
