@@ -38,7 +38,8 @@ func NewProvider(c Config) (*Provider, error) {
 	return &Provider{c}, nil
 }
 
-// Identity lists the token URL, client id, grant, user, scopes and Params.
+// Identity lists the token URL, client id, grant, user, scopes and Params, and of an Assertion issuer, subject,
+// audience, key id and claims.
 func (p *Provider) Identity() []string {
 	c := &p.c
 	id := []string{
@@ -51,6 +52,9 @@ func (p *Provider) Identity() []string {
 	for _, k := range slices.Sorted(maps.Keys(c.Params)) {
 		text, _ := paramText(c.Params[k])
 		id = append(id, "params."+k+"="+text)
+	}
+	for _, s := range c.assertionSettings() {
+		id = append(id, "assertion."+s[0]+"="+s[1])
 	}
 	return id
 }
