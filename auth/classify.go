@@ -61,15 +61,21 @@ func storeError(err error) error {
 
 // secrets returns a digest of the settings' secrets as they are now.
 func (c *core) secrets() string {
-	digest, _ := c.readSecrets()
+	digest, _ := c.readSecrets(Secret.Value)
+	return digest
+}
+
+// freshSecrets is secrets after the product has refused the credentials.
+func (c *core) freshSecrets() string {
+	digest, _ := c.readSecrets(Secret.freshValue)
 	return digest
 }
 
 // readSecrets is secrets, with the reason why a secret cannot be read.
-func (c *core) readSecrets() (_ string, err error) {
+func (c *core) readSecrets(read func(Secret) (string, error)) (_ string, err error) {
 	var b strings.Builder
 	for _, s := range append([]Secret{c.refresh.Token}, c.opts.Secrets...) {
-		v, unreadable := s.Value()
+		v, unreadable := read(s)
 		if unreadable != nil {
 			v, err = "unreadable", unreadable
 		}

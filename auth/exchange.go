@@ -244,7 +244,7 @@ func (c *core) changed(record recordVersion) bool {
 	failed := c.state.failure.record
 	refused := c.state.compareSecrets(time.Now())
 	c.mu.Unlock()
-	return record != failed || refused != "" && c.secrets() != refused
+	return record != failed || refused != "" && c.freshSecrets() != refused
 }
 
 // load reads the record with the store's Load or loadNow.
@@ -306,7 +306,7 @@ func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, e
 		e := c.classify(ctx, cmp.Or(err, fmt.Errorf("%w: no access token", ErrProtocol)), p)
 		failed := event{err: e, secrets: secrets, unsent: unsent()}
 		if errors.Is(e, ErrCredentials) && !changed && p.task.reason != login {
-			secrets = c.secrets()
+			secrets = c.freshSecrets()
 			if changed = secrets != failed.secrets; changed {
 				continue
 			}

@@ -17,7 +17,7 @@ type headers struct {
 
 // makeHeaders makes tok's headers. It reads secrets, which may take long.
 func (c *core) makeHeaders(tok *oauth2.Token) *headers {
-	secrets, _ := c.readSecrets() // before the headers: they may be newer than the digest, but never older
+	secrets, _ := c.readSecrets(Secret.Value) // before the headers: they may be newer than the digest, but never older
 	return &headers{c.provider.Header(tok), secrets}
 }
 
@@ -33,7 +33,7 @@ func (c *core) newFollower() *follow.Value[struct{}] {
 	}
 	const every = time.Second - wallClockEvery // Token asks every wallClockEvery
 	return follow.New(every, follow.Patience, func() (struct{}, error) {
-		secrets, err := c.readSecrets()
+		secrets, err := c.readSecrets(Secret.Value)
 		snap := c.current.Load()
 		if err == nil && snap != nil && snap.record.AccessToken != "" && snap.headers.Load().secrets != secrets {
 			snap.headers.Store(c.makeHeaders(snap.public))

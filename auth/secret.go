@@ -18,7 +18,8 @@ const redacted = "[redacted]"
 // without a restart. It is always printed and marshalled as [redacted]. The zero Secret is absent.
 type Secret struct {
 	read  func() (string, error)
-	fixed bool // read always returns the same
+	fresh func() (string, error) // as read, of a value that the product may have refused; nil is read
+	fixed bool                   // read always returns the same
 	raw   bool // the value is bytes, not text: a [Key]'s
 }
 
@@ -60,14 +61,34 @@ func SecretFunc(f func() (string, error)) Secret {
 	return Secret{read: follow.Func(secretPatience, f)}
 }
 
+// SecretCached is what read returns, for a source that is not to be asked at each use, such as a vault. read keeps
+// what it was told, and asks again if that is older than maxAge: a minute or, while the product refuses the
+// credentials, a second. Otherwise it is as [SecretFunc].
+func SecretCached(read func(maxAge time.Duration) (string, error)) Secret {
+	within := func(maxAge time.Duration) func() (string, error) {
+		return follow.Func(secretPatience, func() (string, error) { return read(maxAge) })
+	}
+	return Secret{read: within(time.Minute), fresh: within(time.Second)}
+}
+
 // Value reads the secret, without a byte order mark and without newlines at its end. A secret in UTF-16, one
 // with a control character, or one of several lines that is neither PEM nor JSON, is an [ErrSecret]. The
 // value of the zero Secret is "".
-func (s Secret) Value() (string, error) {
-	if s.read == nil {
+func (s Secret) Value() (string, error) { return s.value(s.read) }
+
+// freshValue is Value after the product has refused the credentials.
+func (s Secret) freshValue() (string, error) {
+	if s.fresh != nil {
+		return s.value(s.fresh)
+	}
+	return s.Value()
+}
+
+func (s Secret) value(read func() (string, error)) (string, error) {
+	if read == nil {
 		return "", nil
 	}
-	text, err := s.read()
+	text, err := read()
 	if err == nil && !s.raw {
 		text, err = clean("it", text)
 	}

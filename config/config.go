@@ -63,7 +63,8 @@ type loader struct {
 }
 
 func newLoader(filename string, opts []Option) *loader {
-	return &loader{doc: yamldoc.New(filename), opts: newOptions(opts)}
+	o := newOptions(opts)
+	return &loader{doc: yamldoc.New(filename, o.secretSources), opts: o}
 }
 
 // connectors makes all connectors, or returns nil if the file has faults.

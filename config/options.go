@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -18,15 +19,16 @@ import (
 type Option func(*options)
 
 type options struct {
-	connector    yamldoc.Union // by provider
-	providers    map[string]providers.Definition
-	tokenStore   yamldoc.Union // by type
-	openStore    map[string]func(settings any) (auth.Store, error)
-	defaultStore string
-	openDefault  func() (auth.Store, error)
-	only         []string // all, if there are none
-	logger       *slog.Logger
-	wrap         func(string, http.RoundTripper) http.RoundTripper
+	connector     yamldoc.Union // by provider
+	providers     map[string]providers.Definition
+	tokenStore    yamldoc.Union // by type
+	openStore     map[string]func(settings any) (auth.Store, error)
+	defaultStore  string
+	openDefault   func() (auth.Store, error)
+	only          []string // all, if there are none
+	secretSources map[string]yamldoc.SecretSource
+	logger        *slog.Logger
+	wrap          func(string, http.RoundTripper) http.RoundTripper
 }
 
 // newOptions applies opts after the built-in stores and providers.
@@ -36,6 +38,8 @@ func newOptions(opts []Option) *options {
 		providers:  map[string]providers.Definition{},
 		tokenStore: yamldoc.NewUnion[storeConfig]("type"),
 		openStore:  map[string]func(any) (auth.Store, error){},
+
+		secretSources: map[string]yamldoc.SecretSource{},
 	}
 	WithDefaultStore("memory", func() (auth.Store, error) { return new(auth.Memory), nil })(o)
 	WithStore("memory", func(struct{}) (auth.Store, error) { return new(auth.Memory), nil })(o)
@@ -79,6 +83,20 @@ func WithProvider(d providers.Definition) Option {
 // as an environment variable or a file, is not missed, and their settings are not checked.
 // [Connectors.Get] refuses them.
 func WithOnly(names ...string) Option { return func(o *options) { o.only = names } }
+
+// WithSecretSource reads ${scheme:ref} in secret settings, for example from a vault:
+//
+//	config.Load(path, config.WithSecretSource("vault", func(ctx context.Context, ref string) (string, error) {
+//		return vault.Read(ctx, ref) // of ${vault:kv/itsm#secret}, ref is kv/itsm#secret
+//	}))
+//
+// All references are read when the file is loaded, at the same time; together they have 10 s. Later a value is read
+// again when it is used after a minute, and once a second while the product refuses the credentials. If reading fails
+// or hangs, the last value is used. read is called once at a time for each reference, with a ctx of 10 s. Its errors
+// are shown, so they must not contain the secret. The schemes env and file are built in.
+func WithSecretSource(scheme string, read func(ctx context.Context, ref string) (string, error)) Option {
+	return func(o *options) { o.secretSources[scheme] = read }
+}
 
 // WithLogger logs attempts and exchanges. The default logs nothing.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }

@@ -143,7 +143,7 @@ func plainValue(n *yaml.Node) any {
 
 // parsed is the document, or nil if package yamldoc does not decode it.
 func parsed(data []byte) *yaml.Node {
-	d := yamldoc.New(".")
+	d := yamldoc.New(".", nil)
 	var doc yaml.Node
 	if root := d.Parse(data); root.Missing() || d.Faults != nil || yaml.Unmarshal(data, &doc) != nil {
 		return nil

@@ -60,7 +60,7 @@ type Variant struct {
 
 // Decode decodes a preset.
 func Decode(data []byte) (*Preset, []yamldoc.Fault) {
-	p, doc := new(Preset), yamldoc.New(".")
+	p, doc := new(Preset), yamldoc.New(".", nil)
 	root := doc.Parse(data)
 	if entries, ok := doc.Entries(root); ok {
 		doc.Decode(p, root, entries)

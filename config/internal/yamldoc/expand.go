@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -46,6 +47,17 @@ type sources struct {
 	secret bool   // the values are secrets, see [auth.Secret.Value]
 	read   func(path string) (string, error)
 	room   *int // how many bytes references may still give
+
+	schemes map[string]SecretSource
+	source  func(sourceRef) (string, error) // gives the values of schemes
+}
+
+// cached reports whether a reference in text has one of the schemes.
+func (s sources) cached(text string) bool {
+	return slices.ContainsFunc(references.FindAllString(text, -1), func(ref string) bool {
+		scheme, _, _ := strings.Cut(strings.TrimPrefix(ref, "${"), ":")
+		return s.schemes[scheme] != nil
+	})
 }
 
 // maxReferenced is how much text the references of a file may give, in bytes. Without it, a file of 1 MiB that
@@ -93,6 +105,10 @@ func (s sources) lookup(ref string) (string, error) {
 			err = fmt.Errorf("%s is empty", path)
 		}
 		return v, err
+	case s.schemes[scheme] != nil && arg == "":
+		return "", fmt.Errorf("${%s: } needs a reference", scheme)
+	case s.schemes[scheme] != nil:
+		return s.source(sourceRef{scheme, arg})
 	}
 	return "", Advise("unknown reference", "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}, or $${ for a literal ${")
 }

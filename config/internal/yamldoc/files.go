@@ -6,7 +6,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// ReadAhead begins to read the files that n refers to, and those at the keys that isFile is true for, except in
+// ReadAhead begins to read the files and secrets that n refers to, and the files at the keys that isFile is true for, except in
 // nodes to skip. A file that does not answer then takes no time from the others.
 func (d *Document) ReadAhead(n Node, skip, isFile func(Node) bool) {
 	if n.Missing() || skip(n) {
@@ -20,6 +20,12 @@ func (d *Document) ReadAhead(n Node, skip, isFile func(Node) bool) {
 			d.Files.Begin(path)
 			return "-", nil
 		}}
+		source.schemes = d.secrets.sources
+		source.source = func(r sourceRef) (string, error) {
+			refers = true
+			d.secrets.begin(r)
+			return "-", nil
+		}
 		text, _, err := expand(value.Value, source) // decoding reports the error
 		if err != nil || refers || !isFile(n) {
 			return

@@ -50,7 +50,7 @@ func TestFilesThatDoNotAnswer(t *testing.T) {
 			File   string      `yaml:"plain_file" path:"true"`
 			Left   Node        `yaml:"left"`
 		}
-		d := New("/dir/t.yaml")
+		d := New("/dir/t.yaml", nil)
 		d.read = files.read
 		start := time.Now()
 		root := d.Parse([]byte(`
@@ -106,7 +106,7 @@ func TestSecretWhoseFileHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text, hang := "one", chan struct{}(nil)
-		d := New("/dir/t.yaml")
+		d := New("/dir/t.yaml", nil)
 		d.read = func(string) (string, error) {
 			if hang != nil {
 				<-hang

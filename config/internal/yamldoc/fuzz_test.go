@@ -42,7 +42,7 @@ func FuzzWork(f *testing.F) {
 		values := 0
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		d := New("/dir/t.yaml")
+		d := New("/dir/t.yaml", nil)
 		d.read = func(string) (string, error) { return "", os.ErrNotExist }
 		root := d.Parse(data)
 		if entries, ok := d.Entries(root); ok {

@@ -38,7 +38,7 @@ func (n Node) YAML() string {
 
 // EntriesOf lists the entries of a mapping that is known to be right.
 func EntriesOf(n Node) []Node {
-	list, _ := New(".").Entries(n)
+	list, _ := New(".", nil).Entries(n)
 	return list
 }
 

@@ -43,7 +43,10 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		d.replace(v, at.value, at.Path, errors.New("must be a single value, not a list or a mapping"))
 		return
 	}
-	source := sources{d.dir, v.Type() == secretType, d.Files.Read, &d.room}
+	source := sources{d.dir, v.Type() == secretType, d.Files.Read, &d.room, d.secrets.sources, d.secrets.load}
+	if !source.secret {
+		source.source = refuseSource
+	}
 	text, expanded, err := expand(n.Value, source)
 	// The value of a reference has no type in YAML, so it takes the field's.
 	quoted := !expanded && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
@@ -132,7 +135,16 @@ func isDefault(v reflect.Value, f settings.Field) bool {
 // setSecret sets a secret that is read again at each use if references says so. text is what it is now.
 func (d *Document) setSecret(v reflect.Value, text, value string, source sources, references bool) error {
 	secret := auth.SecretString(text)
-	if references {
+	switch {
+	case references && source.cached(value):
+		secret = auth.SecretCached(func(maxAge time.Duration) (string, error) {
+			again := source
+			again.read, again.room = d.read, new(maxReferenced)
+			again.source = func(r sourceRef) (string, error) { return d.secrets.within(r, maxAge), nil }
+			text, _, err := expand(value, again)
+			return text, err
+		})
+	case references:
 		again := d.read
 		secret = auth.SecretFunc(follow.Func(follow.Patience, func() (string, error) {
 			text, _, err := expand(value, source)

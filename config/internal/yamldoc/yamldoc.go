@@ -26,6 +26,7 @@ type Document struct {
 	Faults   []Fault // the first thousand, in the order in which they were found
 	Warnings []Fault // about what works and is a risk
 	Files    *textfile.Files
+	secrets  *fromSources
 	dir      string                            // the file's, absolute
 	read     func(path string) (string, error) // reads a file
 	room     int                               // for references, in bytes
@@ -65,14 +66,16 @@ type Fault struct {
 	Err       error
 }
 
-// New is an empty document, whose relative paths are relative to file's directory.
-func New(file string) *Document {
+// New is an empty document, whose relative paths are relative to file's directory. sources are the schemes of
+// secrets that are read elsewhere.
+func New(file string, sources map[string]SecretSource) *Document {
 	dir := filepath.Dir(file)
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs // files are read again later, and the program may change its working directory
 	}
 	d := &Document{dir: dir, read: textfile.Read, room: maxReferenced, ahead: maxReferenced, nodes: map[string]Node{}, faulty: map[string]bool{}, placeholders: map[string]bool{},
 		layers: map[string]Path{}, scalars: map[string]Setting{}, madeOf: map[string]Path{}}
+	d.secrets = newFromSources(sources)
 	d.Files = textfile.NewFiles(func(path string) (string, error) { return d.read(path) })
 	return d
 }

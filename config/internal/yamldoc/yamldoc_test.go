@@ -32,7 +32,7 @@ func TestDecodeInPlace(t *testing.T) {
 	}
 	layer := func(v outer, text string) outer {
 		t.Helper()
-		d := New(".")
+		d := New(".", nil)
 		root := d.Parse([]byte(text))
 		entries, _ := d.Entries(root)
 		if d.Decode(&v, root, entries); d.Faults != nil {
@@ -113,10 +113,10 @@ func FuzzExpand(f *testing.F) {
 
 func TestOverlay(t *testing.T) {
 	t.Parallel()
-	d := New(".")
+	d := New(".", nil)
 	root := d.Parse([]byte("word: here\na: mine\nm: {x: {p: 1}, <<: {s: 2}}\nn:\nl: [1]\nr: eu\n"))
 	entries, _ := d.Entries(root)
-	other := EntriesOf(New(".").Parse([]byte("a: other\nb: 'to {r}, {unknown}'\nm: {x: {p: 2, q: '{r}'}, y: 3, s: 4}\nn: {z: 1}\nl: [2, 3]\n")))
+	other := EntriesOf(New(".", nil).Parse([]byte("a: other\nb: 'to {r}, {unknown}'\nm: {x: {p: 2, q: '{r}'}, y: 3, s: 4}\nn: {z: 1}\nl: [2, 3]\n")))
 	values := map[string]*Value{"r": {Text: "eu", From: entries[5]}, "unused": {}}
 	entries = d.Overlay(root, entries, other, values, entries[0])
 	var got struct {
