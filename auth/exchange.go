@@ -273,15 +273,18 @@ func (r tokenRecord) token() *oauth2.Token {
 	if r.AccessToken == "" && r.RefreshToken == "" {
 		return nil
 	}
-	return r.withKey(&oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)})
+	return r.withExtra(&oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, RefreshToken: r.RefreshToken, Expiry: r.Obtained.Add(r.Lifetime)})
 }
 
-// withKey returns tok with r's signing key, if it has one.
-func (r tokenRecord) withKey(tok *oauth2.Token) *oauth2.Token {
-	if r.SigningKey == "" {
-		return tok
+// withExtra returns tok with r's signing key and cookies, if it has any.
+func (r tokenRecord) withExtra(tok *oauth2.Token) *oauth2.Token {
+	if r.SigningKey != "" {
+		tok = tokenextra.WithSigningKey(tok, r.SigningKey)
 	}
-	return WithSigningKey(tok, r.SigningKey)
+	if r.Cookies != "" {
+		tok = tokenextra.WithCookies(tok, r.Cookies)
+	}
+	return tok
 }
 
 // try makes p's exchange within p's time. It tries again after a Retry-After, after ErrUnavailable if nothing

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/internal/jwt"
+	"github.com/itsmauth/itsmauth/internal/tokenextra"
 )
 
 // recordFormat is the version of tokenRecord's JSON; a higher one is not understood.
@@ -22,6 +23,7 @@ type tokenRecord struct {
 	TokenType    string        `json:"token_type,omitempty"`
 	RefreshToken string        `json:"refresh_token,omitempty"`
 	SigningKey   string        `json:"signing_key,omitempty"` // of both tokens
+	Cookies      string        `json:"cookies,omitempty"`     // that requests with AccessToken need
 	Obtained     time.Time     `json:"obtained,omitzero"`     // when the exchange began
 	Host         string        `json:"host,omitempty"`        // the machine that made the exchange
 	Lifetime     time.Duration `json:"lifetime,omitempty"`    // of the access token
@@ -200,6 +202,7 @@ func received(tok *oauth2.Token, prev tokenRecord, start time.Time, host string)
 		TokenType:    tok.TokenType,
 		RefreshToken: tok.RefreshToken,
 		SigningKey:   SigningKey(tok),
+		Cookies:      tokenextra.Cookies(tok),
 		Obtained:     start.Round(0),
 		Host:         host,
 		Lifetime:     lifetime(tok, start),

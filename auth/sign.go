@@ -43,7 +43,7 @@ type Challenged interface {
 
 // WithSigningKey returns a copy of tok with the key that its requests are signed with, for a [Signer] whose
 // keys come with its tokens. [Provider.Exchange] returns such a token; the key is kept with it in the [Store],
-// and is in the prev of the next exchange. The copy has none of tok's extra fields, and is printed and
+// and is in the prev of the next exchange. The copy has no extra fields of others, and is printed and
 // marshalled without the key.
 func WithSigningKey(tok *oauth2.Token, key string) *oauth2.Token {
 	return tokenextra.WithSigningKey(tok, key)

@@ -32,7 +32,7 @@ func (c *core) snapshot(r tokenRecord) *snapshot {
 	now, expires := time.Now(), r.Obtained.Add(r.Lifetime)
 	s := &snapshot{
 		record:  r,
-		public:  r.withKey(&oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, Expiry: expires}),
+		public:  r.withExtra(&oauth2.Token{AccessToken: r.AccessToken, TokenType: r.TokenType, Expiry: expires}),
 		stale:   now,
 		expires: now.Add(expires.Sub(now)), // by both clocks
 	}

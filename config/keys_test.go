@@ -28,6 +28,9 @@ var (
 		"generic.Config.Response": "Where the values are in the token response: JSON Pointers (RFC 6901), in which * is any element of an array.",
 		"generic.Config.Refresh":  "How an access token is refreshed (RFC 6749 section 6).",
 
+		"generic.Config.TokenHeaders": "token_headers carry the token in API calls. A template may contain {access_token} and {token_type}. With response.cookie the default is that cookie.",
+		"generic.Config.Then":         "One more request that the product wants before it accepts a new token, such as a sign-in: without a body, with the headers of API calls. If it fails, there is no token. API calls send the cookies that it sets. The grants that need a person do not have it.",
+
 		"generic.Response.AccessToken":  "Where the access token is; \"\" if the whole response is a JSON string with the token.",
 		"generic.Response.RefreshToken": "Where the refresh token is.",
 		"generic.Response.ExpiresIn":    "Where the lifetime is. If the access token is a JWT that expires earlier, the JWT decides. A lifetime over ten years counts as absent.",
@@ -137,9 +140,10 @@ var (
 		"body_contains": "session expired", "expires_in_unit": "ms", "means": "invalid_grant",
 		"errors":     "[{status: 401, pointer: /error_description, equals: access_denied, means: invalid_grant}]",
 		"expires_at": "/data/expiry", "scope_separator": `","`, "param_names": "{client_id: clientId}", "code_fields": "[scope]",
-		"api_headers": "{Accept: application/vnd.x+json}",
+		"api_headers": "{Accept: application/vnd.x+json}", "cookie": "ASP.NET_SessionId", "then": "{url: https://itsm.example.com/api/signin}",
 	}
 	exampleOf = map[string]string{
+		"generic.Then.URL":              "https://itsm.example.com/api/signin",
 		"generic.Response.RefreshToken": "/data/refresh", "generic.Config.CredentialsIn": "form", "remedy.Config.Grant": "ar_jwt",
 	}
 )

@@ -36,8 +36,8 @@ func (e *Errors) When(wrong bool, key, text string) {
 // Check sets each zero field of the struct *c that is a string or a time.Duration to what its tag
 // `default:"a"` says; other defaults are structured YAML, which the constructors give in Go. Then it
 // adds an error for each field that is zero despite `required:"true"`, has a value that its tag
-// `enum:"a,b"` does not list, or is a negative time.Duration. Structs and lists of structs in *c are
-// checked too.
+// `enum:"a,b"` does not list, or is a negative time.Duration. Structs in *c, lists of structs, and
+// structs that pointers lead to are checked too.
 func (e *Errors) Check(c any) { e.check(reflect.ValueOf(c).Elem(), "") }
 
 func (e *Errors) check(v reflect.Value, prefix string) {
@@ -55,6 +55,13 @@ func (e *Errors) check(v reflect.Value, prefix string) {
 		switch v.Kind() {
 		case reflect.Struct:
 			e.check(v, key+".")
+		case reflect.Pointer:
+			if t := v.Type().Elem(); !v.IsNil() && t.Kind() == reflect.Struct && len(Fields(t)) > 0 {
+				own := reflect.New(t) // the caller's is only read
+				own.Elem().Set(v.Elem())
+				e.check(own.Elem(), key+".")
+				v.Set(own)
+			}
 		case reflect.Slice:
 			for i := range v.Len() {
 				if elem := v.Index(i); elem.Kind() == reflect.Struct {

@@ -64,6 +64,34 @@ func TestSharedList(t *testing.T) {
 	wg.Wait()
 }
 
+// A struct that a pointer leads to is the caller's, and is copied.
+func TestPointer(t *testing.T) {
+	t.Parallel()
+	type inner struct {
+		Word string `yaml:"word" enum:"a,b" default:"a"`
+		Path string `yaml:"path" required:"true"`
+	}
+	type outer struct {
+		Inner *inner         `yaml:"inner"`
+		Flag  *bool          `yaml:"flag"`
+		Time  *time.Location `yaml:"time"`
+	}
+	theirs := inner{Path: "/"}
+	c := outer{Inner: &theirs}
+	var errs settings.Errors
+	if errs.Check(&c); errs.Err() != nil || c.Inner.Word != "a" || theirs.Word != "" {
+		t.Error(errs, c.Inner, theirs)
+	}
+	c = outer{Inner: &inner{Word: "c"}, Flag: new(true), Time: time.UTC}
+	if errs.Check(&c); errs.Err() == nil || errs.Err().Error() != "inner.word: must be one of a, b\ninner.path: required" {
+		t.Error(errs)
+	}
+	errs = nil
+	if errs.Check(new(outer)); errs.Err() != nil {
+		t.Error(errs)
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	var c config

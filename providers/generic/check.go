@@ -27,6 +27,13 @@ func (c *Config) check() error {
 	errs.Add("auth_url", CheckURL(c.AuthURL))
 	errs.Add("revoke_url", CheckURL(c.RevokeURL))
 	errs.Add("redirect_uri", CheckRedirectURI(c.RedirectURI))
+	if c.Then != nil {
+		errs.Add("then.url", CheckURL(c.Then.URL))
+	}
+	if c.Response.Cookie != "" {
+		errs.When(!headerName.MatchString(c.Response.Cookie), "response.cookie", "is not a cookie's name") // RFC 6265 section 4.1.1
+		errs.When(c.Response.AccessToken != "/access_token", "response.access_token", "not used with response.cookie")
+	}
 	c.checkGrant(&errs)
 	c.checkClient(&errs)
 	c.checkAssertion(&errs)
@@ -92,6 +99,7 @@ func (c *Config) checkGrant(errs *settings.Errors) {
 		errs.When(known && s.required && !s.set, s.key, "required for grant "+c.Grant)
 		errs.When(known && s.set && !s.required && !s.optional, s.key, "not used by grant "+c.Grant)
 	}
+	errs.When(known && c.interactive() && c.Then != nil, "then", "not used by grant "+c.Grant+": if it failed, the new refresh token would be lost")
 	errs.When(c.interactive() && c.Refresh.Fallback == "grant", "refresh.fallback", "must be consent for grant "+c.Grant)
 	errs.When(!c.interactive() && c.Refresh.Fallback == "consent", "refresh.fallback", "must be grant for grant "+c.Grant)
 	if c.Method == http.MethodGet {

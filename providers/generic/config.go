@@ -91,12 +91,16 @@ type Config struct {
 	Assertion Assertion `yaml:"assertion"`
 
 	Response Response `yaml:"response"`
+	// Then is one more request that the product wants before it accepts a new token, such as a sign-in. The grants
+	// that need a person do not have it.
+	Then *Then `yaml:"then"`
 	// DefaultLifetime is the token's lifetime if the response has no expires_in and the token is not a
 	// JWT.
 	DefaultLifetime time.Duration `yaml:"default_lifetime" default:"1h"`
 	Refresh         Refresh       `yaml:"refresh"`
 
-	// TokenHeaders carry the token in API calls. A template may contain {access_token} and {token_type}.
+	// TokenHeaders carry the token in API calls. A template may contain {access_token} and {token_type}. With
+	// Response.Cookie the default is that cookie.
 	TokenHeaders []Header `yaml:"token_headers" default:"[{name: Authorization, template: \"Bearer {access_token}\"}]"`
 	// StaticHeaders are sent with token requests and API calls, such as a gateway's key. Accept and
 	// Content-Type replace those of the token request.
@@ -121,7 +125,10 @@ type Response struct {
 	Format string `yaml:"format" enum:"json,text" default:"json"`
 	// AccessToken is where the token is. [WholeAnswer], in YAML "", is the whole body, which is a JSON
 	// string.
-	AccessToken  string `yaml:"access_token" default:"/access_token" empty:"#"`
+	AccessToken string `yaml:"access_token" default:"/access_token" empty:"#"`
+	// Cookie is the name of the cookie whose value is the access token. The body may be anything but an HTML page
+	// then. If nothing in it says how long the token lives, the cookie's Max-Age or Expires does.
+	Cookie       string `yaml:"cookie"`
 	RefreshToken string `yaml:"refresh_token" default:"/refresh_token"`
 	// ExpiresIn is the lifetime. If the access token is a JWT that expires earlier, the JWT decides. A
 	// lifetime over ten years counts as absent.
@@ -138,6 +145,16 @@ type Response struct {
 	// Errors say what misleading error responses mean. They decide before status and error code, in a
 	// response of any status.
 	Errors []ResponseError `yaml:"errors"`
+}
+
+// Then is a request without a body that follows each token response. It has the headers of API calls. If it
+// fails, the exchange has failed, and its error response is read like that of the token endpoint. The cookies
+// that it sets belong to the token: API calls send them.
+type Then struct {
+	// URL is where the request goes, with the token.
+	URL *url.URL `yaml:"url" required:"true"`
+	// Method is the request's method.
+	Method string `yaml:"method" enum:"POST,PUT,PATCH,GET" default:"POST"`
 }
 
 // ResponseError says what an error response means.
@@ -184,6 +201,9 @@ func (c *Config) fillDefaults() {
 		c.CredentialsIn = cmp.Or(c.CredentialsIn, "json")
 	}
 	c.CredentialsIn = cmp.Or(c.CredentialsIn, "basic")
+	if c.TokenHeaders == nil && c.Response.Cookie != "" {
+		c.TokenHeaders = []Header{{Name: "Cookie", Template: c.Response.Cookie + "={access_token}"}}
+	}
 	if c.TokenHeaders == nil {
 		c.TokenHeaders = []Header{{Name: "Authorization", Template: "Bearer {access_token}"}}
 	}

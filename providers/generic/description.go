@@ -92,6 +92,13 @@ func (r *request) sent() (secrets, others []string) {
 			others = append(others, values...)
 		}
 	}
+	if r.resp != nil && (r.c.Response.Cookie != "" || r.then) {
+		for _, c := range r.resp.Cookies() {
+			if len(c.Value) >= partOfSecret { // or a 1 would hide every 1
+				secrets = append(secrets, c.Value)
+			}
+		}
+	}
 	for _, s := range secrets {
 		if plain, err := base64.StdEncoding.DecodeString(s); err == nil && utf8.Valid(plain) {
 			user, password, _ := strings.Cut(string(plain), ":")

@@ -23,6 +23,9 @@ func (r *request) newError(err error) error {
 	}
 	e.Connector, e.Provider, e.Op = "", r.c.Provider, r.op
 	e.Code, e.Status, e.Description = cmp.Or(r.code, e.Code), cmp.Or(e.Status, r.status), r.description()
+	if r.then {
+		e.Err = fmt.Errorf("then.url: %w", e.Err)
+	}
 	if r.proxy != "" && r.status != 0 {
 		e.Err = fmt.Errorf("%w; the response came through %s", e.Err, r.proxy)
 	}
@@ -67,6 +70,8 @@ func (r *request) responseError() error {
 	switch {
 	case refuses && code == "" && resp.Header.Get("X-RateLimit-Remaining") == "0":
 		e.Err = auth.ErrRateLimited // BeyondTrust does not document its response to requests over the limit
+	case e.Err == auth.ErrCredentials && r.then:
+		hint = "the product refuses its new token, or the user"
 	case e.Err == auth.ErrCredentials:
 		hint = r.credentialsHint()
 	case e.Err == auth.ErrProtocol && (refuses || r.ok()):

@@ -14,9 +14,18 @@ import (
 	"github.com/itsmauth/itsmauth/auth"
 )
 
-// Exchange refreshes with the refresh token of prev, or else of the settings. Without one, or if it is
-// refused, it requests a token by the full grant, if that needs no person.
+// Exchange obtains a token, and makes the request of Then with it.
 func (p *Provider) Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+	tok, err := p.obtain(ctx, prev)
+	if err != nil || p.c.Then == nil {
+		return tok, err
+	}
+	return p.then(ctx, tok)
+}
+
+// obtain refreshes with the refresh token of prev, or else of the settings. Without one, or if it is
+// refused, it requests a token by the full grant, if that needs no person.
+func (p *Provider) obtain(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
 	c := &p.c
 	if prev == nil {
 		prev = new(oauth2.Token)

@@ -54,7 +54,7 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 	}
 	if p.c.Grant == "none" {
 		r := p.request("revoke", p.c.RevokeURL, tok.AccessToken, tok.RefreshToken)
-		r.header = p.Header(tok)
+		r.method, r.header = http.MethodPost, p.Header(tok)
 		err := p.send(ctx, r)
 		if p.Rejects(&http.Response{StatusCode: r.status}, r.body) {
 			return nil
@@ -67,6 +67,7 @@ func (p *Provider) Revoke(ctx context.Context, tok *oauth2.Token) error {
 			continue
 		}
 		r := p.request("revoke", p.c.RevokeURL, tok.AccessToken, tok.RefreshToken)
+		r.method = http.MethodPost
 		r.set("token", t.token)
 		r.set("token_type_hint", t.hint)
 		p.authenticate(r)

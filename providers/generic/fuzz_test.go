@@ -99,3 +99,32 @@ func FuzzExpiresAt(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSetCookie(f *testing.F) {
+	for _, s := range []string{"sid=abc; Path=/; HttpOnly", "sid=; Max-Age=0", `sid="a b"; Max-Age=60`, "sid=a; Expires=Thu, 01-Jan-2099 00:00:00 GMT; Domain=x", "=x", "sid=a,b;c"} {
+		f.Add(s, "sid=old")
+	}
+	date := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, last, before string) {
+		set := setCookies(http.Header{"Set-Cookie": {before, last}}, date)
+		header := cookieHeader(set)
+		if !printable(header) {
+			t.Errorf("%q, %q: cannot be sent: %q", before, last, header)
+		}
+		for _, c := range set {
+			if life := cookieLifetime(c, date); life < 0 || life > maxLifetime {
+				t.Errorf("%q: %v", last, life)
+			}
+		}
+		// What we send is what a server reads.
+		read := (&http.Request{Header: http.Header{"Cookie": {header}}}).Cookies()
+		if len(read) != len(set) {
+			t.Fatalf("%q, %q: sent %q, read %v", before, last, header, read)
+		}
+		for i, c := range set {
+			if read[i].Name != c.Name || cookieValue(read[i]) != cookieValue(c) {
+				t.Errorf("%q, %q: sent %q, read %v", before, last, header, read)
+			}
+		}
+	})
+}

@@ -1378,6 +1378,11 @@ params.no number: must be text, a number, true or false
 params.null: must be text, a number, true or false
 params.object: must be text, a number, true or false
 params.secret: must be text, a number, true or false`},
+		"cookie": {Config{TokenURL: x, ClientID: "id", Response: Response{Cookie: "a b", AccessToken: "/token"}, StaticHeaders: map[string]auth.Secret{"cookie": s}},
+			"response.access_token: not used with response.cookie\nresponse.cookie: is not a cookie's name\nstatic_headers.cookie: is also in token_headers"},
+		"then": {Config{TokenURL: x, ClientID: "id", Then: &Then{Method: "DELETE"}}, "then.method: must be one of POST, PUT, PATCH, GET\nthen.url: required"},
+		"then and consent": {Config{TokenURL: x, Grant: "refresh_token", RefreshToken: s, Then: &Then{URL: u("https://u@x")}},
+			"then.url: must not have a user or password\nthen: not used by grant refresh_token: if it failed, the new refresh token would be lost"},
 		"code fields":    {Config{TokenURL: x, ClientID: "id", CodeFields: []string{"scope", "x"}}, "code_fields.1: must be a name from params or secret_params, redirect_uri or scope\ncode_fields: not used by grant client_credentials"},
 		"expires at":     {Config{TokenURL: x, ClientID: "id", Response: Response{ExpiresAt: "expires"}}, "response.expires_at: must be a JSON Pointer, such as /data/token (RFC 6901)"},
 		"separator":      {Config{TokenURL: x, ClientID: "id", ScopeSeparator: "\n"}, "scope_separator: must not hold a control character"},

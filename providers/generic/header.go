@@ -7,6 +7,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/internal/tokenextra"
 )
 
 // Header returns TokenHeaders, StaticHeaders and APIHeaders, with names spelled as in the settings. A static
@@ -21,7 +22,21 @@ func (p *Provider) Header(tok *oauth2.Token) http.Header {
 		}
 	}
 	expand(h, p.c.TokenHeaders, "{access_token}", tok.AccessToken, "{token_type}", tok.Type())
+	if cookies := tokenextra.Cookies(tok); cookies != "" {
+		addCookies(h, cookies)
+	}
 	return h
+}
+
+// addCookies adds to the header Cookie, in any spelling: a request has one (RFC 6265 section 5.4).
+func addCookies(h http.Header, cookies string) {
+	for name, values := range h {
+		if strings.EqualFold(name, "Cookie") {
+			h[name] = []string{values[0] + "; " + cookies}
+			return
+		}
+	}
+	h["Cookie"] = []string{cookies}
 }
 
 // expand adds headers made from templates. It does not call Header.Set, which would change the names.

@@ -23,10 +23,12 @@ import (
 type request struct {
 	c       *Config
 	op      string
+	method  string
 	url     *url.URL
 	fields  url.Values
 	header  http.Header
 	refresh bool     // its grant is a refresh token
+	then    bool     // it is that of [Config.Then]
 	secrets []string // sent, and must not appear in an error
 	err     error    // why it cannot be sent
 
@@ -41,7 +43,7 @@ type request struct {
 }
 
 func (p *Provider) request(op string, u *url.URL, secrets ...string) *request {
-	r := &request{c: &p.c, op: op, url: u, fields: url.Values{}, header: http.Header{}, secrets: secrets}
+	r := &request{c: &p.c, op: op, method: p.c.Method, url: u, fields: url.Values{}, header: http.Header{}, secrets: secrets}
 	for name, s := range p.c.StaticHeaders {
 		r.header[name] = []string{r.readSecret("static_headers."+name, s)}
 	}
@@ -120,13 +122,10 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 	if r.err != nil {
 		return r.newError(r.err)
 	}
-	u, body, method := *r.url, []byte(nil), p.c.Method
-	if r.op == "revoke" {
-		method = http.MethodPost
-	}
+	u, body := *r.url, []byte(nil)
 	switch {
 	case len(r.fields) == 0:
-	case method == http.MethodGet:
+	case r.method == http.MethodGet:
 		u.RawQuery = strings.TrimPrefix(u.RawQuery+"&"+r.named().Encode(), "&")
 	case p.c.Encoding == "json":
 		r.setDefaultHeader("Content-Type", "application/json")
@@ -135,7 +134,7 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		r.setDefaultHeader("Content-Type", "application/x-www-form-urlencoded")
 		body = []byte(r.named().Encode())
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return r.newError(fmt.Errorf("%w: %w", auth.ErrProtocol, peererror.Clean(err, r.url.Hostname())))
 	}

@@ -22,7 +22,8 @@ import (
 // when the exchange began, and so never ends later than the product's.
 func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error) {
 	response := &p.c.Response
-	doc, body, isText := r.doc, trim(r.body), response.Format == "text"
+	doc, body, inBody := r.doc, trim(r.body), response.Cookie == ""
+	isText := inBody && response.Format == "text"
 	if isText {
 		doc = r.said
 	}
@@ -36,12 +37,20 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	} else if isText && r.said == nil && !bytes.ContainsAny(body, "{[<") && string(body) != "null" {
 		tok.AccessToken = string(body)
 	}
+	date := retryafter.Date(r.resp.Header, time.Now())
+	var cookie *http.Cookie
+	if !inBody {
+		cookie = cookieNamed(response.Cookie, setCookies(r.resp.Header, date))
+		tok.AccessToken = cookieValue(cookie)
+	}
 	switch {
 	case bytes.HasPrefix(body, []byte("<")):
 		return nil, fmt.Errorf("%w: the token response is an HTML page", auth.ErrProtocol)
-	case !isText && r.said != nil && r.doc == nil:
+	case !inBody && cookie == nil:
+		return nil, fmt.Errorf("%w: the token response sets no cookie %s; check response.cookie", auth.ErrProtocol, response.Cookie)
+	case inBody && !isText && r.said != nil && r.doc == nil:
 		return nil, fmt.Errorf("%w: the token response is a form; set response.format to text", auth.ErrProtocol)
-	case !isText && r.doc == nil:
+	case inBody && !isText && r.doc == nil:
 		return nil, fmt.Errorf("%w: the token response is not JSON", auth.ErrProtocol)
 	case tok.AccessToken == "":
 		where := ""
@@ -56,7 +65,6 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(jsonbody.Find(doc, response.ExpiresIn), unit)
-	date := retryafter.Date(r.resp.Header, time.Now())
 	if response.ExpiresAt != "" {
 		if left := timeLeft(jsonbody.Find(doc, response.ExpiresAt), date); left > 0 && (life == 0 || left < life) {
 			life = left
@@ -65,7 +73,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 	if own, ok := jwt.Lifetime(tok.AccessToken, date); ok && own <= maxLifetime && (life == 0 || own < life) {
 		life = own
 	}
-	life = cmp.Or(life, p.c.DefaultLifetime)
+	life = cmp.Or(life, cookieLifetime(cookie, date), p.c.DefaultLifetime)
 	tok.Expiry = start.Add(life)
 	if life%time.Second == 0 {
 		tok.ExpiresIn = int64(life / time.Second)
