@@ -291,6 +291,7 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| `${env:NAME}` | the environment variable without its last newline; it must not be empty |\n" +
 	"| `${env:NAME:-default}` | the environment variable, or `default` if it is not set or empty |\n" +
 	"| `${file:PATH}` | the file's content, in UTF-8, of at most 1 MiB, without a byte order mark and its last newline |\n" +
+	"| `${SCHEME:REF}` | in a secret: what the service's [`config.WithSecretSource`](https://pkg.go.dev/github.com/itsmauth/itsmauth/config#WithSecretSource) reads, such as `${vault:kv/itsm#secret}` |\n" +
 	"| `$${` | a literal `${` |\n\n" +
 	"A secret is used without a byte order mark and without newlines at its end, wherever it comes from. A secret in UTF-16\n" +
 	"(which PowerShell's `>` writes), with a control character, or with several lines is an error; keys and certificates (PEM,\n" +
