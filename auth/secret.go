@@ -20,7 +20,7 @@ type Secret struct {
 	read  func() (string, error)
 	fresh func() (string, error) // as read, of a value that the product may have refused; nil is read
 	fixed bool                   // read always returns the same
-	raw   bool // the value is bytes, not text: a [Key]'s
+	raw   bool                   // the value is bytes, not text: a [Key]'s
 }
 
 // SecretString is a secret that never changes.
