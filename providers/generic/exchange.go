@@ -80,7 +80,7 @@ func (p *Provider) refresh(ctx context.Context, r *request, refreshToken string)
 // refresh token with any status and body, so it is false only for redirects, temporary errors and errors about
 // the client.
 func (p *Provider) canFallBack(r *request, err error) bool {
-	elsewhere := r.status == 0 || r.status/100 == 3 || r.status == http.StatusProxyAuthRequired
+	elsewhere := !r.mapped && (r.status == 0 || r.status/100 == 3 || r.status == http.StatusProxyAuthRequired)
 	return !p.c.interactive() && !elsewhere && r.code != "invalid_client" && r.code != "unauthorized_client" &&
 		!errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrRateLimited)
 }

@@ -966,11 +966,13 @@ func TestResponseErrors(t *testing.T) {
 		})
 	}
 	// A refresh token that passes for dead is replaced by the full grant.
-	base, got := serve(t, say(500, `{"x":1}`), say(200, good))
-	c := basic(base)
-	c.Response.Errors = []ResponseError{{Pointer: "/x", Means: "invalid_grant"}}
-	if tok, err := must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "RT"}); err != nil || tok.RefreshToken != "" || len(got()) != 2 {
-		t.Errorf("%+v, %v", tok, err)
+	for _, status := range []int{500, 302, 407, 200} {
+		base, got := serve(t, say(status, `{"x":1}`), say(200, good))
+		c := basic(base)
+		c.Response.Errors = []ResponseError{{Pointer: "/x", Means: "invalid_grant"}}
+		if tok, err := must(t, c).Exchange(t.Context(), &oauth2.Token{RefreshToken: "RT"}); err != nil || tok.RefreshToken != "" || len(got()) != 2 {
+			t.Errorf("%d: %+v, %v", status, tok, err)
+		}
 	}
 }
 
