@@ -133,12 +133,16 @@ func TestCanary(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, start := range []func(*testing.T, net.Listener) *product{beyondtrustAt, remedyAt, arJWTAt, webcommanderAt} {
-				synctest.Test(t, func(t *testing.T) { // failed exchanges are retried later
-					l := memnet.Listen()
-					network := l.Client()
-					t.Cleanup(network.CloseIdleConnections)
-					showsNothing(t, start(t, l), network, sabotage)
-				})
+				for _, oauth2 := range []bool{false, true} {
+					synctest.Test(t, func(t *testing.T) { // failed exchanges are retried later
+						l := memnet.Listen()
+						network := l.Client()
+						t.Cleanup(network.CloseIdleConnections)
+						p := start(t, l)
+						p.oauth2 = oauth2
+						showsNothing(t, p, network, sabotage)
+					})
+				}
 			}
 		})
 	}

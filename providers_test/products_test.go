@@ -4,10 +4,13 @@ package providers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,11 +26,15 @@ import (
 // A product is an emulator and the settings of a connector to it.
 type product struct {
 	name      string
+	oauth2    bool // connect by provider: oauth2
 	url       string
 	settings  map[string]string // YAML keys other than provider and base_url
+	more      map[string]string // further keys, as in YAML
 	secrets   []string
-	path      string // a harmless GET
-	revoke    func() // revokes all access tokens
+	path      string               // a harmless GET
+	refused   func() *http.Request // is refused, and not for its token
+	revoke    func()               // revokes all access tokens
+	kill      func(token string)   // revokes one
 	exchanges func() int
 	calls     func() int
 	handler   http.Handler
@@ -35,9 +42,19 @@ type product struct {
 	breakAuth func(func(http.ResponseWriter, *http.Request) bool)
 }
 
-// products starts an emulator of each product.
-func products(t *testing.T) []*product {
-	return []*product{beyondtrust(t), remedy(t), arJWT(t), webcommander(t)}
+// products starts an emulator of each product, for each way to connect.
+func products(t *testing.T) []*product { return bothWays(t, beyondtrust, remedy, arJWT, webcommander) }
+
+// bothWays starts each product twice: for its own provider, and for provider: oauth2.
+func bothWays(t *testing.T, starts ...func(*testing.T) *product) (all []*product) {
+	for _, start := range starts {
+		for _, oauth2 := range []bool{false, true} {
+			p := start(t)
+			p.oauth2 = oauth2
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 func beyondtrust(t *testing.T) *product  { return beyondtrustAt(t, nil) }
@@ -55,7 +72,9 @@ func beyondtrustAt(t *testing.T, l net.Listener) *product {
 		settings:  map[string]string{"client_id": beyondtrusttest.DefaultClientID, "client_secret": beyondtrusttest.DefaultClientSecret},
 		secrets:   []string{beyondtrusttest.DefaultClientSecret},
 		path:      "/api/command?action=get_api_info",
+		refused:   request("GET", s.URL+"/api/command?action=get_api_info&no_such_parameter=1", ""),
 		revoke:    s.RevokeAll,
+		kill:      s.Revoke,
 		exchanges: func() int { return s.Stats().Exchanges },
 		calls:     func() int { return s.Stats().APICalls },
 		breakAPI:  s.Break, breakAuth: s.BreakToken,
@@ -63,7 +82,11 @@ func beyondtrustAt(t *testing.T, l net.Listener) *product {
 }
 
 func remedyAt(t *testing.T, l net.Listener) *product {
-	s := remedytest.NewServer(&remedytest.Options{Listener: l})
+	return remedyWith(t, remedytest.Options{Listener: l})
+}
+
+func remedyWith(t *testing.T, o remedytest.Options) *product {
+	s := remedytest.NewServer(&o)
 	t.Cleanup(s.Close)
 	return &product{
 		name: "remedy", url: s.URL, handler: s,
@@ -73,7 +96,9 @@ func remedyAt(t *testing.T, l net.Listener) *product {
 		},
 		secrets:   []string{remedytest.DefaultClientSecret},
 		path:      "/api/arsys/v1/entry/HPD:IncidentInterface",
+		refused:   request("GET", s.URL+"/api/arsys/v1/entry/NoSuchForm", ""),
 		revoke:    s.RevokeAll,
+		kill:      s.Revoke,
 		exchanges: func() int { return s.Stats().Exchanges },
 		calls:     func() int { return s.Stats().APICalls },
 		breakAPI:  s.Break, breakAuth: s.BreakToken,
@@ -88,7 +113,11 @@ func arJWTAt(t *testing.T, l net.Listener) *product {
 }
 
 func webcommanderAt(t *testing.T, l net.Listener) *product {
-	s := webcommandertest.NewServer(&webcommandertest.Options{Listener: l})
+	return webcommanderWith(t, webcommandertest.Options{Listener: l})
+}
+
+func webcommanderWith(t *testing.T, o webcommandertest.Options) *product {
+	s := webcommandertest.NewServer(&o)
 	t.Cleanup(s.Close)
 	return &product{
 		name: "webcommander", url: s.URL, handler: s,
@@ -99,30 +128,65 @@ func webcommanderAt(t *testing.T, l net.Listener) *product {
 		},
 		secrets:   []string{webcommandertest.DefaultClientSecret, webcommandertest.DefaultPassword},
 		path:      "/api/v4/products",
+		refused:   request("POST", s.URL+"/api/v4/customers/change-password", `{"old_password":"x","new_password":"y"}`),
 		revoke:    s.RevokeAll,
+		kill:      s.Revoke,
 		exchanges: func() int { return s.Stats().Exchanges },
 		calls:     func() int { return s.Stats().APICalls },
 		breakAPI:  s.Break, breakAuth: s.BreakToken,
 	}
 }
 
-// id is a name for tests that is different for Remedy's two grants.
-func (p *product) id() string {
+// request returns a function that makes a request.
+func request(method, url, body string) func() *http.Request {
+	return func() *http.Request {
+		r, err := http.NewRequest(method, url, strings.NewReader(body))
+		if err != nil {
+			panic(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		return r
+	}
+}
+
+// id is a name for tests that is different for Remedy's two grants and for the ways to connect.
+func (p *product) id() string { return p.kind() + p.way() }
+
+func (p *product) kind() string {
 	if g := p.settings["grant"]; g != "" {
 		return p.name + "-" + g
 	}
 	return p.name
 }
 
+func (p *product) way() string {
+	if p.oauth2 {
+		return " by oauth2"
+	}
+	return ""
+}
+
 // yaml returns the YAML of a connector called name, with further lines.
 func (p *product) yaml(name string, more ...string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "  %s:\n    provider: %s\n    base_url: %s\n", name, p.name, p.url)
+	keys := map[string]string{"provider": p.name, "base_url": p.url}
 	for k, v := range p.settings {
-		fmt.Fprintf(&b, "    %s: '%s'\n", k, v)
+		keys[k] = "'" + v + "'"
 	}
+	if p.oauth2 {
+		p.asOAuth2(keys)
+	}
+	maps.Copy(keys, p.more)
 	for _, line := range more {
-		fmt.Fprintf(&b, "    %s\n", line)
+		k, v, _ := strings.Cut(line, ": ")
+		if k == "transport" && keys[k] != "" {
+			v = merged(keys[k], v)
+		}
+		keys[k] = v
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "  %s:\n", name)
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		fmt.Fprintf(&b, "    %s: %s\n", k, keys[k])
 	}
 	return b.String()
 }
@@ -280,47 +344,84 @@ func TestEndlessRefusal(t *testing.T) {
 // A 401 that is not about the token causes no exchange and no retry.
 func TestRefusalOfTheRequest(t *testing.T) {
 	t.Parallel()
-	t.Run("beyondtrust", func(t *testing.T) {
-		t.Parallel()
-		p := beyondtrust(t)
-		c := p.connect(t)
-		for range 3 {
-			if status, body, err := call(t.Context(), c, "GET", p.path+"&no_such_parameter=1", ""); err != nil || status != 401 {
+	for _, p := range bothWays(t, beyondtrust, remedy, arJWT) {
+		t.Run(p.id(), func(t *testing.T) {
+			t.Parallel()
+			c := p.connect(t)
+			before := p.exchanges()
+			if p.name == "remedy" {
+				p.breakAPI(func(w http.ResponseWriter, r *http.Request) bool {
+					if !strings.HasPrefix(r.URL.Path, "/api/arsys") {
+						return false
+					}
+					http.Error(w, `[{"messageType":"ERROR","messageText":"No permission","messageNumber":9388}]`, 401)
+					return true
+				})
+			}
+			for range 3 {
+				if status, body, err := call(t.Context(), c, "GET", p.path+"&no_such_parameter=1", ""); err != nil || status != 401 {
+					t.Fatalf("%d %s %v", status, body, err)
+				}
+			}
+			if p.exchanges() != max(1, before) || p.calls() != 3 { // the login is one
+				t.Errorf("%d exchanges, %d calls", p.exchanges(), p.calls())
+			}
+		})
+	}
+	for _, p := range bothWays(t, webcommander) {
+		t.Run(p.id(), func(t *testing.T) {
+			t.Parallel()
+			c := p.connect(t)
+			status, body, err := call(t.Context(), c, "POST", "/api/v4/customers/change-password", `{"old_password":"wrong","new_password":"new+/="}`)
+			if err != nil || status != 401 || !strings.Contains(body, "old_password") {
 				t.Fatalf("%d %s %v", status, body, err)
 			}
-		}
-		if p.exchanges() != 1 || p.calls() != 3 {
-			t.Errorf("%d exchanges, %d calls", p.exchanges(), p.calls())
-		}
-	})
-	t.Run("webcommander", func(t *testing.T) {
-		t.Parallel()
-		s := webcommandertest.NewServer(nil)
-		t.Cleanup(s.Close)
-		p := webcommander(t)
-		p.url, p.handler = s.URL, s
-		c := p.connect(t)
-		status, body, err := call(t.Context(), c, "POST", "/api/v4/customers/change-password", `{"old_password":"wrong","new_password":"new+/="}`)
-		if err != nil || status != 401 || !strings.Contains(body, "old_password") {
-			t.Fatalf("%d %s %v", status, body, err)
-		}
-		if st := s.Stats(); st.Exchanges != 1 || st.WriteRequests != 1 || st.Writes != 0 {
-			t.Errorf("%+v", st)
-		}
-	})
+			if st := p.handler.(*webcommandertest.Server).Stats(); st.Exchanges != 1 || st.WriteRequests != 1 || st.Writes != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// Wrong credentials are recognized, with the product's error code.
+func TestWrongCredentials(t *testing.T) {
+	t.Parallel()
+	codes := map[string]string{"beyondtrust": "invalid_client", "remedy": "invalid_client", "remedy-ar_jwt": "623", "webcommander": "invalid_client"}
+	for _, p := range products(t) {
+		t.Run(p.id(), func(t *testing.T) {
+			t.Parallel()
+			c := p.connect(t)
+			if _, wrong := p.settings["client_secret"]; wrong {
+				p.handler.(interface{ SetSecret(string) }).SetSecret("another")
+			} else {
+				p.settings["password"] = "another"
+				c = p.connect(t)
+			}
+			session := c.Authenticator().(*auth.Session)
+			if tok, err := session.Token(t.Context()); err == nil {
+				session.Invalidate(tok)
+			}
+			_, err := session.Token(t.Context())
+			var e *auth.Error
+			if !errors.Is(err, auth.ErrCredentials) || !errors.As(err, &e) || e.Code != codes[p.kind()] {
+				t.Errorf("%v, want the code %s", err, codes[p.kind()])
+			}
+		})
+	}
 }
 
 // Two connectors of one account share a token; with another account label they do not.
 func TestIdentity(t *testing.T) {
 	t.Parallel()
-	p := beyondtrust(t)
-	conns := parse(t, p.yaml("a")+p.yaml("b")+p.yaml("c", "account: other"))
-	for _, name := range conns.Names() {
-		if status, body, err := call(t.Context(), p.get(t, conns, name), "GET", p.path, ""); err != nil || status != 200 {
-			t.Fatalf("%s: %d %s %v", name, status, body, err)
+	for _, p := range bothWays(t, beyondtrust) {
+		conns := parse(t, p.yaml("a")+p.yaml("b")+p.yaml("c", "account: other"))
+		for _, name := range conns.Names() {
+			if status, body, err := call(t.Context(), p.get(t, conns, name), "GET", p.path, ""); err != nil || status != 200 {
+				t.Fatalf("%s: %d %s %v", name, status, body, err)
+			}
 		}
-	}
-	if n := p.exchanges(); n != 2 {
-		t.Errorf("%d exchanges", n)
+		if n := p.exchanges(); n != 2 {
+			t.Errorf("%s: %d exchanges", p.id(), n)
+		}
 	}
 }

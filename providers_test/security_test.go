@@ -59,9 +59,8 @@ func TestSecurityClaims(t *testing.T) {
 // Client secrets and passwords are never on the disk. Tokens are, unless they are encrypted.
 func TestDisk(t *testing.T) {
 	t.Parallel()
-	for _, make := range []func(*testing.T) *product{beyondtrust, remedy, arJWT, webcommander} {
+	for _, p := range products(t) {
 		for _, encrypted := range []bool{false, true} {
-			p := make(t)
 			dir := t.TempDir()
 			keys := ""
 			if encrypted {
