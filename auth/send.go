@@ -91,8 +91,10 @@ func networkError(req *http.Request, status int, err error) error {
 	return e
 }
 
-// errorCodes are the error codes of RFC 6749 section 5.2. No other code is shown: it may quote the request.
-var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
+// errorCodes are the error codes of RFC 6749 section 5.2 and RFC 9449 section 12. No other code is shown: it may
+// quote the request.
+var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+	"invalid_dpop_proof", "use_dpop_nonce"}
 
 // ResponseError says what a response to a token request means that has no token. code is the product's error
 // code (RFC 6749 section 5.2), in any case, or "". refused is what a refusal means: [ErrCredentials], or
@@ -104,7 +106,8 @@ var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", 
 //	3xx, other 4xx                   ErrProtocol
 //	2xx without a code               ErrProtocol
 //	400, 401, 403, 2xx with a code   by the code:
-//	    invalid_request, invalid_scope, unsupported_grant_type   ErrProtocol
+//	    invalid_request, invalid_scope, unsupported_grant_type,
+//	    invalid_dpop_proof, use_dpop_nonce                       ErrProtocol
 //	    invalid_client, unauthorized_client                      ErrCredentials
 //	    any other, or none                                       refused
 //
@@ -112,7 +115,7 @@ var errorCodes = []string{"invalid_request", "invalid_client", "invalid_grant", 
 // page is an ErrProtocol, as is other text that is neither JSON nor a form, unless the status is 401 and
 // refused is ErrCredentials.
 //
-// The error has the status, Retry-After, and the code if RFC 6749 defines it. It shows nothing of the body.
+// The error has the status, Retry-After, and the code if RFC 6749 or RFC 9449 defines it. It shows nothing of the body.
 func ResponseError(resp *http.Response, body []byte, code string, refused error) *Error {
 	e := &Error{Op: "exchange", Status: resp.StatusCode}
 	e.RetryAfter, _ = retryafter.Parse(resp.Header, time.Now())
@@ -139,7 +142,7 @@ func ResponseError(resp *http.Response, body []byte, code string, refused error)
 		e.Err = say("the response has no access token")
 	case e.Status/100 != 2 && foreign != "":
 		e.Err = say(foreign)
-	case e.is("invalid_request"), e.is("invalid_scope"), e.is("unsupported_grant_type"):
+	case e.is("invalid_request"), e.is("invalid_scope"), e.is("unsupported_grant_type"), e.is("invalid_dpop_proof"), e.is("use_dpop_nonce"):
 		e.Err = ErrProtocol
 	case e.is("invalid_client"), e.is("unauthorized_client"):
 		e.Err = ErrCredentials

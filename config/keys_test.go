@@ -28,7 +28,7 @@ var (
 		"generic.Config.Response": "Where the values are in the token response: JSON Pointers (RFC 6901), in which * is any element of an array.",
 		"generic.Config.Refresh":  "How an access token is refreshed (RFC 6749 section 6).",
 
-		"generic.Config.TokenHeaders": "token_headers carry the token in API calls. A template may contain {access_token} and {token_type}. With response.cookie the default is that cookie.",
+		"generic.Config.TokenHeaders": "token_headers carry the token in API calls. A template may contain {access_token} and {token_type}. With response.cookie the default is that cookie, and with dpop the default template is DPoP {access_token}.",
 		"generic.Config.Then":         "One more request that the product wants before it accepts a new token, such as a sign-in: without a body, with the headers of API calls. If it fails, there is no token. API calls send the cookies that it sets. The grants that need a person do not have it.",
 
 		"generic.Response.AccessToken":  "Where the access token is; \"\" if the whole response is a JSON string with the token.",
@@ -54,6 +54,9 @@ var (
 		"generic.Assertion.Certificate": "The key's certificate in PEM, also with its chain. Its SHA-256 thumbprint is the JWT's x5t#S256 (RFC 7515 section 4.1.8), by which Entra finds the key. It is read again, as the key is.",
 		"generic.Assertion.Subject":     "The claim sub. The default is the client_id, but for grant jwt_bearer the username, if there is one.",
 		"generic.Assertion.Algorithm":   "The algorithm of the signature (RFC 7518 section 3.1, RFC 8037 section 3.1). The default is the alg of a JSON Web Key, else RS256 for RSA, ES256, ES384 or ES512 for EC, and EdDSA for Ed25519.",
+
+		"generic.Config.DPoP":     "Binds tokens to a key, so that a stolen token is of no use without it (RFC 9449). Token requests and API calls carry a proof, and the product has to issue tokens of the type DPoP. true makes an ES256 key and keeps it with the tokens in the token store.",
+		"generic.DPoP.PrivateKey": "The key that signs the proofs: PEM (PKCS#1, PKCS#8 or SEC 1) or a JSON Web Key, not encrypted. The algorithm is the alg of a JSON Web Key, else RS256 for RSA, ES256, ES384 or ES512 for EC, and EdDSA for Ed25519. After a change, tokens of the old key are replaced when the product rejects them; a refresh token of a client without a secret is lost.",
 
 		"generic.Header.Template":    "The header's value, with placeholders in braces.",
 		"remedy.Config.ClientID":     "The OAuth client's id, as registered in Remedy SSO.",
@@ -105,6 +108,8 @@ var (
 		"generic.Config.TokenHeaders":           `[{name: Authorization, template: "Bearer {access_token}"}]`,
 		"generic.Config.NotRejectedWhen":        "none",
 		"generic.Response.Errors":               "none",
+		"generic.Config.DPoP":                   "false",
+		"generic.DPoP.PrivateKey":               "made, and kept with the tokens",
 		"generic.Assertion.KeyID":               "the kid of a JSON Web Key",
 		"generic.Assertion.Algorithm":           "what the key is for",
 		"generic.Assertion.Issuer":              "the client_id",
@@ -135,6 +140,7 @@ var (
 		"token_type": "/data/type", "error": "/fault/code", "param": "refreshToken", "fields": "[redirect_uri]", "fallback": "consent",
 		"assertion": `{private_key: "${file:key.pem}", key_id: k1}`, "private_key": "${file:/run/secrets/key.pem}", "certificate": "${file:/etc/itsmauth/cert.pem}", "key_id": "k1",
 		"algorithm": "PS256", "issuer": "itsm-sync", "subject": "sync@example.com", "audience": "https://login.example.com", "lifetime": "1m", "claims": "{tenant: acme}",
+		"dpop":             "true",
 		"client_assertion": "${file:/var/run/secrets/tokens/aad}",
 		"name":             "X-Token", "template": `"Bearer {access_token}"`, "status": "401", "pointer": "/errors/*/code", "equals": "token_expired",
 		"body_contains": "session expired", "expires_in_unit": "ms", "means": "invalid_grant",

@@ -42,6 +42,7 @@ var beyond = []struct{ words, tag, why string }{
 	{"must be a URL such as", "", "what the secret holds"},
 	{"no such file", "", "the file system"},
 	{"is neither PEM nor a JSON Web Key", "", "what the secret holds"},
+	{"needs response.format json", "", "a rule between keys"},
 	{"is not a JWT", "", "what the secret holds"},
 	{"the private key", "", "what the secret holds: a certificate, or another algorithm"},
 	{"holds no certificate", "", "what the secret holds"},

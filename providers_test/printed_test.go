@@ -93,7 +93,7 @@ var exported = []reflect.Type{
 	reflect.TypeFor[config.Settings](),
 	reflect.TypeFor[transport.Limiter](), reflect.TypeFor[transport.Options](), reflect.TypeFor[transport.Retry](),
 	reflect.TypeFor[providers.Definition](),
-	reflect.TypeFor[jsonbody.Condition](), reflect.TypeFor[generic.Assertion](), reflect.TypeFor[generic.Config](), reflect.TypeFor[generic.Header](), reflect.TypeFor[generic.Provider](),
+	reflect.TypeFor[jsonbody.Condition](), reflect.TypeFor[generic.Assertion](), reflect.TypeFor[generic.Config](), reflect.TypeFor[generic.DPoP](), reflect.TypeFor[generic.Header](), reflect.TypeFor[generic.Provider](),
 	reflect.TypeFor[generic.Refresh](), reflect.TypeFor[generic.Response](), reflect.TypeFor[generic.ResponseError](), reflect.TypeFor[generic.Then](),
 	reflect.TypeFor[beyondtrustprovider.Config](), reflect.TypeFor[remedyprovider.Config](), reflect.TypeFor[webcommanderprovider.Config](),
 }

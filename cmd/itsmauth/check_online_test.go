@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/dpoptest"
 	"github.com/itsmauth/itsmauth/internal/testnet"
 	"github.com/itsmauth/itsmauth/internal/testpki"
 	"github.com/itsmauth/itsmauth/providers/beyondtrust/beyondtrusttest"
@@ -139,6 +140,12 @@ func TestCheckOnline(t *testing.T) {
 				"dns: ok: 127.0.0.1 needs no look-up", "tcp: ok: connected to 127.0.0.1:", "tls: ok: TLS 1.3, certificate for 127.0.0.1, ",
 				"clock: ok: agrees with the server's", "store: ok: file can be read and written", "token: ok: a new token, valid for 59m",
 				"probe: ok: GET /api/command answered 200 OK", "rate limit: ok: 14998 of 15000 requests left"}}
+		},
+		"each request signed": func(t *testing.T) onlineCase {
+			s := dpoptest.NewServer(t)
+			s.Set(dpoptest.Rules{NonceUses: 1})
+			return onlineCase{yaml: "    provider: oauth2\n    base_url: " + s.URL + "\n    token_url: " + s.URL + "/oauth2/token\n    client_id: id\n    dpop: true\n    probe: /moved\n",
+				want: []string{"token: ok: a new token", "probe: ok: GET /moved answered 200 OK"}}
 		},
 		"name unknown": func(t *testing.T) onlineCase {
 			return onlineCase{yaml: lines("https://itsm.invalid"), code: 1, want: []string{"dns: failed: itsm.invalid has no address: ", "; check the name in base_url", "token: skipped"}}

@@ -114,6 +114,14 @@ func (n node) additional() (elem node, free bool) {
 	return elem, json.Unmarshal(n.Additional, &elem) == nil
 }
 
+// mapping returns the mapping that n may be, or n.
+func (n node) mapping() node {
+	if i := slices.IndexFunc(n.AnyOf, func(c node) bool { return c.Properties != nil }); i >= 0 {
+		return n.AnyOf[i]
+	}
+	return n
+}
+
 func (n node) kind() string {
 	name, list := "", n.Enum
 	if i := slices.IndexFunc(n.AnyOf, func(c node) bool { return c.Enum != nil }); i >= 0 {
@@ -133,6 +141,8 @@ func (n node) kind() string {
 		return "list"
 	case n.Items != nil:
 		return "list of " + n.Items.kind() + "s"
+	case len(n.AnyOf) > 0 && n.mapping().Properties != nil:
+		return n.AnyOf[1].kind() + ", or a mapping"
 	case len(n.AnyOf) > 0:
 		return n.AnyOf[0].kind()
 	default:
@@ -187,7 +197,7 @@ func reference(t *testing.T, root node) string {
 			if slices.Contains(n.Required, name) {
 				value = "*required*"
 			}
-			nested := p.Properties
+			nested := p.mapping().Properties
 			if p.Items != nil {
 				nested = p.Items.Properties
 			}
@@ -207,8 +217,8 @@ func reference(t *testing.T, root node) string {
 			case !deep:
 			case p.Items != nil && p.Items.Properties != nil:
 				rows(*p.Items, prefix+name+"[].", true)
-			case p.Properties != nil:
-				rows(p, prefix+name+".", true)
+			case nested != nil:
+				rows(p.mapping(), prefix+name+".", true)
 			}
 		}
 	}

@@ -52,6 +52,9 @@ func (e *Errors) check(v reflect.Value, prefix string) {
 		if !v.IsZero() {
 			e.Add(key, f.CheckWord(v.String()))
 		}
+		if v.Kind() == reflect.Pointer && f.Tag.Get("flag") == "true" && !v.IsNil() {
+			v = v.Elem()
+		}
 		switch v.Kind() {
 		case reflect.Struct:
 			e.check(v, key+".")

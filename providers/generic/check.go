@@ -37,6 +37,7 @@ func (c *Config) check() error {
 	c.checkGrant(&errs)
 	c.checkClient(&errs)
 	c.checkAssertion(&errs)
+	c.checkDPoP(&errs)
 	for k, v := range c.Params {
 		_, isScalar := paramText(v)
 		errs.When(!isScalar, "params."+k, "must be text, a number, true or false")

@@ -99,8 +99,13 @@ type Config struct {
 	DefaultLifetime time.Duration `yaml:"default_lifetime" default:"1h"`
 	Refresh         Refresh       `yaml:"refresh"`
 
+	// DPoP binds tokens to a key, so that a stolen token is of no use without it (RFC 9449). Token requests and
+	// API calls carry a proof, and the product has to issue tokens of the type DPoP. In YAML, true is an empty
+	// DPoP: the key is made and kept with the tokens.
+	DPoP *DPoP `yaml:"dpop" flag:"true"`
+
 	// TokenHeaders carry the token in API calls. A template may contain {access_token} and {token_type}. With
-	// Response.Cookie the default is that cookie.
+	// Response.Cookie the default is that cookie, and with DPoP the default template is DPoP {access_token}.
 	TokenHeaders []Header `yaml:"token_headers" default:"[{name: Authorization, template: \"Bearer {access_token}\"}]"`
 	// StaticHeaders are sent with token requests and API calls, such as a gateway's key. Accept and
 	// Content-Type replace those of the token request.
@@ -205,7 +210,11 @@ func (c *Config) fillDefaults() {
 		c.TokenHeaders = []Header{{Name: "Cookie", Template: c.Response.Cookie + "={access_token}"}}
 	}
 	if c.TokenHeaders == nil {
-		c.TokenHeaders = []Header{{Name: "Authorization", Template: "Bearer {access_token}"}}
+		scheme := "Bearer"
+		if c.DPoP != nil {
+			scheme = "DPoP"
+		}
+		c.TokenHeaders = []Header{{Name: "Authorization", Template: scheme + " {access_token}"}}
 	}
 	if c.RejectedWhen == nil {
 		c.RejectedWhen = []Condition{{Status: http.StatusUnauthorized}}

@@ -38,6 +38,8 @@ var (
 		"invalid_request":        "the endpoint did not understand the request; check encoding, credentials_in and params",
 		"invalid_scope":          "the client may not have these scopes",
 		"unsupported_grant_type": "the product does not know this grant, or did not find it in the request; check grant and encoding",
+		"invalid_dpop_proof":     "the product did not accept the DPoP proof; check the clock of this machine, and that the product takes keys like that of dpop",
+		useNonce:                 "the product wanted another nonce for the DPoP proof twice",
 	}
 	statusHints = map[int]string{
 		http.StatusNotAcceptable:        "check encoding and response.format",
@@ -124,7 +126,7 @@ func stray(s string) bool {
 // knownCodes are the error codes that this package knows (RFC 6749 section 5.2, RFC 6750, RFC 7009). They
 // are shown even if a secret contains them.
 var knownCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "invalid_token", "invalid_scope", "unauthorized_client",
-	"unsupported_grant_type", "unsupported_token_type", "temporarily_unavailable", "server_error"}
+	"unsupported_grant_type", "unsupported_token_type", "temporarily_unavailable", "server_error", "invalid_dpop_proof", useNonce}
 
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 

@@ -34,6 +34,7 @@ func (p *Provider) obtain(ctx context.Context, prev *oauth2.Token) (*oauth2.Toke
 	if refreshToken == "" {
 		refreshToken = r.readSecret("refresh_token", c.RefreshToken)
 	}
+	p.bind(ctx, r, prev)
 	switch {
 	case r.err != nil:
 		return nil, r.newError(r.err)
@@ -42,7 +43,9 @@ func (p *Provider) obtain(ctx context.Context, prev *oauth2.Token) (*oauth2.Toke
 		if err == nil || !p.canFallBack(r, err) {
 			return tok, err
 		}
+		key := r.key
 		r = p.request("exchange", c.TokenURL, r.secrets...)
+		r.key = key
 	case c.interactive():
 		return nil, r.newError(fmt.Errorf("%w: there is no refresh token", auth.ErrConsentRequired))
 	}
@@ -81,7 +84,8 @@ func (p *Provider) refresh(ctx context.Context, r *request, refreshToken string)
 // the client.
 func (p *Provider) canFallBack(r *request, err error) bool {
 	elsewhere := !r.mapped && (r.status == 0 || r.status/100 == 3 || r.status == http.StatusProxyAuthRequired)
-	return !p.c.interactive() && !elsewhere && r.code != "invalid_client" && r.code != "unauthorized_client" &&
+	client := []string{"invalid_client", "unauthorized_client", "invalid_dpop_proof", useNonce}
+	return !p.c.interactive() && !elsewhere && !slices.Contains(client, r.code) &&
 		!errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrRateLimited)
 }
 
@@ -119,6 +123,9 @@ func (p *Provider) requestToken(ctx context.Context, r *request) (*oauth2.Token,
 	tok, err := p.parseToken(r, start)
 	if err != nil {
 		return nil, r.newError(err)
+	}
+	if p.dpop != nil {
+		tok = p.dpop.keep(tok, r.key)
 	}
 	return tok, nil
 }

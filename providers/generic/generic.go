@@ -17,8 +17,11 @@ import (
 )
 
 // Provider is an [auth.Provider] for one token endpoint. It is also an [auth.Identifier], an
-// [auth.Consenter], an [auth.Revoker] and an [auth.Refresher].
-type Provider struct{ c Config }
+// [auth.Consenter], an [auth.Revoker], an [auth.Refresher], and for DPoP an [auth.Signer] and [auth.Challenged].
+type Provider struct {
+	c    Config
+	dpop *dpop // nil: tokens are not bound to a key
+}
 
 // New makes a provider. Its error joins an [auth.KeyError] for each wrong setting.
 func New(c Config, _ auth.Env) (auth.Provider, error) {
@@ -35,7 +38,7 @@ func NewProvider(c Config) (*Provider, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	return &Provider{c}, nil
+	return &Provider{c, newDPoP(c.DPoP)}, nil
 }
 
 // Identity lists the token URL, client id, grant, user, scopes and Params, and of an Assertion issuer, subject,
@@ -55,6 +58,13 @@ func (p *Provider) Identity() []string {
 	}
 	for _, s := range c.assertionSettings() {
 		id = append(id, "assertion."+s[0]+"="+s[1])
+	}
+	switch {
+	case c.DPoP == nil:
+	case c.DPoP.PrivateKey.IsZero():
+		id = append(id, "dpop=true")
+	default: // the token store has no key
+		id = append(id, "dpop=private_key")
 	}
 	return id
 }

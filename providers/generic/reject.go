@@ -12,8 +12,11 @@ import (
 
 // Rejects reports whether resp rejects the token, by RejectedWhen and NotRejectedWhen. If the body
 // cannot be read, a NotRejectedWhen with a pointer counts as met: a rejected request is sent again,
-// and it may be a write.
+// and it may be a write. A response that wants another DPoP nonce does not reject the token.
 func (p *Provider) Rejects(resp *http.Response, body []byte) bool {
+	if p.dpop != nil && p.wantsNonce(resp, body) {
+		return false
+	}
 	matches := func(c Condition) bool { return c.Matches(resp.StatusCode, body) }
 	if !slices.ContainsFunc(p.c.RejectedWhen, matches) {
 		return false

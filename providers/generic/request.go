@@ -32,6 +32,9 @@ type request struct {
 	secrets []string // sent, and must not appear in an error
 	err     error    // why it cannot be sent
 
+	key    *proofKey // of its DPoP proof, if there is one
+	proves string    // the access token that the proof is for, or ""
+
 	proxy  string // names what may have sent the response; empty if there is no proxy, or a tunnel through it
 	resp   *http.Response
 	status int
@@ -139,6 +142,11 @@ func (p *Provider) send(ctx context.Context, r *request) error {
 		return r.newError(fmt.Errorf("%w: %w", auth.ErrProtocol, peererror.Clean(err, r.url.Hostname())))
 	}
 	req.Header = r.header
+	if p.dpop != nil {
+		if err := r.prove(req, p.dpop); err != nil {
+			return r.newError(err)
+		}
+	}
 	if c, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && c != nil {
 		if t, ok := c.Transport.(interface{ ProxyOf(*http.Request) string }); ok {
 			r.proxy = t.ProxyOf(req)

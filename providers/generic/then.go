@@ -17,7 +17,8 @@ import (
 // them is the cookie that tok was, tok is the new one.
 func (p *Provider) then(ctx context.Context, tok *oauth2.Token) (*oauth2.Token, error) {
 	r := p.request("exchange", p.c.Then.URL, tok.AccessToken, tok.RefreshToken)
-	r.then, r.method = true, p.c.Then.Method
+	r.then, r.method, r.proves = true, p.c.Then.Method, tok.AccessToken
+	p.bind(ctx, r, tok)
 	for name, s := range p.c.APIHeaders {
 		r.header[name] = []string{r.readSecret("api_headers."+name, s)}
 	}

@@ -62,6 +62,8 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 		return nil, fmt.Errorf("%w: the access token has characters that cannot be sent in a header", auth.ErrProtocol)
 	case tok.TokenType != "" && !headerName.MatchString(tok.TokenType): // the characters of a scheme, too
 		return nil, fmt.Errorf("%w: the token type has characters that cannot be sent in a header", auth.ErrProtocol)
+	case p.dpop != nil && !strings.EqualFold(tok.TokenType, "DPoP"):
+		return nil, fmt.Errorf("%w: the token is not bound to the key: the token response has no token_type DPoP; turn on DPoP for this client in the product, or remove dpop", auth.ErrProtocol)
 	}
 	unit := map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}[response.ExpiresInUnit]
 	life := lifetime(jsonbody.Find(doc, response.ExpiresIn), unit)

@@ -183,6 +183,17 @@ func (d *Document) value(at Node, v reflect.Value, f settings.Field) {
 		d.replace(v, at.key, at.Path, errors.New("needs a value"))
 	case t == urlType || t == secretType:
 		d.scalar(at, v, f)
+	case isFlag(f) && (n.Kind == yaml.ScalarNode || n.Kind == yaml.MappingNode && len(n.Content) == 0):
+		on := reflect.New(reflect.TypeFor[bool]()).Elem()
+		if n.Kind == yaml.MappingNode { // without keys, it is the same as true
+			on.SetBool(true)
+			d.scalars[at.Path.String()] = Setting{at.Path, true}
+		} else {
+			d.scalar(at, on, f)
+		}
+		if on.Bool() {
+			v.Set(reflect.New(t.Elem()))
+		}
 	case t.Kind() == reflect.Pointer:
 		fresh := reflect.New(t.Elem()) // the layer below keeps its own
 		d.value(at, fresh.Elem(), f)
@@ -215,6 +226,9 @@ func (d *Document) value(at Node, v reflect.Value, f settings.Field) {
 		d.scalar(at, v, f)
 	}
 }
+
+// isFlag reports whether true stands for the mapping without keys.
+func isFlag(f settings.Field) bool { return f.Tag.Get("flag") == "true" }
 
 // NonDefaults are the values of a struct's fields that differ from their defaults, by key.
 func NonDefaults(v any) map[string]any {

@@ -168,6 +168,8 @@ func (s Schema) value(t reflect.Type, f settings.Field) Object {
 	switch k := t.Kind(); {
 	case t == nodeType:
 		return Object{}
+	case isFlag(f):
+		return anyOf(s.Struct(t.Elem()), Object{"type": "boolean"}, Ref("reference"))
 	case k == reflect.Pointer:
 		return s.value(t.Elem(), f)
 	case k == reflect.Struct:
