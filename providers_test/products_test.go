@@ -410,6 +410,35 @@ func TestWrongCredentials(t *testing.T) {
 	}
 }
 
+// A refused refresh token is a lost login with Remedy, and with WebCommander it is replaced within the call.
+func TestRefusedRefreshToken(t *testing.T) {
+	t.Parallel()
+	for _, p := range bothWays(t, remedy, webcommander) {
+		t.Run(p.id(), func(t *testing.T) {
+			t.Parallel()
+			c := p.connect(t)
+			if status, body, err := call(t.Context(), c, "GET", p.path, ""); err != nil || status != 200 {
+				t.Fatalf("%d %s %v", status, body, err)
+			}
+			p.handler.(interface{ RevokeRefresh() }).RevokeRefresh()
+			p.revoke()
+			status, body, err := call(t.Context(), c, "GET", p.path, "")
+			if p.name == "webcommander" {
+				if err != nil || status != 200 || p.exchanges() != 2 {
+					t.Errorf("%d %s %v after %d exchanges", status, body, err, p.exchanges())
+				}
+				return
+			}
+			if err != nil || status != 401 {
+				t.Errorf("%d %s %v, want the product's 401", status, body, err)
+			}
+			if _, err := c.Authenticator().Token(t.Context()); !errors.Is(err, auth.ErrConsentRequired) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Two connectors of one account share a token; with another account label they do not.
 func TestIdentity(t *testing.T) {
 	t.Parallel()

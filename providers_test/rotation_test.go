@@ -63,19 +63,21 @@ func TestRotation(t *testing.T) {
 	t.Parallel()
 	for name, lay := range map[string]func(string) volume{"kubernetes": kubernetes, "overwritten": plain} {
 		for _, productFirst := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, product first %t", name, productFirst), func(t *testing.T) {
-				t.Parallel()
-				v := lay(t.TempDir())
-				if err := v.write(beyondtrusttest.DefaultClientSecret); err != nil {
-					t.Fatal(err)
-				}
-				synctest.Test(t, func(t *testing.T) { rotate(t, v, productFirst) })
-			})
+			for _, oauth2 := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, product first %t, oauth2 %t", name, productFirst, oauth2), func(t *testing.T) {
+					t.Parallel()
+					v := lay(t.TempDir())
+					if err := v.write(beyondtrusttest.DefaultClientSecret); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Test(t, func(t *testing.T) { rotate(t, v, productFirst, oauth2) })
+				})
+			}
 		}
 	}
 }
 
-func rotate(t *testing.T, v volume, productFirst bool) {
+func rotate(t *testing.T, v volume, productFirst, oauth2 bool) {
 	s := beyondtrusttest.NewServer(&beyondtrusttest.Options{
 		PerSecond: -1, PerHour: -1, TokenLifetime: 24 * time.Hour, Listener: &silence{closed: make(chan struct{})},
 	})
@@ -86,13 +88,9 @@ func rotate(t *testing.T, v volume, productFirst bool) {
 		gap   = 5 * time.Second // how long file and product differ, if the product is first
 		look  = time.Second     // the longest time until a new secret is read
 	)
-	yaml := fmt.Sprintf("version: 1\nconnectors:\n  test:\n    provider: beyondtrust\n    base_url: %s\n    client_id: '%s'\n    client_secret: ${file:%s}\n    transport: {rate_limits: []}\n",
-		s.URL, beyondtrusttest.DefaultClientID, v.path)
-	conns, err := config.Parse("itsmauth.yaml", []byte(yaml), config.WithWrap(func(string, http.RoundTripper) http.RoundTripper { return inMemory{s} }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conns.Close()
+	p := &product{name: "beyondtrust", oauth2: oauth2, url: s.URL, handler: s,
+		settings: map[string]string{"client_id": beyondtrusttest.DefaultClientID, "client_secret": "${file:" + v.path + "}"}}
+	conns := parse(t, p.yaml("test", "transport: {rate_limits: []}"), config.WithWrap(func(string, http.RoundTripper) http.RoundTripper { return inMemory{s} }))
 	c, err := conns.Get("test")
 	if err != nil {
 		t.Fatal(err)

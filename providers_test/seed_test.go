@@ -16,8 +16,15 @@ import (
 // new one in the settings is used.
 func TestSeed(t *testing.T) {
 	t.Parallel()
-	sso := remedytest.NewServer(nil)
-	t.Cleanup(sso.Close)
+	for _, p := range bothWays(t, remedy) {
+		t.Run(p.id(), func(t *testing.T) {
+			t.Parallel()
+			testSeed(t, p, p.handler.(*remedytest.Server))
+		})
+	}
+}
+
+func testSeed(t *testing.T, p *product, sso *remedytest.Server) {
 	dir := t.TempDir()
 	seed := filepath.Join(dir, "refresh")
 	mint := func() {
@@ -29,21 +36,7 @@ func TestSeed(t *testing.T) {
 	// restart is a new process with the same files.
 	restart := func() (*config.Connector, func()) {
 		t.Helper()
-		conns, err := config.Parse("itsmauth.yaml", fmt.Appendf(nil, `version: 1
-token_store: {type: file, path: '%s'}
-connectors:
-  remedy:
-    provider: remedy
-    base_url: %s
-    sso_url: %s
-    client_id: '%s'
-    client_secret: '%s'
-    redirect_uri: %s
-    refresh_token: "${file:%s}"
-`, filepath.Join(dir, "tokens"), sso.URL, sso.SSOURL, remedytest.DefaultClientID, remedytest.DefaultClientSecret, remedytest.DefaultRedirectURI, seed))
-		if err != nil {
-			t.Fatal(err)
-		}
+		conns := parse(t, p.yaml("remedy", `refresh_token: "${file:`+seed+`}"`)+fmt.Sprintf("token_store: {type: file, path: '%s'}\n", filepath.Join(dir, "tokens")))
 		c, err := conns.Get("remedy")
 		if err != nil {
 			t.Fatal(err)
