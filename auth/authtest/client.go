@@ -66,16 +66,12 @@ func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, isNoted := resp.Body.(*notedBody)
-	var received []byte
-	if !isNoted {
-		received, err = io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			return nil, err
-		}
-		body = &notedBody{Reader: bytes.NewReader(received)}
+	received, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return nil, err
 	}
+	body := &notedBody{Reader: bytes.NewReader(received)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	resp.Body, c.received, c.bodies = body, received, append(c.bodies, body)

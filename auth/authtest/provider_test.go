@@ -344,15 +344,6 @@ var wrongProviders = []struct {
 	{"ignores its context", by(func(req *http.Request, c *http.Client) (*http.Response, error) {
 		return c.Do(req.WithContext(context.Background()))
 	}), "Exchange ignores its context"},
-	{"hides what the client says", func(p *provider) {
-		p.exchange = func(p *provider, ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
-			tok, err := exchange(p, ctx, prev)
-			if e, ok := errors.AsType[*auth.Error](err); ok && e.Status == 0 {
-				err = &auth.Error{Op: "exchange", Err: auth.ErrUnavailable}
-			}
-			return tok, err
-		}
-	}, "for a client that refuses to send; want auth.ErrInsecure"},
 	{"leaves the body open", by(func(req *http.Request, c *http.Client) (*http.Response, error) {
 		resp, err := c.Do(req)
 		if err == nil {
@@ -360,23 +351,30 @@ var wrongProviders = []struct {
 		}
 		return resp, err
 	}), "Exchange did not close the body of a response"},
-	{"reads without limit", by(func(req *http.Request, c *http.Client) (*http.Response, error) {
-		resp, err := c.Do(req)
-		if err == nil {
-			body, _ := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			resp.Body = io.NopCloser(bytes.NewReader(body))
-		}
-		return resp, err
-	}), "Exchange reads a response without limit"},
 	{"returns nothing", changed(func(*oauth2.Token) (*oauth2.Token, error) { return nil, nil }), "Exchange returned neither a token nor an error"},
 	{"returns an empty token", changed(func(*oauth2.Token) (*oauth2.Token, error) { return &oauth2.Token{}, nil }), "Exchange returned neither a token nor an error"},
 	{"returns an expired token", changed(func(tok *oauth2.Token) (*oauth2.Token, error) {
 		return &oauth2.Token{AccessToken: tok.AccessToken, Expiry: time.Now().Add(-time.Second)}, nil
 	}), "Exchange returned a token that has expired"},
-	{"drops the refresh token", changed(func(tok *oauth2.Token) (*oauth2.Token, error) {
-		return &oauth2.Token{AccessToken: tok.AccessToken}, nil
-	}), "Exchange dropped the refresh token"},
+	{"drops the refresh token", func(p *provider) {
+		p.exchange = func(p *provider, ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
+			tok, err := exchange(p, ctx, prev)
+			if prev != nil && tok != nil {
+				tok.RefreshToken = ""
+			}
+			return tok, err
+		}
+	}, "Exchange dropped the refresh token"},
+	{"drops the login", func(p *provider) {
+		p.person = true
+		p.parse = func(resp *http.Response, body []byte, refused error) (*oauth2.Token, error) {
+			tok, err := parse(resp, body, refused)
+			if tok != nil {
+				tok.RefreshToken = ""
+			}
+			return tok, err
+		}
+	}, "Redeem dropped the refresh token"},
 	{"puts the secret into the URL", func(p *provider) {
 		p.exchange = func(p *provider, ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error) {
 			return p.send(p.request(ctx, "/token?secret="+url.QueryEscape(secret)), auth.ErrCredentials)
@@ -420,7 +418,10 @@ var wrongProviders = []struct {
 	{"takes 401 for unavailable", misjudged(401, auth.ErrUnavailable), "(HTTP 401); want auth.ErrCredentials"},
 	{"takes 429 for unavailable", misjudged(429, auth.ErrUnavailable), "(HTTP 429); want auth.ErrRateLimited"},
 	{"takes 503 for its fault", misjudged(503, auth.ErrProtocol), "(HTTP 503); want auth.ErrUnavailable"},
-	{"takes a proxy's page for a refusal", misjudged(403, auth.ErrCredentials), "(HTTP 403); want auth.ErrProtocol"},
+	{"takes a proxy's page for a refusal", func(p *provider) {
+		p.person = true
+		misjudged(403, auth.ErrConsentRequired)(p)
+	}, "(HTTP 403); want auth.ErrProtocol"},
 	{"takes a redirect for unavailable", misjudged(307, auth.ErrUnavailable), "(HTTP 307); want auth.ErrProtocol"},
 	{"takes a page for unavailable", misjudged(200, auth.ErrUnavailable), "(HTTP 200); want auth.ErrProtocol"},
 	{"takes a dead login for wrong credentials", func(p *provider) {
@@ -524,7 +525,6 @@ var wrongProviders = []struct {
 	{"has no identity", func(p *provider) {
 		p.identity = func(*provider) []string { return nil }
 	}, "Identity is empty"},
-	{"prints its secret", func(p *provider) { p.kept = secret }, "printing the provider with %v shows a secret"},
 	{"lets nothing through", func(p *provider) { p.limit = 0 }, "Traffic has the limit"},
 	{"has no state", func(p *provider) {
 		p.person = true
