@@ -24,8 +24,8 @@ type Signer interface {
 	// returns when req's context ends.
 	//
 	// Each retry, each replay with a new token, and each redirect within the connector's origins is signed
-	// anew. What net/http resends by itself, because the server has not processed it, is the same request with
-	// the same signature. A redirect to another origin is not signed, and carries no token. Exchange and the
+	// anew. What net/http resends by itself is the same request with the same signature; it does that only if
+	// the server has not processed the request. A redirect to another origin is not signed, and carries no token. Exchange and the
 	// other methods that send requests sign them themselves.
 	Sign(req *http.Request, tok *oauth2.Token) error
 }
@@ -34,7 +34,7 @@ type Signer interface {
 // something that the response gives: a nonce for its signature, for example (RFC 9449 sections 8 and 9).
 type Challenged interface {
 	// Challenged is shown each response to a request with a token, and those to the requests of exchanges,
-	// logins and logouts. body is as [Provider.Rejects] has it. If again is true and the status 400 or more, the
+	// logins and logouts. resp.Request is that request. body is as [Provider.Rejects] has it. If again is true and the status 400 or more, the
 	// request is signed and sent once more with the same token, if its body can be sent again; for an exchange
 	// that failed, Exchange is called once more. Otherwise, and for the second response in a row, Rejects
 	// decides.
@@ -118,10 +118,14 @@ type challengedTransport struct {
 
 func (t *challengedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(req)
-	if err == nil && t.challenged(resp, peek.Body(resp)) {
+	if err != nil {
+		return resp, err
+	}
+	resp.Request = cmp.Or(resp.Request, req)
+	if t.challenged(resp, peek.Body(resp)) {
 		t.again.Store(true)
 	}
-	return resp, err
+	return resp, nil
 }
 
 // ProxyOf is a method of package transport's RoundTripper.

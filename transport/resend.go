@@ -71,7 +71,7 @@ func (a *attempt) limited() bool { return a.slot != nil && a.call.t.limits.Limit
 func (a *attempt) needsTrace() bool {
 	c := a.call
 	safe := c.body == nil && (c.req.Method == "" || c.req.Method == http.MethodGet || c.req.Method == http.MethodHead)
-	return !safe || a.limited() || c.t.mayUseProxy
+	return !safe || a.limited() || c.t.mayUseProxy || c.t.signer != nil
 }
 
 // traced is the context of a request that has the attempt's trace. The trace is made when net/http asks for
@@ -131,7 +131,8 @@ func (a *attempt) gotConn(got httptrace.GotConnInfo) {
 	var err error
 	switch {
 	case before == nil || before.answered.Load(): // a Wrap may send the request again
-	case before.resends > 0 && (before.processed() || before.conn == now.conn), before.resends == maxResends:
+	case before.resends > 0 && (before.processed() || before.conn == now.conn), before.resends == maxResends,
+		before.processed() && a.call.t.signer != nil: // which would see the signature, and the nonce in it, twice
 		err = errRefused
 	default:
 		now.resends = before.resends + 1

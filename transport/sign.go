@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,11 @@ func (bodyOfSigner) Close() error { return nil }
 // isChallenged shows resp to the provider. It reports whether to send the request again with the same token:
 // once an attempt, if time and body allow it.
 func (c *call) isChallenged(resp *http.Response) bool {
-	return c.t.challenged != nil && c.t.challenged.Challenged(resp, peek.Body(resp)) && resp.StatusCode >= 400 &&
+	if c.t.challenged == nil {
+		return false
+	}
+	resp.Request = cmp.Or(resp.Request, c.req) // a Wrap's own response may have none
+	return c.t.challenged.Challenged(resp, peek.Body(resp)) && resp.StatusCode >= 400 &&
 		!c.resent && c.canSendAgain()
 }
 

@@ -287,3 +287,35 @@ type justSigning struct {
 
 func (a justSigning) Sign(r *http.Request, tok *oauth2.Token) error { return a.p.Sign(r, tok) }
 func (a justSigning) Challenged(r *http.Response, body []byte) bool { return a.p.Challenged(r, body) }
+
+// A server may have seen the signature of a request that it did not answer.
+func TestSignedAnewAfterABrokenConnection(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var seen []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen = append(seen, r.Header.Get("Signature")); len(seen) == 2 {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close()
+		}
+	}))
+	defer srv.Close()
+	c := signed(t, new(signing), srv.URL, transport.Options{})
+	for range 2 {
+		resp, err := c.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if want := []string{"1 T1", "2 T1", "3 T1"}; !slices.Equal(seen, want) {
+		t.Errorf("sent %q, want %q", seen, want)
+	}
+}

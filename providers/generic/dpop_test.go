@@ -248,6 +248,38 @@ func TestDPoPChallengedRefresh(t *testing.T) {
 	}
 }
 
+// All requests of an exchange prove the same key, and exchanges without an earlier token too.
+func TestDPoPOneKey(t *testing.T) {
+	t.Parallel()
+	base, got := serve(t, say(400, `{"error":"invalid_grant"}`), say(200, boundToken))
+	p := must(t, Config{TokenURL: base.JoinPath("token"), ClientID: "id", Grant: "password", Username: "u", Password: auth.SecretString("p"),
+		DPoP: new(DPoP), Then: &Then{URL: base.JoinPath("then")}})
+	first, err := p.Exchange(t.Context(), &oauth2.Token{RefreshToken: "RT"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := p.Exchange(t.Context(), nil)
+	if err != nil || auth.SigningKey(second) != auth.SigningKey(first) || auth.SigningKey(first) == "" {
+		t.Errorf("another key, or none: %v", err)
+	}
+	seen := map[string]bool{}
+	requests := got()
+	for _, r := range requests {
+		header, claims := jwtPart(t, r.Header.Get("DPoP"), 0), jwtPart(t, r.Header.Get("DPoP"), 1)
+		seen[fmt.Sprint(header["jwk"])] = true
+		if hasToken := claims["ath"] != nil; hasToken != (r.Path == "/then") {
+			t.Errorf("the proof for %s: %v", r.Path, claims)
+		}
+	}
+	if len(seen) != 1 || len(requests) != 5 {
+		t.Errorf("%d keys in %d requests", len(seen), len(requests))
+	}
+	a, _ := p.dpop.key(t.Context(), first)
+	if b, _ := p.dpop.key(t.Context(), first); a != b {
+		t.Error("a key is parsed for each request")
+	}
+}
+
 func TestDPoPProvider(t *testing.T) {
 	t.Parallel()
 	s := dpoptest.NewServer(t)
