@@ -32,7 +32,7 @@ type Provider interface {
 	// The token's lifetime is ExpiresIn, else Expiry. If the access token is a JWT and exp minus iat
 	// is shorter, that is the lifetime. If the token has neither ExpiresIn nor Expiry, the lifetime is
 	// exp minus iat, else exp minus now, else an hour. It is at least a second. The error should be an
-	// [*Error], so that Session knows what to do next.
+	// [*Error], so that Session knows what to do next: [Send] and [ResponseError] return it.
 	Exchange(ctx context.Context, prev *oauth2.Token) (*oauth2.Token, error)
 
 	// Header returns the request headers that carry tok. It is called once for each token, and again
