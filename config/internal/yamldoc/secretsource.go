@@ -45,7 +45,10 @@ func (s *fromSources) read(r sourceRef) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), sourceTimeout)
 	defer cancel()
 	text, err := s.sources[r.scheme](ctx, r.rest)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return "", fmt.Errorf("%s does not answer", r)
+	case err != nil:
 		return "", fmt.Errorf("%s: %w", r, err)
 	}
 	if text, err = textfile.Secret(text); err != nil {
