@@ -31,9 +31,12 @@ type client struct {
 	ctx    context.Context // has the client
 	answer roundTrip
 
+	challenged auth.Challenged // is shown the responses, unless it is nil
+
 	mu       sync.Mutex
 	sent     []*http.Request
 	dumps    []string // of sent, with their bodies
+	again    bool     // a response challenged the exchange
 	received []byte   // the body of the last response
 	bodies   []*notedBody
 }
@@ -75,6 +78,9 @@ func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	resp.Body, c.received, c.bodies = body, received, append(c.bodies, body)
+	if c.challenged != nil && c.challenged.Challenged(resp, peeked(resp, received)) {
+		c.again = c.again || resp.StatusCode >= 400
+	}
 	return resp, nil
 }
 

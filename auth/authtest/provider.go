@@ -61,7 +61,7 @@ func (p *Product) requests() int { return max(0, cmp.Or(p.Requests, 1)) }
 //     the sentinel, status and Retry-After by which a Session decides what to do next; [auth.Send] and
 //     [auth.ResponseError] return these. It shows no secret, even if the product repeats the request.
 //   - Header depends on the token alone and carries it, each name once. What an [auth.Signer] signs is
-//     accepted.
+//     accepted, if it is [auth.Challenged] by the second time.
 //   - Rejects is true if the product refuses the token, and false if the request succeeds or fails for
 //     another reason. It does not read resp.Body, which is the caller's.
 //   - The identity ([auth.Identifier]) is always the same, and neither it nor the page of an
@@ -165,7 +165,7 @@ func (k *kit) login(t *testing.T, p auth.Provider, flow *auth.CodeFlow, verifier
 		t.Error("the page of CodeFlow.URL shows a secret or the code verifier, which the browser keeps; send the verifier's S256 challenge")
 	}
 	code := k.at.Login(t, page)
-	return k.obtain(t, "Redeem", func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) }, code, verifier)
+	return k.obtain(t, p, "Redeem", func(ctx context.Context) (*oauth2.Token, error) { return flow.Redeem(ctx, code, verifier) }, code, verifier)
 }
 
 // noConsent tests that a person is asked for, and the product is not.
@@ -187,7 +187,7 @@ func (k *kit) exchange(t *testing.T, p auth.Provider, prev *oauth2.Token) *oauth
 	if prev != nil {
 		before, secrets = *prev, []string{prev.AccessToken, prev.RefreshToken}
 	}
-	tok := k.obtain(t, "Exchange", func(ctx context.Context) (*oauth2.Token, error) { return p.Exchange(ctx, prev) }, secrets...)
+	tok := k.obtain(t, p, "Exchange", func(ctx context.Context) (*oauth2.Token, error) { return p.Exchange(ctx, prev) }, secrets...)
 	if prev != nil && !reflect.DeepEqual(before, *prev) {
 		t.Error("Exchange changed prev, which others may be reading; return a new token")
 		*prev = before
@@ -198,12 +198,12 @@ func (k *kit) exchange(t *testing.T, p auth.Provider, prev *oauth2.Token) *oauth
 	return tok
 }
 
-// obtain returns the token that method obtains from the product by do. secrets are those of this request.
-func (k *kit) obtain(t *testing.T, method string, do func(context.Context) (*oauth2.Token, error), secrets ...string) *oauth2.Token {
+// obtain returns the token that p's method obtains from the product by do. secrets are those of this request.
+func (k *kit) obtain(t *testing.T, p auth.Provider, method string, do func(context.Context) (*oauth2.Token, error), secrets ...string) *oauth2.Token {
 	t.Helper()
-	c := k.connect(t, http.DefaultTransport.RoundTrip)
+	var tok *oauth2.Token
+	c, err := k.reach(t, p, func(ctx context.Context) (err error) { tok, err = do(ctx); return err })
 	k.last = c
-	tok, err := do(c.ctx)
 	c.check(t, method, append(secrets, k.at.Secrets...))
 	switch n := k.at.requests(); {
 	case len(c.sent) == 0 && n > 0 && err == nil:
@@ -222,6 +222,18 @@ func (k *kit) obtain(t *testing.T, method string, do func(context.Context) (*oau
 		t.Errorf("%s dropped the refresh token that the product sent, and the one it had is spent; put it into RefreshToken of the token", method)
 	}
 	return tok
+}
+
+// reach calls do with a client of p that reaches the product: once more if a response challenges it, as a Session
+// does.
+func (k *kit) reach(t *testing.T, p auth.Provider, do func(context.Context) error) (*client, error) {
+	for again := false; ; again = true {
+		c := k.connect(t, http.DefaultTransport.RoundTrip)
+		c.challenged = challenged(p)
+		if err := do(c.ctx); err == nil || !c.again || again {
+			return c, err
+		}
+	}
 }
 
 // state tests that the provider keeps nothing of earlier exchanges.
@@ -277,8 +289,11 @@ func (k *kit) header(t *testing.T, p auth.Provider, tok *oauth2.Token) {
 func (k *kit) unrelated(t *testing.T, p auth.Provider) {
 	t.Helper()
 	for _, status := range []int{200, 429, 503} {
-		resp := &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"text/html"}}}
+		resp := &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"text/html"}}, Request: k.at.Good()}
 		k.judge(t, p, resp, []byte("<html>"), false, "a page")
+		if c := challenged(p); c != nil && c.Challenged(resp, []byte("<html>")) {
+			t.Errorf("Challenged is true for HTTP %d, a page, so each such call would be sent twice; look at status and body", status)
+		}
 	}
 }
 
@@ -300,24 +315,9 @@ var (
 // call sends r with tok, and tests what Rejects says of the response.
 func (k *kit) call(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Request, want outcome) {
 	t.Helper()
-	maps.Copy(r.Header, p.Header(tok))
-	if signs(p) {
-		origin := endpoint.Origin(r.URL)
-		if err := p.(auth.Signer).Sign(r, tok); err != nil {
-			t.Fatalf("%s: Sign failed: %v", want.call, err)
-		}
-		if endpoint.Origin(r.URL) != origin {
-			t.Error("Sign changed the origin of the request, to which the token then would go; it may set headers and the query")
-		}
-	}
-	resp, err := http.DefaultTransport.RoundTrip(r.WithContext(t.Context()))
-	if err != nil {
-		t.Fatalf("%s: %v", want.call, err)
-	}
-	body, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil {
-		t.Fatalf("%s: %v", want.call, err)
+	resp, body := k.send(t, p, tok, r.Clone(t.Context()), want)
+	if c := challenged(p); c != nil && c.Challenged(resp, peeked(resp, body)) && resp.StatusCode >= 400 {
+		resp, body = k.send(t, p, tok, r.Clone(t.Context()), want)
 	}
 	if class := resp.StatusCode / 100; class != want.class && (want.class != 0 || class == 2) {
 		t.Errorf("%s (%s %s) gets %s; %s", want.call, r.Method, r.URL.Path, resp.Status, want.hint)
@@ -326,17 +326,46 @@ func (k *kit) call(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Req
 	k.judge(t, p, resp, body, want.rejected, want.call)
 }
 
+// send sends r with tok, signed if p signs.
+func (k *kit) send(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Request, want outcome) (*http.Response, []byte) {
+	t.Helper()
+	maps.Copy(r.Header, p.Header(tok))
+	if signer, ok := p.(auth.Signer); ok && signs(p) {
+		origin := endpoint.Origin(r.URL)
+		if err := signer.Sign(r, tok); err != nil {
+			t.Fatalf("%s: Sign failed: %v", want.call, err)
+		}
+		if endpoint.Origin(r.URL) != origin {
+			t.Error("Sign changed the origin of the request, to which the token then would go; it may set headers and the query")
+		}
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatalf("%s: %v", want.call, err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		t.Fatalf("%s: %v", want.call, err)
+	}
+	return resp, body
+}
+
+// peeked is what a provider is shown of body.
+func peeked(resp *http.Response, body []byte) []byte {
+	if resp.StatusCode < 400 {
+		return nil // others are streamed
+	}
+	return slices.Clone(body[:min(len(body), 64<<10)])
+}
+
 // judge tests what Rejects says of a response to what, and that it leaves the response as it is.
 func (k *kit) judge(t *testing.T, p auth.Provider, resp *http.Response, body []byte, want bool, what string) {
 	t.Helper()
 	left := &notedBody{Reader: bytes.NewReader(body)}
 	resp.Body = left
 	status, header := resp.StatusCode, resp.Header.Clone()
-	seen := body[:min(len(body), 64<<10)]
-	if status < 400 {
-		seen = nil // others are streamed
-	}
-	switch got := p.Rejects(resp, slices.Clone(seen)); {
+	switch got := p.Rejects(resp, peeked(resp, body)); {
 	case got && !want:
 		t.Errorf("Rejects is true for HTTP %d, %s, so a valid token would be thrown away and the call sent twice; look at status and body", status, what)
 	case want && !got:
@@ -366,8 +395,9 @@ func (k *kit) revoke(t *testing.T, p auth.Provider, tok *oauth2.Token) {
 		}
 		k.checkError(t, "Revoke", err, append(secrets, broken.credentials()...))
 	}
-	c := k.connect(t, http.DefaultTransport.RoundTrip)
-	if err := r.Revoke(c.ctx, tok); err != nil {
+	revoke := func(ctx context.Context) error { return r.Revoke(ctx, tok) }
+	c, err := k.reach(t, p, revoke)
+	if err != nil {
 		t.Errorf("Revoke failed: %v", err)
 	}
 	c.check(t, "Revoke", secrets)
@@ -375,7 +405,7 @@ func (k *kit) revoke(t *testing.T, p auth.Provider, tok *oauth2.Token) {
 		return
 	}
 	k.call(t, p, tok, k.at.Good(), revoked)
-	if err := r.Revoke(c.ctx, tok); err != nil {
+	if _, err := k.reach(t, p, revoke); err != nil {
 		t.Errorf("Revoke of a revoked token failed: %v; the token is invalid, so report no error (RFC 7009 section 2.2)", err)
 	}
 }
@@ -385,6 +415,15 @@ func signs(p auth.Provider) bool {
 	_, ok := p.(auth.Signer)
 	s, limited := p.(interface{ Signs() bool })
 	return ok && (!limited || s.Signs())
+}
+
+// challenged returns p if it looks for challenges, or nil.
+func challenged(p auth.Provider) auth.Challenged {
+	c, ok := p.(auth.Challenged)
+	if s, limited := p.(interface{ Signs() bool }); !ok || limited && !s.Signs() {
+		return nil
+	}
+	return c
 }
 
 func expendable(p auth.Provider) bool {

@@ -101,6 +101,8 @@ type provider struct {
 	identity func(p *provider) []string
 	page     func(state, verifier string) string
 	revoke   func(p *provider, ctx context.Context, tok *oauth2.Token) error
+	sign     func(req *http.Request) error // nil: it does not sign
+	again    func(resp *http.Response) bool
 }
 
 func newProvider(base string) *provider {
@@ -179,6 +181,12 @@ func (p *provider) Rejects(resp *http.Response, body []byte) bool     { return p
 func (p *provider) Identity() []string                                { return p.identity(p) }
 func (p *provider) Refresh() auth.Refresh                             { return auth.Refresh{Expendable: !p.person} }
 func (p *provider) Revoke(ctx context.Context, t *oauth2.Token) error { return p.revoke(p, ctx, t) }
+func (p *provider) Signs() bool                                       { return p.sign != nil }
+func (p *provider) Sign(req *http.Request, _ *oauth2.Token) error     { return p.sign(req) }
+func (p *provider) Challenged(resp *http.Response, _ []byte) bool {
+	return p.again != nil && p.again(resp)
+}
+
 func (p *provider) Traffic() auth.Traffic {
 	return auth.Traffic{Limits: []auth.Limit{{Requests: p.limit, Per: time.Second}}}
 }
@@ -509,6 +517,15 @@ var wrongProviders = []struct {
 	{"rejects nothing", func(p *provider) {
 		p.rejects = func(*http.Response, []byte) bool { return false }
 	}, "Rejects is false for HTTP 401, a call with a token that is no longer valid"},
+	{"signs a request to elsewhere", func(p *provider) {
+		p.sign = func(req *http.Request) error { req.URL.Host = "elsewhere.example"; return nil }
+	}, "Sign changed the origin of the request"},
+	{"cannot sign", func(p *provider) {
+		p.sign = func(*http.Request) error { return errors.New("no key") }
+	}, "a call with a valid token: Sign failed: no key"},
+	{"takes failures for challenges", func(p *provider) {
+		p.sign, p.again = func(*http.Request) error { return nil }, func(resp *http.Response) bool { return resp.StatusCode >= 400 }
+	}, "Challenged is true for HTTP 429"},
 	{"identifies itself by the secret", func(p *provider) {
 		p.identity = func(p *provider) []string { return []string{p.base, secret} }
 	}, "Identity shows a secret"},

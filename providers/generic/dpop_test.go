@@ -283,6 +283,7 @@ func TestDPoPOneKey(t *testing.T) {
 func TestDPoPProvider(t *testing.T) {
 	t.Parallel()
 	s := dpoptest.NewServer(t)
+	s.Set(dpoptest.Rules{NonceUses: 3})
 	base, _ := url.Parse(s.URL)
 	authtest.TestProvider(t, func(t *testing.T) auth.Provider {
 		return must(t, Config{TokenURL: base.JoinPath("oauth2/token"), RevokeURL: base.JoinPath("oauth2/revoke"), ClientID: "id", DPoP: new(DPoP)})

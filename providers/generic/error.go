@@ -39,7 +39,7 @@ var (
 		"invalid_scope":          "the client may not have these scopes",
 		"unsupported_grant_type": "the product does not know this grant, or did not find it in the request; check grant and encoding",
 		"invalid_dpop_proof":     "the product did not accept the DPoP proof; check the clock of this machine, and that the product takes keys like that of dpop",
-		useNonce:                 "the product wanted another nonce for the DPoP proof twice",
+		useNonce:                 "the product wants another nonce in the DPoP proof each time",
 	}
 	statusHints = map[int]string{
 		http.StatusNotAcceptable:        "check encoding and response.format",
