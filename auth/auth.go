@@ -22,8 +22,8 @@ import (
 // A Provider obtains tokens from one product and says how requests carry them. It is what you write
 // to add a product. It keeps no state: a [Session] does. Its methods are called concurrently.
 //
-// A Provider may also be an [Identifier], a [Consenter], a [Revoker], a [Refresher], [Shaped], a [Signer] or
-// [Challenged].
+// A Provider may also be an [Identifier], a [Consenter], a [Revoker], a [Refresher], [Shaped], a [Signer],
+// [Challenged] or [Static].
 type Provider interface {
 	// Exchange obtains a token. prev is the token to be replaced, or nil. A provider that can
 	// refresh uses prev.RefreshToken. Exchange makes no retries and keeps nothing. The HTTP client

@@ -72,7 +72,8 @@ type Error struct {
 	// Err is the cause. It wraps one of the sentinels, or a context's error.
 	Err error
 
-	seeded bool // the refresh token comes from the settings, and the grant has no login
+	seeded      bool     // the refresh token comes from the settings, and the grant has no login
+	credentials []string // the settings with the credentials of a [Static] provider
 }
 
 func (e *Error) Error() string {
@@ -118,6 +119,12 @@ func (e *Error) Advice() string {
 		return "run: itsmauth login " + e.Connector
 	default:
 		return "a person must log in"
+	}
+	if e.credentials != nil && errors.Is(e.Err, ErrUnavailable) && e.Status == 0 {
+		return "" // the cause says which setting cannot be read
+	}
+	if e.credentials != nil && errors.Is(e.Err, ErrCredentials) {
+		return "check " + strings.Join(e.credentials, ", ") + " and the account in the product"
 	}
 	for _, a := range advice {
 		if errors.Is(e.Err, a.is) && !(a.is == ErrStore && strings.Contains(e.Err.Error(), "token_store")) { // which says more

@@ -33,8 +33,11 @@ func (c *core) newFollower() *follow.Value[struct{}] {
 	}
 	const every = time.Second - wallClockEvery // Token asks every wallClockEvery
 	return follow.New(every, follow.Patience, func() (struct{}, error) {
-		secrets, err := c.readSecrets(Secret.Value)
 		snap := c.current.Load()
+		if c.credentials != nil {
+			return struct{}{}, c.followStatic(snap)
+		}
+		secrets, err := c.readSecrets(Secret.Value)
 		if err == nil && snap != nil && snap.record.AccessToken != "" && snap.headers.Load().secrets != secrets {
 			snap.headers.Store(c.makeHeaders(snap.public))
 		}

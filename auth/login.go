@@ -70,6 +70,9 @@ func outlasting(ctx context.Context, d time.Duration) (context.Context, context.
 // share the store forget their tokens within 10 s. Its error is an [*Error]. If it wraps [ErrStore], the
 // store still has the tokens, and the error says whether the product has revoked them.
 func (s *Session) Revoke(ctx context.Context) error {
+	if s.credentials != nil {
+		return s.named(&Error{Op: "revoke", Err: errStatic})
+	}
 	return s.detached(ctx, newFlight(&task{reason: logout}))
 }
 

@@ -12,9 +12,13 @@ import (
 
 // Rejected implements [Authenticator]. It is false also for a response that does refuse tok while
 // another exchange would do no good: forced exchanges that fail back off from 1 s to 60 s, and come
-// at most three in a row, then one every 5 s. The caller then gets the product's own response.
+// at most three in a row, then one every 5 s. The caller then gets the product's own response. If the
+// provider is [Static], it is true only if a secret has changed since tok's headers were made.
 func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
 	if s.provider.Rejects(resp, peek.Body(resp)) {
+		if s.credentials != nil {
+			return s.staticRefused(resp, tok)
+		}
 		return s.refused(tok, true)
 	}
 	if accepts(resp.StatusCode) {
@@ -37,8 +41,13 @@ func accepts(status int) bool {
 }
 
 // Invalidate stops the use of tok, as if a response had refused it. Newer tokens are unaffected.
-// Exchanges that it forces come at most three in a row, then one every 5 s.
-func (s *Session) Invalidate(tok *oauth2.Token) { s.refused(tok, false) }
+// Exchanges that it forces come at most three in a row, then one every 5 s. If the provider is [Static], it
+// does nothing.
+func (s *Session) Invalidate(tok *oauth2.Token) {
+	if s.credentials == nil {
+		s.refused(tok, false)
+	}
+}
 
 // refused gives up tok if it is the current token, and reports whether there is reason to try again.
 func (c *core) refused(tok *oauth2.Token, byProduct bool) bool {

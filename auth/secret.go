@@ -1,6 +1,8 @@
 package auth
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,9 +20,10 @@ const redacted = "[redacted]"
 // without a restart. It is always printed and marshalled as [redacted]. The zero Secret is absent.
 type Secret struct {
 	read  func() (string, error)
-	fresh func() (string, error) // as read, of a value that the product may have refused; nil is read
-	fixed bool                   // read always returns the same
-	raw   bool                   // the value is bytes, not text: a [Key]'s
+	slow  *follow.Func[string] // calls read, if that may take long; else nil
+	fresh *follow.Func[string] // as slow, of a value that the product may have refused; nil is slow
+	fixed bool                 // read always returns the same
+	raw   bool                 // the value is bytes, not text: a [Key]'s
 }
 
 // SecretString is a secret that never changes.
@@ -31,13 +34,13 @@ func SecretString(s string) Secret {
 // SecretFile is the content of a file of at most 1 MiB. If reading it takes more than 50 ms, the last content is
 // used; the new one, when it is there.
 func SecretFile(path string) Secret {
-	return Secret{read: follow.Func(follow.Patience, func() (string, error) {
+	return SecretFunc(func() (string, error) {
 		text, err := textfile.Read(path)
 		if err != nil {
 			return "", err
 		}
 		return clean(path, text)
-	})}
+	}).Within(follow.Patience)
 }
 
 // SecretEnv is the value of an environment variable, which must be set.
@@ -56,9 +59,16 @@ const secretPatience = 5 * time.Second
 
 // SecretFunc is what f returns, for example from a vault. f is called at each use, which is once a second or
 // less while calls are made with it, and once at a time. If it does not return within 5 s, what it returned
-// last is used. Its errors are shown, so they must not contain the secret.
+// last is used. With a [Static] provider f is also called when the product refuses the credentials. Its errors are
+// shown, so they must not contain the secret.
 func SecretFunc(f func() (string, error)) Secret {
-	return Secret{read: follow.Func(secretPatience, f)}
+	return Secret{read: f}.Within(secretPatience)
+}
+
+// Within returns the same secret, but if there is an earlier value, a use waits for d, not for 50 ms or 5 s.
+func (s Secret) Within(d time.Duration) Secret {
+	s.slow = follow.NewFunc(d, s.read)
+	return s
 }
 
 // SecretCached is what read returns, for a source that is not to be asked at each use, such as a vault. read keeps
@@ -66,29 +76,43 @@ func SecretFunc(f func() (string, error)) Secret {
 // credentials, a second. Otherwise it is as [SecretFunc].
 func SecretCached(read func(maxAge time.Duration) (string, error)) Secret {
 	within := func(maxAge time.Duration) func() (string, error) {
-		return follow.Func(secretPatience, func() (string, error) { return read(maxAge) })
+		return func() (string, error) { return read(maxAge) }
 	}
-	return Secret{read: within(time.Minute), fresh: within(time.Second)}
+	s := SecretFunc(within(time.Minute))
+	s.fresh = follow.NewFunc(secretPatience, within(time.Second))
+	return s
 }
 
 // Value reads the secret, without a byte order mark and without newlines at its end. A secret in UTF-16, one
 // with a control character, or one of several lines that is neither PEM nor JSON, is an [ErrSecret]. The
 // value of the zero Secret is "".
-func (s Secret) Value() (string, error) { return s.value(s.read) }
+func (s Secret) Value() (string, error) {
+	switch {
+	case s.slow != nil:
+		return s.checked(s.slow.Call())
+	case s.read != nil:
+		return s.checked(s.read())
+	}
+	return "", nil
+}
 
 // freshValue is Value after the product has refused the credentials.
 func (s Secret) freshValue() (string, error) {
 	if s.fresh != nil {
-		return s.value(s.fresh)
+		return s.checked(s.fresh.Call())
 	}
 	return s.Value()
 }
 
-func (s Secret) value(read func() (string, error)) (string, error) {
-	if read == nil {
-		return "", nil
+// valueAfter is freshValue, read after valueAfter was called, for which it waits until ctx ends.
+func (s Secret) valueAfter(ctx context.Context) (string, error) {
+	if f := cmp.Or(s.fresh, s.slow); f != nil {
+		return s.checked(f.Again(ctx))
 	}
-	text, err := read()
+	return s.Value()
+}
+
+func (s Secret) checked(text string, err error) (string, error) {
 	if err == nil && !s.raw {
 		text, err = clean("it", text)
 	}

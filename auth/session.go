@@ -30,10 +30,11 @@ type Options struct {
 	Provider string
 	// Account tells apart identities that are equal otherwise: two logins of one client, for example.
 	Account string
-	// Store keeps the token after this process ends. nil keeps it in memory.
+	// Store keeps the token after this process ends. nil keeps it in memory. It is not used for a [Static] provider.
 	// Sessions of one process that share a store should share one [Monitor] of it.
 	Store Store
-	// Secrets are the secrets among the settings. While tokens are used, they are read once a second, and
+	// Secrets are the secrets among the settings. nil are those that the provider's own method Secrets() []Secret
+	// lists, if it has one. While tokens are used, they are read once a second, and
 	// if one has changed, [Provider.Header] is called again. After the product refused the credentials, a
 	// change of one of them starts another exchange.
 	Secrets []Secret
@@ -87,8 +88,11 @@ type core struct {
 	store    *monitor
 	ownStore bool                    // store was made here, and ends with Close
 	follower *follow.Value[struct{}] // of the secrets in headers, or nil
-	key      string
-	epoch    time.Time // of the monotonic clock
+
+	credentials []string    // the settings of a [Static] provider; nil: it has a token endpoint
+	refusal     atomic.Bool // of these, since the last read of the secrets began
+	key         string
+	epoch       time.Time // of the monotonic clock
 
 	current atomic.Pointer[snapshot] // state.current
 	next    atomic.Int64             // state.backgroundAfter in ns since epoch, or later while an exchange runs
@@ -113,6 +117,15 @@ func New(p Provider, opts *Options) *Session {
 	c := &core{epoch: time.Now(), provider: p, idle: make(chan struct{})}
 	if opts != nil {
 		c.opts = *opts
+	}
+	if st, ok := p.(Static); ok {
+		c.credentials = st.StaticCredentials()
+	}
+	if c.credentials != nil {
+		c.opts.Store = nil
+	}
+	if s, ok := p.(interface{ Secrets() []Secret }); ok && c.opts.Secrets == nil {
+		c.opts.Secrets = s.Secrets()
 	}
 	c.opts.Store = cmp.Or(c.opts.Store, Store(new(Memory)))
 	c.opts.Client = cmp.Or(c.opts.Client, &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
@@ -191,7 +204,8 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 			return snap.public, nil
 		}
 		if s.follower != nil && snap.valid(time.Now()) {
-			s.follower.Get(ctx) // changes snap's headers
+			s.follower.Get(ctx) // changes snap's headers, or replaces snap
+			snap = cmp.Or(s.current.Load(), snap)
 		}
 		now := time.Now()
 		sinceEpoch := int64(now.Sub(s.epoch))
@@ -270,7 +284,7 @@ func (c *core) left(ctx context.Context) error {
 
 // Header implements [Authenticator].
 func (s *Session) Header(tok *oauth2.Token) http.Header {
-	if snap := s.current.Load(); snap != nil && snap.public == tok {
+	if snap := s.current.Load(); snap != nil && (snap.public == tok || s.credentials != nil) {
 		return snap.headers.Load().Header
 	}
 	return s.provider.Header(tok)
@@ -352,7 +366,7 @@ func (s *Session) named(err error) error {
 	if errors.As(err, &as) {
 		e = *as
 	}
-	e.Connector, e.seeded = s.connector, s.CodeFlow() == nil && s.rules.seeded
+	e.Connector, e.seeded, e.credentials = s.connector, s.CodeFlow() == nil && s.rules.seeded, s.credentials
 	e.Provider = cmp.Or(s.opts.Provider, e.Provider)
 	return &e
 }

@@ -16,6 +16,10 @@ type snapshot struct {
 	stale    time.Time
 	expires  time.Time
 	accepted atomic.Bool // a response has shown that the product accepts it
+
+	// Of a [Static] provider:
+	refusal        atomic.Pointer[Error] // the last one, or nil
+	unchangedUntil atomic.Int64          // until then a refusal does not have the secrets read again, ns since core.epoch
 }
 
 // left returns how long it is until t: the shorter of what the monotonic and the wall clock say. The monotonic
@@ -38,6 +42,10 @@ func (c *core) snapshot(r tokenRecord) *snapshot {
 	}
 	if !r.ahead {
 		s.stale = s.expires.Add(-jitter(min(c.opts.EarlyRefresh, r.Lifetime/5)))
+	}
+	if c.credentials != nil {
+		s.public.Expiry, s.expires = time.Time{}, now.Add(forever)
+		s.stale = s.expires
 	}
 	if r.AccessToken != "" {
 		s.headers.Store(c.makeHeaders(s.public))

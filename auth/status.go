@@ -39,7 +39,13 @@ type Status struct {
 
 // Status reads memory and the store. It makes no exchange. Its error is an [*Error] that wraps
 // [ErrStore]; the Status is then what memory knows, with State "" if that is nothing.
+//
+// If the provider is [Static], nothing is read: State is [StateFresh] without Expiry, and Failure may be that the
+// product refused the credentials.
 func (s *Session) Status(ctx context.Context) (Status, error) {
+	if s.credentials != nil {
+		return s.staticStatus(), nil
+	}
 	r, _, err := s.load(ctx, s.store.Load)
 	if err != nil {
 		err = s.named(&Error{Op: "store", Err: err})
@@ -90,8 +96,11 @@ func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 
 // CheckStore reads the session's record, because one that cannot be read is not replaced. It then writes
 // a trial record to the store and removes it. Its error, an [*Error] that wraps [ErrStore], says why a
-// login could not be saved.
+// login could not be saved. If the provider is [Static], no store is used, and it is nil.
 func (s *Session) CheckStore(ctx context.Context) error {
+	if s.credentials != nil {
+		return nil
+	}
 	if _, err := s.Status(ctx); err != nil {
 		return err
 	}

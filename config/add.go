@@ -93,7 +93,7 @@ func (c *Connectors) add(name string, s Settings) (*Connector, error) {
 		return nil, errors.New("there is one with this name already")
 	}
 	if id := c.identities[m.key]; id != nil && !slices.EqualFunc(id.secrets, m.session.Secrets, func(a, b auth.Secret) bool { return equalSetting(a, b) }) {
-		return nil, yamldoc.Advise("it conflicts with connector "+id.name+" (same credentials, shared token)", "use equal secrets, or set a different Account")
+		return nil, yamldoc.Advise("it conflicts with connector "+id.name+" ("+sharing(impl)+")", "use equal secrets, or set a different Account")
 	}
 	return m.conn, c.joinLocked(m)
 }

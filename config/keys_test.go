@@ -71,6 +71,11 @@ var (
 		"webcommander.Config.Username":     "The user's name; needs password.",
 		"webcommander.Config.Password":     "The user's password.",
 
+		"static.Config.Username":     "The username in a Basic header (RFC 7617), or a key that is sent as one. It may be empty, or missing.",
+		"static.Config.Password":     "The password in a Basic header (RFC 7617). It may be empty, or missing.",
+		"static.Config.Headers":      "The headers of each API call, with names spelled as here on HTTP/1.1.",
+		"static.Config.RejectedWhen": "API responses that refuse the credentials. If a secret has changed since the request was made, the call is sent once more.",
+
 		"tlsfile.Config.CAFile":             "A PEM file with the certificate authorities to trust instead of the system's.",
 		"tlsfile.Config.CertFile":           "A PEM file with the client's certificate, read again at each handshake; needs key_file.",
 		"tlsfile.Config.KeyFile":            "A PEM file with the key of cert_file.",
@@ -147,10 +152,12 @@ var (
 		"errors":     "[{status: 401, pointer: /error_description, equals: access_denied, means: invalid_grant}]",
 		"expires_at": "/data/expiry", "scope_separator": `","`, "param_names": "{client_id: clientId}", "code_fields": "[scope]",
 		"api_headers": "{Accept: application/vnd.x+json}", "cookie": "ASP.NET_SessionId", "then": "{url: https://itsm.example.com/api/signin}",
+		"headers": "{DD-API-KEY: \"${env:DD_API_KEY}\", DD-APPLICATION-KEY: \"${env:DD_APP_KEY}\"}",
 	}
 	exampleOf = map[string]string{
 		"generic.Then.URL":              "https://itsm.example.com/api/signin",
 		"generic.Response.RefreshToken": "/data/refresh", "generic.Config.CredentialsIn": "form", "remedy.Config.Grant": "ar_jwt",
+		"static.Config.Username": "${env:DESK_KEY}",
 	}
 )
 
@@ -159,7 +166,7 @@ func TestKeys(t *testing.T) {
 	t.Parallel()
 	found := map[string]annotations{}
 	for _, dir := range []string{"auth", "auth/filestore", "auth/redisstore", "config", "internal/jsonbody", "internal/tlsfile", "transport",
-		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/webcommander"} {
+		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/static", "providers/webcommander"} {
 		sources, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(dir), "*.go"))
 		if err != nil || len(sources) == 0 {
 			t.Fatal(dir, err)

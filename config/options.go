@@ -109,6 +109,10 @@ func WithWrap(wrap func(connector string, next http.RoundTripper) http.RoundTrip
 
 // suggest says which provider was probably meant, or else which there are.
 func (o *options) suggest(name string) string {
+	switch strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name)) {
+	case "basic", "basicauth", "apikey", "key", "bearer", "token", "header", "headers":
+		return "for keys and Basic, which need no token endpoint, use provider: static"
+	}
 	advice := yamldoc.Suggest(name, maps.Keys(o.providers))
 	if !strings.HasPrefix(advice, "known") {
 		return advice

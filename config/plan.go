@@ -194,9 +194,17 @@ func (l *loader) checkSharedSettings(p *plan) {
 			continue // the intended value is unknown
 		}
 		if !equalSetting(ours[key].Value, theirs[key].Value) {
-			l.doc.RefuseHere(at, yamldoc.Advise("conflicts with connector "+p.leader.name+" (same credentials, shared token)", "use equal values, or set a different account"))
+			l.doc.RefuseHere(at, yamldoc.Advise("conflicts with connector "+p.leader.name+" ("+sharing(p.provider)+")", "use equal values, or set a different account"))
 		}
 	}
+}
+
+// sharing says what connectors with equal identities have in common.
+func sharing(p auth.Provider) string {
+	if s, ok := p.(auth.Static); ok && s.StaticCredentials() != nil {
+		return "same origin and headers, so the same account of the product"
+	}
+	return "same credentials, shared token"
 }
 
 // sharedSettings are the settings that must be equal in all connectors of one identity.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
 
@@ -18,6 +19,9 @@ func (c *Connectors) Warnings() []Problem { return slices.Clone(c.warnings) }
 
 // warn adds the warnings about p that no setting alone can give.
 func (l *loader) warn(p *plan, storeType string) {
+	if key, ok := p.settings["username"]; ok && key.Literal && p.sendsKeyAsUsername() {
+		l.doc.Warn(p.path.Below("username"), yamldoc.ErrLiteral)
+	}
 	flow := p.session.CodeFlow()
 	if flow == nil {
 		return
@@ -35,6 +39,14 @@ func (l *loader) warn(p *plan, storeType string) {
 		}
 		l.doc.Warn(at, yamldoc.Advise("the login does not use PKCE, which RFC 9700 recommends for every client", "set pkce: true"))
 	}
+}
+
+// sendsKeyAsUsername reports whether the username is a secret and the password is none.
+func (p *plan) sendsKeyAsUsername() bool {
+	_, secret := p.settings["username"].Value.(auth.Secret)
+	password, _ := p.settings["password"].Value.(auth.Secret)
+	text, err := password.Value()
+	return secret && err == nil && (text == "" || text == "X")
 }
 
 // warnings are the warnings of a file, in its order. What an alias or several connectors repeat is one.

@@ -25,6 +25,7 @@ func TestWarnings(t *testing.T) {
 	acme := "  a: {provider: acme, base_url: 'https://h', client_id: a, client_secret: '${env:CFG_SECRET}'"
 	oauth2 := "  a: {provider: oauth2, base_url: 'https://h', token_url: 'https://h/t', client_id: a"
 	code := oauth2 + ", auth_url: 'https://h/a', redirect_uri: 'http://127.0.0.1/', grant: authorization_code"
+	static := "  a: {provider: static, base_url: 'https://h'"
 	file := fmt.Sprintf("token_store: {type: file, path: %q, ", filepath.Join(t.TempDir(), "tokens"))
 	inFile := "version: 1\n" + file + "}\nconnectors:\n"
 	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -37,6 +38,14 @@ func TestWarnings(t *testing.T) {
 		"refresh_token":    {head + oauth2 + ", grant: refresh_token, refresh_token: ^R}\n", "connectors.a.refresh_token: " + literal},
 		"secret_params":    {head + oauth2 + ", secret_params: {a: ^s3cr}}\n", "connectors.a.secret_params.a: " + literal},
 		"a gateway's key":  {head + oauth2 + ", static_headers: {Accept: text/x, X-Api-Key: ^s3cr}}\n", "connectors.a.static_headers.X-Api-Key: " + literal},
+		"a static header":  {head + static + ", headers: {Accept: text/x, accept-language: en, User-Agent: x, X-Other: ^s3cr, X-Key: '${env:CFG_SECRET}'}}\n", "connectors.a.headers.X-Other: " + literal},
+		"static password":  {head + static + ", username: me, password: ^s3cr}\n", "connectors.a.password: " + literal},
+		"static empty":     {head + static + ", username: '${env:CFG_SECRET}', password: ''}\n", ""},
+		"a username":       {head + static + ", username: me@example.com/token, password: '${env:CFG_SECRET}'}\n", ""},
+		"a key, X":         {head + static + ", username: ^s3cr, password: X}\n", "connectors.a.username: " + literal},
+		"a key, empty":     {head + static + ", username: ^s3cr, password: ''}\n", "connectors.a.username: " + literal},
+		"a key alone":      {head + static + ", username: ^s3cr}\n", "connectors.a.username: " + literal},
+		"a key's variable": {head + static + ", username: '${env:CFG_SECRET}', password: X}\n", ""},
 		"proxy":            {head + acme + ", transport: {proxy_url: 'http://proxy:3128'}}\n", ""},
 		"proxy's password": {head + acme + ", transport: {proxy_url: ^'http://u:s3cr@${env:CFG_ID}:1'}}\n", "connectors.a.transport.proxy_url: " + literal},
 		"proxy's variable": {head + acme + ", transport: {proxy_url: 'http://${env:CFG_ID}:${env:CFG_ID}@proxy:1'}}\n", ""},

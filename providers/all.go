@@ -11,16 +11,18 @@ import (
 	"github.com/itsmauth/itsmauth/providers/generic"
 	"github.com/itsmauth/itsmauth/providers/presets"
 	"github.com/itsmauth/itsmauth/providers/remedy"
+	"github.com/itsmauth/itsmauth/providers/static"
 	"github.com/itsmauth/itsmauth/providers/webcommander"
 )
 
 // All returns the definitions of this module's providers, sorted by name: beyondtrust, oauth2 (package
-// generic), remedy, webcommander, and the presets (package presets).
+// generic), remedy, static, webcommander, and the presets (package presets).
 func All() []Definition {
 	list := []Definition{
 		Define("beyondtrust", beyondtrust.New),
 		Define("oauth2", generic.New),
 		Define("remedy", remedy.New),
+		Define("static", static.New),
 		Define("webcommander", webcommander.New),
 	}
 	files, _ := presets.Files.ReadDir(".") // what is embedded can be read

@@ -26,6 +26,7 @@ import (
 	"github.com/itsmauth/itsmauth/providers/beyondtrust"
 	"github.com/itsmauth/itsmauth/providers/generic"
 	"github.com/itsmauth/itsmauth/providers/remedy"
+	"github.com/itsmauth/itsmauth/providers/static"
 	"github.com/itsmauth/itsmauth/providers/webcommander"
 )
 
@@ -37,7 +38,7 @@ func TestAll(t *testing.T) {
 			names = append(names, d.Name())
 		}
 	}
-	if want := []string{"beyondtrust", "oauth2", "remedy", "webcommander"}; !slices.Equal(names, want) {
+	if want := []string{"beyondtrust", "oauth2", "remedy", "static", "webcommander"}; !slices.Equal(names, want) {
 		t.Errorf("%v, want %v", names, want)
 	}
 	sorted := slices.IsSortedFunc(providers.All(), func(a, b providers.Definition) int { return strings.Compare(a.Name(), b.Name()) })
@@ -92,6 +93,8 @@ func TestDefaults(t *testing.T) {
 				c.TokenURL, c.ClientID, c.ClientSecret = u, "id", secret
 			case *remedy.Config:
 				c.SSOURL, c.ClientID, c.ClientSecret, c.RedirectURI = u, "id", secret, "http://127.0.0.1/cb"
+			case *static.Config:
+				c.Password = secret
 			case *webcommander.Config:
 				c.ClientID, c.ClientSecret, c.RedirectURI, c.Username, c.Password = "id", secret, "https://x/cb", "u", secret
 			}
@@ -108,7 +111,7 @@ func TestDefaults(t *testing.T) {
 		if diff := cmp.Diff(made(decode), with, all, secrets); diff != "" {
 			t.Errorf("%s -without +with\n%s", d.Name(), diff)
 		}
-		if want := map[string]int{"oauth2": 17, "remedy": 5, "webcommander": 1}[d.Name()]; said != want {
+		if want := map[string]int{"oauth2": 17, "remedy": 5, "static": 1, "webcommander": 1}[d.Name()]; said != want {
 			t.Errorf("%s says %d defaults, want %d", d.Name(), said, want)
 		}
 	}

@@ -37,6 +37,7 @@ import (
 	beyondtrustprovider "github.com/itsmauth/itsmauth/providers/beyondtrust"
 	"github.com/itsmauth/itsmauth/providers/generic"
 	remedyprovider "github.com/itsmauth/itsmauth/providers/remedy"
+	staticprovider "github.com/itsmauth/itsmauth/providers/static"
 	webcommanderprovider "github.com/itsmauth/itsmauth/providers/webcommander"
 	"github.com/itsmauth/itsmauth/transport"
 )
@@ -95,7 +96,7 @@ var exported = []reflect.Type{
 	reflect.TypeFor[providers.Definition](),
 	reflect.TypeFor[jsonbody.Condition](), reflect.TypeFor[generic.Assertion](), reflect.TypeFor[generic.Config](), reflect.TypeFor[generic.DPoP](), reflect.TypeFor[generic.Header](), reflect.TypeFor[generic.Provider](),
 	reflect.TypeFor[generic.Refresh](), reflect.TypeFor[generic.Response](), reflect.TypeFor[generic.ResponseError](), reflect.TypeFor[generic.Then](),
-	reflect.TypeFor[beyondtrustprovider.Config](), reflect.TypeFor[remedyprovider.Config](), reflect.TypeFor[webcommanderprovider.Config](),
+	reflect.TypeFor[beyondtrustprovider.Config](), reflect.TypeFor[remedyprovider.Config](), reflect.TypeFor[staticprovider.Config](), reflect.TypeFor[webcommanderprovider.Config](),
 }
 
 // static is a source that holds its token by value.
@@ -223,7 +224,7 @@ func TestExportedTypesKnown(t *testing.T) {
 	}
 	found := map[string]bool{}
 	for _, dir := range []string{"auth", "auth/consent", "auth/filestore", "auth/redisstore", "config", "internal/jsonbody", "transport", "providers",
-		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/webcommander"} {
+		"providers/generic", "providers/beyondtrust", "providers/remedy", "providers/static", "providers/webcommander"} {
 		names, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(dir), "*.go"))
 		if err != nil || len(names) == 0 {
 			t.Fatal(dir, err)

@@ -156,6 +156,9 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 	st, _ := session(conn).Status(req.Context())
 	for _, why := range []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrStore} {
 		if st.State != auth.StateStale && errors.Is(st.Failure, why) {
+			if session(conn).StaticCredentials() != nil {
+				return fmt.Errorf("%w: %w", err, st.Failure)
+			}
 			return fmt.Errorf("%w, and there is no other token: %w", err, st.Failure)
 		}
 	}

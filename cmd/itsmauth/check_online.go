@@ -48,6 +48,7 @@ type onlineCheck struct {
 	storeType string
 	transport http.RoundTripper // without retries and token
 	started   time.Time
+	static    bool   // there is no token
 	newToken  bool   // the token is not the stored one
 	refusal   string // the response with which the product refused the stored token
 	errs      []error
@@ -60,7 +61,7 @@ func (a *app) checkOnline(ctx context.Context) error {
 		var errs []error
 		total := 0
 		for _, conn := range all(conns) {
-			c := &onlineCheck{Connector: conn, app: a, storeType: conns.Store(), transport: a.network.transports[conn.Name], started: time.Now(),
+			c := &onlineCheck{Connector: conn, app: a, storeType: conns.Store(), static: session(conn).StaticCredentials() != nil, transport: a.network.transports[conn.Name], started: time.Now(),
 				connectorReport: connectorReport{conn.Name, conn.Provider, conn.BaseURL.String(), []finding{}}}
 			if isTerminal(a.stdout) && a.output != "json" {
 				a.printf("%s %s %s\n", painter(a.stdout)(bold, conn.Name), conn.Provider, conn.BaseURL)

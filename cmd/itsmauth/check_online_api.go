@@ -24,6 +24,9 @@ import (
 
 // checkStore reads the connector's record, and writes and removes a trial record.
 func (c *onlineCheck) checkStore(ctx context.Context) {
+	if c.static {
+		return
+	}
 	c.progress("writing to the token store")
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -44,8 +47,13 @@ func (c *onlineCheck) checkToken(ctx context.Context) *oauth2.Token {
 	tok, err := c.Authenticator().Token(ctx)
 	if err != nil {
 		message, fix := splitAdvice(err)
-		c.failed("token", strings.TrimPrefix(message, c.Name+": exchange: "), fix, err)
+		message = strings.TrimPrefix(strings.TrimPrefix(message, c.Name+": exchange: "), c.Name+": token: ")
+		c.failed("token", message, fix, err)
 		return nil
+	}
+	if c.static {
+		c.ok("token", strings.Join(session(c.Connector).StaticCredentials(), ", ")+" can be read")
+		return tok
 	}
 	st, _ := session(c.Connector).Status(ctx)
 	kind := "the stored token"
@@ -150,12 +158,16 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 	response := resp.Status + string(body)
 	// The session reports only the first of two refusals in a row.
 	switch rejected := c.Authenticator().Rejected(resp, tok) || response == c.refusal; {
-	case !rejected:
+	case !rejected && !c.credentialsRefused():
 		c.reportStatus(resp, shown)
 		c.checkLimit(resp.Header)
-	case c.refusal == "" && !c.newToken:
+	case rejected && c.refusal == "" && !c.newToken:
 		c.refusal = response
-		c.found("probe", "warning", "the product refuses the stored token", "")
+		message := "the product refuses the stored token"
+		if c.static {
+			message = "the product refuses the credentials, which have changed since"
+		}
+		c.found("probe", "warning", message, "")
 		if tok = c.checkToken(ctx); tok != nil {
 			c.checkProbe(ctx, path, tok)
 		}
@@ -164,9 +176,21 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 	}
 }
 
+// credentialsRefused reports whether the product has refused the credentials of a connector without tokens.
+func (c *onlineCheck) credentialsRefused() bool {
+	st, _ := session(c.Connector).Status(context.Background()) // reads nothing
+	return c.static && errors.Is(st.Failure, auth.ErrCredentials)
+}
+
 // reportRefusal is for a new token that the product refuses. If a request without a token gets the same
 // response, the token does not reach the product.
 func (c *onlineCheck) reportRefusal(ctx context.Context, path string, tok *oauth2.Token, resp *http.Response, body []byte) {
+	if c.static { // many products answer a wrong key and no key alike
+		st, _ := session(c.Connector).Status(ctx)
+		_, fix := splitAdvice(st.Failure)
+		c.failed("probe", "the product refuses the credentials ("+statusText(resp.StatusCode)+")", fix, st.Failure)
+		return
+	}
 	bare, bareBody, err := c.get(ctx, path, nil)
 	if err != nil || bare.StatusCode != resp.StatusCode || !bytes.Equal(bareBody, body) {
 		c.failed("probe", "the product refuses a new token ("+statusText(resp.StatusCode)+")", "check that the account may use the API, and that no other program makes its tokens invalid", nil)

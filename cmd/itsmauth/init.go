@@ -50,16 +50,20 @@ var (
 type firstConnector struct {
 	name     string
 	settings []setting
+	more     string // further lines
 }
 
 // starters are the first connectors of the providers that are not presets.
 var starters = map[string]firstConnector{
-	"beyondtrust": {"support", []setting{baseURL, clientID, clientSecret}},
-	"oauth2":      {"api", []setting{baseURL, tokenURL, clientID, clientSecret}},
+	"beyondtrust": {"support", []setting{baseURL, clientID, clientSecret}, ""},
+	"oauth2":      {"api", []setting{baseURL, tokenURL, clientID, clientSecret}, ""},
 	"remedy": {"remedy", []setting{baseURL, ssoURL, clientID, clientSecret,
-		{key: "redirect_uri", value: "http://127.0.0.1:8400/callback"}}},
+		{key: "redirect_uri", value: "http://127.0.0.1:8400/callback"}}, ""},
+	"static": {"desk", []setting{baseURL, username, password}, `    # Or, in place of username and password, a key in a header of your own:
+    # headers: {X-API-Key: "${env:ITSM_KEY}"}
+`},
 	"webcommander": {"shop", []setting{baseURL, clientID, clientSecret,
-		{key: "redirect_uri", value: "https://api.webcommander.com/oauth-callback"}, username, password}},
+		{key: "redirect_uri", value: "https://api.webcommander.com/oauth-callback"}, username, password}, ""},
 }
 
 // firstOf is the first connector of a provider.
@@ -215,7 +219,7 @@ func (st *starter) write(providers string) error {
 	if p, ok := presetOf(provider); ok {
 		text += prefixed("    ", otherKeys(p))
 	} else {
-		text += "    # A harmless path of the API, for itsmauth check --online:\n    # probe: /api/...\n"
+		text += connector.more + "    # A harmless path of the API, for itsmauth check --online:\n    # probe: /api/...\n"
 	}
 	needsLogin, err := checkFlags(st.path(), secretReference.ReplaceAllLiteralString(text, "c2VjcmV0"), connector.settings)
 	if err != nil {

@@ -36,6 +36,9 @@ it ended at into the command.`,
 				return usage(errors.New("--timeout must be above 0"))
 			}
 			return a.withConnector(cmd.Context(), args[0], func(conns *config.Connectors, conn *config.Connector) error {
+				if session(conn).StaticCredentials() != nil {
+					return usage(fmt.Errorf("%s needs no login: it sends credentials of the configuration", conn.Name))
+				}
 				if session(conn).CodeFlow() == nil {
 					return usage(fmt.Errorf("%s needs no login: its grant needs no person", conn.Name))
 				}

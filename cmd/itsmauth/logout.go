@@ -19,6 +19,9 @@ func (a *app) logout() *cobra.Command {
 		Args:  cobra.ExactArgs(1), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withConnector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
+				if session(conn).StaticCredentials() != nil {
+					return usage(fmt.Errorf("%s has no tokens to delete: it sends credentials of the configuration; revoke them in the product", conn.Name))
+				}
 				st, _ := session(conn).Status(cmd.Context()) // if the store fails, Revoke says so
 				err := session(conn).Revoke(cmd.Context())
 				if err != nil && cmd.Context().Err() == nil && !errors.Is(err, auth.ErrStore) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,6 +91,7 @@ func (p products) close() {
 //	run CODE ARG...                 run itsmauth; it must exit with CODE and show no secret
 //	json VALUE                      stdout of the last run must be VALUE; "*" is any text
 //	lines N                         stderr of the last run must have N lines
+//	desk                            start a product that takes hunter2, as X-Api-Key or the password of me, and set $DESK
 //	exchanges CONNECTOR N           the emulator must have counted N exchanges
 //	requested CONNECTOR PATH        the last request to the emulator must have this path and query, on the wire
 //	revoke CONNECTOR                make all access tokens invalid
@@ -138,6 +140,16 @@ func TestScripts(t *testing.T) {
 				if n := strings.Count(ts.ReadFile("stderr"), "\n"); strconv.Itoa(n) != args[0] {
 					ts.Fatalf("%d lines, not %s", n, args[0])
 				}
+			},
+			"desk": func(ts *testscript.TestScript, _ bool, _ []string) {
+				s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					user, password, _ := r.BasicAuth()
+					if user+":"+password != "me:hunter2" && r.Header.Get("X-Api-Key") != "hunter2" {
+						w.WriteHeader(http.StatusUnauthorized)
+					}
+				}))
+				ts.Defer(s.Close)
+				ts.Setenv("DESK", s.URL)
 			},
 			"exchanges": func(ts *testscript.TestScript, _ bool, args []string) {
 				if n := ts.Value("products").(products)[args[0]].Stats().Exchanges; strconv.Itoa(n) != args[1] {

@@ -18,6 +18,7 @@ var described = map[string][2]string{
 	"beyondtrust":  {"BeyondTrust Remote Support: client credentials", pages + "providers/beyondtrust.md"},
 	"oauth2":       {"any other OAuth 2.0 token endpoint", pages + "providers/oauth2.md"},
 	"remedy":       {"BMC Remedy: a person's consent through Remedy SSO, or an AR login", pages + "providers/remedy.md"},
+	"static":       {"API keys and Basic: products without a token endpoint", pages + "providers/static.md"},
 	"webcommander": {"WebCommander: an application and a user", pages + "providers/webcommander.md"},
 }
 

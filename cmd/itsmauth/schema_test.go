@@ -305,9 +305,9 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| `$${` | a literal `${` |\n\n" +
 	"A secret is used without a byte order mark and without newlines at its end, wherever it comes from. A secret in UTF-16\n" +
 	"(which PowerShell's `>` writes), with a control character, or with several lines is an error; keys and certificates (PEM,\n" +
-	"JSON Web Keys) may have several lines. What is made of secrets while calls are made (`static_headers`, `encryption_keys`,\n" +
-	"`proxy_url`) follows their files and variables within a second. If reading one hangs, its last value is used, and one\n" +
-	"call waits for 50 ms.\n\n" +
+	"JSON Web Keys) may have several lines. What is made of secrets while calls are made (`static_headers`, the credentials of\n" +
+	"`provider: static`, `encryption_keys`, `proxy_url`) follows their files and variables within a second. If reading one\n" +
+	"hangs, its last value is used, and one call waits for 50 ms.\n\n" +
 	"The files of all references and of all `tls_config` are read at the same time when the configuration is loaded. A file\n" +
 	"that does not answer within 10 s, such as a pipe or a mount that is gone, is an error at its place.\n\n" +
 	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +

@@ -36,7 +36,8 @@ func (a *app) status() *cobra.Command {
 		Long: `Show the stored token of each connector: when it expires, and when and on which
 host it was obtained. Nothing is sent to the products. The state is one of none,
 fresh, stale (valid, and renewed at its next use), expired (renewed at its next
-use) and consent_required (run itsmauth login NAME).`,
+use) and consent_required (run itsmauth login NAME). A connector with provider:
+static has no token; it is always fresh.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withConnectors(cmd.Context(), func(conns *config.Connectors) error {
 				terminal := isTerminal(a.stdout)
@@ -45,13 +46,17 @@ use) and consent_required (run itsmauth login NAME).`,
 				var errs []error
 				for _, conn := range all(conns) {
 					st, err := session(conn).Status(cmd.Context())
+					store := conns.Store()
+					if session(conn).StaticCredentials() != nil {
+						store = "none"
+					}
 					entry := connectorStatus{
 						Connector: conn.Name, Provider: conn.Provider, State: cmp.Or(st.State, auth.StateNone),
 						Expiry: exact(st.Expiry), ConsentExpiry: exact(loginEnd(conn, st)),
-						Obtained: exact(st.Obtained), Host: st.Host, Store: conns.Store(),
+						Obtained: exact(st.Obtained), Host: st.Host, Store: store,
 					}
 					row := cells(plain, conn.Name, conn.Provider, cmp.Or(string(st.State), "-"),
-						when(st.Expiry, terminal), when(loginEnd(conn, st), terminal), obtained(st, terminal), conns.Store())
+						when(st.Expiry, terminal), when(loginEnd(conn, st), terminal), obtained(st, terminal), store)
 					row[2].style = stateStyles[st.State]
 					if err != nil {
 						errs = append(errs, err)

@@ -23,7 +23,9 @@ func (a *app) token() *cobra.Command {
 		Use:   "token NAME",
 		Short: "Print a valid access token",
 		Long: `Print a valid access token and nothing else. A stored token is used as long as
-it is valid; otherwise a new one is requested and stored.`,
+it is valid; otherwise a new one is requested and stored. A connector with
+provider: static has no token: the value of its header is printed. If it has
+several headers, use --header.`,
 		Example: `  curl -H "$(itsmauth token --header support)" https://support.example.com/api/...`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,6 +38,12 @@ it is valid; otherwise a new one is requested and stored.`,
 				if err := checkSendable(tok, header); err != nil {
 					return fmt.Errorf("%s: %w", conn.Name, err)
 				}
+				text := tok.AccessToken
+				if session(conn).StaticCredentials() != nil && (a.output == "json" || !asHeader) {
+					if text, err = onlyValue(header, a.output == "json"); err != nil {
+						return usage(fmt.Errorf("%s: %w", conn.Name, err))
+					}
+				}
 				switch {
 				case a.output == "json":
 					return a.json(struct {
@@ -43,12 +51,12 @@ it is valid; otherwise a new one is requested and stored.`,
 						AccessToken string     `json:"access_token"`
 						TokenType   string     `json:"token_type"`
 						Expiry      *time.Time `json:"expiry"`
-					}{conn.Name, tok.AccessToken, tokenType(header, tok.TokenType), exact(tok.Expiry)})
+					}{conn.Name, text, tokenType(header, tok.TokenType), exact(tok.Expiry)})
 				case asHeader:
 					_, err = fmt.Fprint(a.stdout, headerLines(header))
 					return err
 				}
-				_, err = fmt.Fprintln(a.stdout, tok.AccessToken)
+				_, err = fmt.Fprintln(a.stdout, text)
 				return err
 			})
 		},
@@ -74,6 +82,20 @@ func checkSendable(tok *oauth2.Token, header http.Header) error {
 // unsendable reports whether v is no value for a header (RFC 9110 section 5.5), or is for a terminal.
 func unsendable(v string) bool {
 	return !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// onlyValue returns the value of the one header in h. withoutScheme leaves out what tokenType returns.
+func onlyValue(h http.Header, withoutScheme bool) (value string, err error) {
+	if len(h) != 1 {
+		return "", errors.New("it sends several headers, and no token; --header prints them")
+	}
+	for _, values := range h {
+		value = values[0]
+	}
+	if withoutScheme {
+		value = strings.TrimPrefix(value, tokenType(h, "")+" ")
+	}
+	return value, nil
 }
 
 // tokenType returns the scheme in the Authorization header or, if there is none, the token's own type.

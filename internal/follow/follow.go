@@ -21,6 +21,7 @@ type Value[T any] struct {
 	began  time.Time
 	took   time.Duration // the last read
 	done   chan struct{} // closed when the running read ends, else nil
+	reads  int           // that have begun
 }
 
 // New makes the Value of read, which is not known yet. Get reads it again if the last read began at least
@@ -48,25 +49,64 @@ func (v *Value[T]) Within(ctx context.Context, every time.Duration) T {
 		again = max(again, 10*v.took)
 	}
 	if v.done == nil && (!v.known || time.Since(v.began) >= again) {
-		v.began, v.done = time.Now(), make(chan struct{})
-		go v.run()
+		v.startLocked()
 	}
-	done := v.done
-	var late <-chan time.Time
-	if done != nil && v.known {
-		late = time.After(time.Until(v.began.Add(v.patience)))
+	done, left := v.done, forever
+	if v.known {
+		left = time.Until(v.began.Add(v.patience))
 	}
 	v.mu.Unlock()
 	if done != nil {
-		select {
-		case <-done:
-		case <-late:
-		case <-ctx.Done():
-		}
+		wait(ctx, done, left)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.latest
+}
+
+// forever outlives the process.
+const forever = 100 * 365 * 24 * time.Hour
+
+// wait waits until done is closed, ctx ends, or the patience does. That is counted in ticks: a process that does not
+// run for a time, because the machine is overloaded, misses ticks, and these do not count.
+func wait(ctx context.Context, done <-chan struct{}, patience time.Duration) {
+	tick := max(patience/5, time.Millisecond)
+	for ; patience > 0; patience -= tick {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(min(tick, patience)):
+		}
+	}
+}
+
+// Again returns the latest value after a read that began no earlier than this call, for which it waits until ctx ends.
+func (v *Value[T]) Again(ctx context.Context) T {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for before, recent := v.reads, false; !recent && ctx.Err() == nil; {
+		if v.done == nil && v.reads == before {
+			v.startLocked()
+		}
+		recent = v.reads > before
+		if done := v.done; done != nil {
+			v.mu.Unlock()
+			select {
+			case <-done:
+			case <-ctx.Done():
+			}
+			v.mu.Lock()
+		}
+	}
+	return v.latest
+}
+
+func (v *Value[T]) startLocked() {
+	v.began, v.done = time.Now(), make(chan struct{})
+	v.reads++
+	go v.run()
 }
 
 func (v *Value[T]) run() {
@@ -81,19 +121,31 @@ func (v *Value[T]) run() {
 	v.done = nil
 }
 
-// Func returns a function that calls f at each use, once at a time. If f takes longer than patience, it returns what f
-// returned last, an error included. The first result is waited for.
-func Func[T any](patience time.Duration, f func() (T, error)) func() (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	latest := New(0, patience, func() (result, error) {
+// A Func calls a function at each use, once at a time.
+type Func[T any] struct{ latest *Value[result[T]] }
+
+type result[T any] struct {
+	value T
+	err   error
+}
+
+// NewFunc makes the Func of f. If f takes longer than patience, Call returns what f returned last, an error included. The
+// first result is waited for.
+func NewFunc[T any](patience time.Duration, f func() (T, error)) *Func[T] {
+	return &Func[T]{New(0, patience, func() (result[T], error) {
 		value, err := f()
-		return result{value, err}, nil
-	})
-	return func() (T, error) {
-		r := latest.Get(context.Background())
-		return r.value, r.err
-	}
+		return result[T]{value, err}, nil
+	})}
+}
+
+// Call calls the function.
+func (f *Func[T]) Call() (T, error) {
+	r := f.latest.Get(context.Background())
+	return r.value, r.err
+}
+
+// Again is Call, but waits until ctx ends for a call that began no earlier than this one.
+func (f *Func[T]) Again(ctx context.Context) (T, error) {
+	r := f.latest.Again(ctx)
+	return r.value, r.err
 }

@@ -113,12 +113,44 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// Again waits for a read that begins after it was called, which all callers share, or until ctx ends.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		v := follow.New(time.Hour, 0, func() (int, error) { reads++; n := reads; time.Sleep(time.Second); return n, nil }).Know(0)
+		start := time.Now()
+		if got := v.Again(t.Context()); got != 1 || time.Since(start) != time.Second {
+			t.Errorf("%d after %s", got, time.Since(start))
+		}
+		go v.Again(t.Context())
+		synctest.Wait() // read 2 runs
+		start = time.Now()
+		for range 10 {
+			go func() {
+				if got := v.Again(t.Context()); got != 3 || time.Since(start) != 2*time.Second {
+					t.Errorf("%d after %s", got, time.Since(start))
+				}
+			}()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if got := v.Again(ctx); got != 1 || time.Since(start) != time.Second/2 {
+			t.Errorf("%d after %s", got, time.Since(start))
+		}
+		time.Sleep(time.Minute)
+		if reads != 3 {
+			t.Errorf("%d reads", reads)
+		}
+	})
+}
+
 // Func calls its function at each use, and gives its last result while that hangs.
 func TestFunc(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		f := follow.Func(patience, func() (int, error) {
+		f := follow.NewFunc(patience, func() (int, error) {
 			n++
 			if n%2 == 1 {
 				time.Sleep(time.Minute)
@@ -132,13 +164,13 @@ func TestFunc(t *testing.T) {
 			{time.Minute, 1}, {0, 2}, {patience, 2}, {0, 2},
 		} {
 			start := time.Now()
-			got, err := f()
+			got, err := f.Call()
 			if waited := time.Since(start); got != tc.want || fmt.Sprint(err) != fmt.Sprintf("error %d", tc.want) || waited != tc.waited {
 				t.Errorf("%d, %v after %s, want %d after %s", got, err, waited, tc.want, tc.waited)
 			}
 		}
 		time.Sleep(time.Minute)
-		if got, _ := f(); got != 4 {
+		if got, _ := f.Call(); got != 4 {
 			t.Error(got)
 		}
 	})

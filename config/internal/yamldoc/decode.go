@@ -127,6 +127,11 @@ func (d *Document) setPlaceholder(v reflect.Value, at Path) {
 	case t.Kind() == reflect.Slice:
 		v.Set(reflect.MakeSlice(t, 1, 1))
 		d.setPlaceholder(v.Index(0), at)
+	case t.Kind() == reflect.Map:
+		elem := reflect.New(t.Elem()).Elem()
+		d.setPlaceholder(elem, at)
+		v.Set(reflect.MakeMap(t))
+		v.SetMapIndex(reflect.ValueOf(at.String()).Convert(t.Key()), elem)
 	case t.Kind() == reflect.Struct:
 		for _, f := range settings.Fields(t) {
 			if f.Required {
@@ -187,7 +192,7 @@ func (d *Document) value(at Node, v reflect.Value, f settings.Field) {
 		on := reflect.New(reflect.TypeFor[bool]()).Elem()
 		if n.Kind == yaml.MappingNode { // without keys, it is the same as true
 			on.SetBool(true)
-			d.scalars[at.Path.String()] = Setting{at.Path, true}
+			d.scalars[at.Path.String()] = Setting{at.Path, true, true}
 		} else {
 			d.scalar(at, on, f)
 		}
@@ -220,7 +225,7 @@ func (d *Document) value(at Node, v reflect.Value, f settings.Field) {
 		}
 		v.Set(list)
 		if list.Len() == 0 && f.Tag.Get("default") != "" {
-			d.scalars[at.Path.String()] = Setting{at.Path, list.Interface()}
+			d.scalars[at.Path.String()] = Setting{at.Path, list.Interface(), true}
 		}
 	default:
 		d.scalar(at, v, f)

@@ -27,6 +27,7 @@ type Size int64
 var (
 	errString = Advise("must be a string", "put it in quotes")
 	errBool   = errors.New("must be true or false")
+	errEmpty  = errors.New("must not be empty")
 	errRange  = errors.New("is out of range")
 
 	decimal = regexp.MustCompile(`^[-+]?(0|[1-9][0-9]*)$`)
@@ -59,6 +60,9 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 		err = errString
 	case v.Type() == secretType:
 		err = d.setSecret(v, text, n.Value, source, expanded)
+		if err == errEmpty && f.Tag.Get("blank") == "true" {
+			err = nil
+		}
 	case v.Type() == urlType:
 		err = setURL(v, text)
 	case v.Type() == durationType:
@@ -93,7 +97,7 @@ func (d *Document) scalar(at Node, v reflect.Value, f settings.Field) {
 	}
 	d.warnOf(at, v, f, n.Value, expanded)
 	if !isDefault(v, f) {
-		d.scalars[at.Path.String()] = Setting{at.Path, v.Interface()}
+		d.scalars[at.Path.String()] = Setting{at.Path, v.Interface(), !expanded}
 	}
 }
 
@@ -104,7 +108,8 @@ var (
 	// credential is in the name of a header that is not public.
 	credential = regexp.MustCompile(`(?i)auth|cookie|key|pass|secret|session|token`)
 
-	errLiteral = Advise("a secret is written in the file", "use ${env:NAME} or ${file:PATH}")
+	// ErrLiteral is the warning about a secret that the file shows.
+	ErrLiteral = Advise("a secret is written in the file", "use ${env:NAME} or ${file:PATH}")
 )
 
 // warnOf warns of a setting that its tag calls a risk, and of a secret that the file shows.
@@ -117,9 +122,12 @@ func (d *Document) warnOf(at Node, v reflect.Value, f settings.Field, text strin
 	if scheme := urlStart.FindString(text); scheme != "" {
 		literal = urlPassword.MatchString(references.ReplaceAllString(text[len(scheme):], ""))
 	}
-	public := f.Tag.Get("literal") == "true" && !credential.MatchString(at.Name) || f.Key == "password" && text == "X"
+	names := f.Tag.Get("literal")
+	public := names == "true" && !credential.MatchString(at.Name) ||
+		slices.ContainsFunc(strings.Split(names, ","), func(name string) bool { return strings.EqualFold(name, at.Name) }) ||
+		text == "" || f.Key == "password" && text == "X"
 	if v.Type() == secretType && literal && !public {
-		d.warn(at.value, at.Path, errLiteral)
+		d.warn(at.value, at.Path, ErrLiteral)
 	}
 }
 
@@ -146,15 +154,15 @@ func (d *Document) setSecret(v reflect.Value, text, value string, source sources
 		})
 	case references:
 		again := d.read
-		secret = auth.SecretFunc(follow.Func(follow.Patience, func() (string, error) {
+		secret = auth.SecretFunc(func() (string, error) {
 			text, _, err := expand(value, source)
 			source.read, source.room = again, new(maxReferenced)
 			return text, err
-		}))
+		}).Within(follow.Patience)
 	}
 	text, err := secret.Value()
 	if err == nil && text == "" {
-		err = errors.New("must not be empty")
+		err = errEmpty
 	}
 	v.Set(reflect.ValueOf(secret))
 	return err

@@ -162,6 +162,9 @@ func (s Schema) Struct(t reflect.Type) Object {
 var defined = map[reflect.Type]string{urlType: "url", secretType: "secret", durationType: "duration", sizeType: "size"}
 
 func (s Schema) value(t reflect.Type, f settings.Field) Object {
+	if f.Tag.Get("blank") == "true" {
+		return anyOf(Ref(defined[t]), Object{"const": ""})
+	}
 	if name, ok := defined[t]; ok {
 		return Ref(name)
 	}

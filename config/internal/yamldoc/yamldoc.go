@@ -21,7 +21,8 @@ import (
 // Struct fields carry `yaml:"name"` or, embedded, `yaml:",inline"`, and, where they apply,
 // `required:"true"`, `enum:"one,another"`, `path:"true"` (relative to the file), `default:"one"`
 // (which the constructor fills in), and `min:"1"` or, with a reason, `min:"1, why"`. `warn:"why"` is a warning
-// about any value but the default, and `literal:"true"` says that secrets may be written in the file.
+// about any value but the default. `literal:"true"` says that secrets may be written in the file, `literal:"A,B"`
+// that those of these names may, and `blank:"true"` that a secret may be "".
 type Document struct {
 	Faults   []Fault // the first thousand, in the order in which they were found
 	Warnings []Fault // about what works and is a risk
@@ -54,8 +55,9 @@ func (n Node) Missing() bool { return n.value == nil }
 
 // A Setting is a decoded scalar that differs from its default.
 type Setting struct {
-	Path  Path
-	Value any
+	Path    Path
+	Value   any
+	Literal bool // the file shows it
 }
 
 // A Fault is one thing wrong with a document.

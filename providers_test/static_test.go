@@ -1,0 +1,271 @@
+package providers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/config"
+)
+
+// A desk is a product that takes a key in a header, or Basic, and has no token endpoint.
+type desk struct {
+	*httptest.Server
+	requests atomic.Int64
+	mu       sync.Mutex
+	accepts  []string // values of a header
+	refused  string   // the body of a refusal
+}
+
+func newDesk(t *testing.T, accepts string) *desk {
+	d := &desk{accepts: []string{accepts}, refused: `{"code":"invalid_credentials"}`}
+	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.requests.Add(1)
+		body, _ := io.ReadAll(r.Body)
+		d.mu.Lock()
+		accepts := slices.Contains(d.accepts, r.Header.Get("X-Api-Key"))
+		d.mu.Unlock()
+		if !accepts {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(w, d.refused)
+			return
+		}
+		fmt.Fprintf(w, "%s %s", r.Method, body)
+	}))
+	t.Cleanup(d.Close)
+	return d
+}
+
+func (d *desk) accept(values ...string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.accepts = values
+}
+
+// neverUsed is a store that fails the test when it is used.
+type neverUsed struct{ t *testing.T }
+
+func (s neverUsed) Load(context.Context, string) (auth.Record, error) {
+	s.t.Error("a store was read for a key")
+	return auth.Record{}, nil
+}
+
+func (s neverUsed) Save(context.Context, string, auth.Record) error {
+	s.t.Error("a store was written for a key")
+	return nil
+}
+
+func (s neverUsed) Delete(context.Context, string, uint64) error {
+	return s.Save(nil, "", auth.Record{})
+}
+
+func (s neverUsed) Lock(context.Context, string) (func(), error) {
+	return func() {}, s.Save(nil, "", auth.Record{})
+}
+
+// connectDesk makes the connectors of a configuration whose store must not be used.
+func connectDesk(t *testing.T, connectors string, opts ...config.Option) *config.Connectors {
+	t.Helper()
+	opts = append(opts, config.WithStore("never", func(struct{}) (auth.Store, error) { return neverUsed{t}, nil }))
+	text := "version: 1\ntoken_store: {type: never, encryption_keys: [MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=]}\nconnectors:\n" + connectors
+	conns, err := config.Parse("t.yaml", []byte(text), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conns.Close() })
+	return conns
+}
+
+func get(t *testing.T, conns *config.Connectors, name string) *config.Connector {
+	t.Helper()
+	c, err := conns.Get(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestStaticRotation changes the key under load. The old one ends as soon as the new one is in the file. No call fails,
+// and each is sent twice at most.
+func TestStaticRotation(t *testing.T) {
+	t.Parallel()
+	for name, lay := range map[string]func(string) volume{"kubernetes": kubernetes, "overwritten": plain} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, v := newDesk(t, "key-0"), lay(t.TempDir())
+			write := func(key string) {
+				if err := v.write(key); err != nil {
+					t.Error(err)
+				}
+			}
+			write("key-0")
+			c := get(t, connectDesk(t, fmt.Sprintf("  desk: {provider: static, base_url: '%s', headers: {X-Api-Key: '${file:%s}'}}\n", d.URL, v.path)), "desk")
+			const workers, rotations, callsBetween = 8, 20, 50
+			var calls atomic.Int64
+			done := make(chan struct{})
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						default:
+						}
+						status, body, err := call(context.Background(), c, "POST", "/tickets", "once")
+						if err != nil || status != 200 || body != "POST once" {
+							t.Errorf("a call failed: HTTP %d %s, %v", status, body, err)
+						}
+						calls.Add(1)
+					}
+				})
+			}
+			for i := range rotations {
+				for until := calls.Load() + callsBetween; calls.Load() < until; {
+					time.Sleep(time.Millisecond)
+				}
+				old, key := fmt.Sprintf("key-%d", i), fmt.Sprintf("key-%d", i+1)
+				d.accept(old, key)
+				write(key)
+				d.accept(key)
+			}
+			close(done)
+			wg.Wait()
+			if n := d.requests.Load(); n > calls.Load()+rotations*workers {
+				t.Errorf("%d requests for %d calls and %d rotations", n, calls.Load(), rotations)
+			}
+		})
+	}
+}
+
+// A dead key makes one request a call. The caller gets the product's response as it came, nothing is remembered, and
+// the log names the key. When the file has another one, the next call uses it.
+func TestStaticDeadKey(t *testing.T) {
+	t.Parallel()
+	d, file := newDesk(t, "good-key"), filepath.Join(t.TempDir(), "key")
+	write := func(key string) {
+		if err := os.WriteFile(file, []byte(key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("dead-key")
+	d.refused += strings.Repeat(" ", 100_000)
+	var log syncBuffer
+	conns := connectDesk(t, fmt.Sprintf("  desk: {provider: static, base_url: '%s', headers: {x-api-key: '${file:%s}'}, probe: /}\n", d.URL, file),
+		config.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+	c := get(t, conns, "desk")
+	session := c.Authenticator().(*auth.Session)
+	for i := range 20 {
+		status, body, err := call(t.Context(), c, "GET", "/tickets", "")
+		if err != nil || status != 401 || body != d.refused {
+			t.Fatalf("HTTP %d, %d bytes, %v", status, len(body), err)
+		}
+		if n := d.requests.Load(); n != int64(i+1) {
+			t.Fatalf("%d requests for %d calls", n, i+1)
+		}
+	}
+	st, err := session.Status(t.Context())
+	if err != nil || st.State != auth.StateFresh || !errors.Is(st.Failure, auth.ErrCredentials) || !st.NextTry.IsZero() {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if n := strings.Count(log.String(), "desk: request: credentials refused (HTTP 401); check headers.x-api-key and the account in the product"); n != 1 || strings.Contains(log.String(), "dead-key") {
+		t.Errorf("logged %d times: %s", n, log.String())
+	}
+	write("good-key")
+	for status := 0; status != 200; { // on a machine that is not overloaded, the first call
+		if status, _, err = call(t.Context(), c, "GET", "/tickets", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st, _ := session.Status(t.Context()); st.Failure != nil {
+		t.Error(st.Failure)
+	}
+	// Another key that is wrong, too: one replay.
+	write("wrong-key")
+	d.accept()
+	for _, most := range []int64{2, 1} {
+		d.requests.Store(0)
+		if status, _, err := call(t.Context(), c, "GET", "/tickets", ""); err != nil || status != 401 || d.requests.Load() > most {
+			t.Errorf("HTTP %d, %v, %d requests", status, err, d.requests.Load())
+		}
+	}
+}
+
+// Retries and rate limits are as with tokens. A redirect elsewhere carries no key.
+func TestStaticTransport(t *testing.T) {
+	t.Parallel()
+	var leaked atomic.Bool
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		leaked.Store(r.Header.Get("X-Key") != "" || r.Header.Get("Authorization") != "")
+		io.WriteString(w, "elsewhere")
+	}))
+	defer elsewhere.Close()
+	var requests atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		switch n := requests.Add(1); {
+		case r.Header.Get("X-Key") != "hunter2" || user != "me" || password != "":
+			t.Errorf("%v", r.Header)
+		case r.URL.Path == "/away":
+			http.Redirect(w, r, elsewhere.URL, http.StatusFound)
+		case n == 1:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer s.Close()
+	yaml := fmt.Sprintf("  a: {provider: static, base_url: '%s', username: me, headers: {X-Key: hunter2}, transport: {retry: {min_backoff: 1ms}, rate_limits: [{requests: 4, per: 1h}], timeout: 1s}}\n", s.URL)
+	conns := connectDesk(t, yaml+strings.Replace(yaml, "  a:", "  b:", 1))
+	for _, name := range []string{"a", "b"} {
+		if status, _, err := call(t.Context(), get(t, conns, name), "GET", "/", ""); err != nil || status != 200 {
+			t.Errorf("HTTP %d, %v", status, err)
+		}
+	}
+	if n := requests.Load(); n != 3 {
+		t.Errorf("%d requests, want two calls and a retry", n)
+	}
+	req, _ := get(t, conns, "a").NewRequest(t.Context(), "GET", "/away", nil)
+	req.Header.Set("Authorization", "mine")
+	resp, err := get(t, conns, "a").Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if leaked.Load() {
+		t.Error("the key was sent elsewhere")
+	}
+	if _, _, err := call(t.Context(), get(t, conns, "b"), "GET", "/", ""); !errors.Is(err, auth.ErrRateLimited) {
+		t.Errorf("the limit of both is used up: %v", err)
+	}
+}
+
+// syncBuffer is a log that handlers may write to concurrently.
+type syncBuffer struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.String()
+}
