@@ -39,7 +39,9 @@ type Preset struct {
 	Read string `json:"read"`
 	// Evidence is who wrote Page: vendor or working client.
 	Evidence string `json:"evidence"`
-	// Unverified is what Page does not say.
+	// Notes are what else to know.
+	Notes []string `json:"notes,omitempty"`
+	// Unverified is what Page does not say, or nobody tried.
 	Unverified []string         `json:"unverified,omitempty"`
 	Variables  []PresetVariable `json:"variables,omitempty"`
 	// Keys are what a connector gives, in order, and then the Keys of one of Ways, of which the first is the usual one.
@@ -86,7 +88,7 @@ func Presets() []Preset {
 	for _, name := range slices.Sorted(maps.Keys(presets())) {
 		p := presets()[name]
 		shown := Preset{Name: name, Product: p.Product, Engine: p.Engine, Page: p.Page.String(), Read: p.Read, Evidence: p.Evidence,
-			Unverified: p.Unverified, Keys: presetKeys(p.Example), Settings: yamlOf(p.Settings)}
+			Notes: p.Notes, Unverified: p.Unverified, Keys: presetKeys(p.Example), Settings: yamlOf(p.Settings)}
 		for _, v := range p.Variables {
 			shown.Variables = append(shown.Variables, PresetVariable{v.Name, v.About, v.Required, v.Default, v.Pattern})
 		}

@@ -131,6 +131,9 @@ func (a *app) provider(name string) error {
 func notes(p config.Preset) string {
 	text := comment(p.Product+". Every key of provider: "+p.Engine+" may be given here too.") +
 		comment("Evidence ("+p.Evidence+", read "+p.Read+"): "+p.Page)
+	for _, n := range p.Notes {
+		text += comment(n)
+	}
 	for _, u := range p.Unverified {
 		text += comment("Not verified: " + u)
 	}
@@ -160,7 +163,10 @@ func keysOf(p config.Preset, keys []config.PresetKey) (text string) {
 // otherKeys are, as comments, the preset's other ways to authenticate and its variables that have a default.
 func otherKeys(p config.Preset) (text string) {
 	for _, way := range p.Ways[min(1, len(p.Ways)):] {
-		text += comment("Or "+way.About+":") + prefixed("# ", keysOf(p, way.Keys))
+		text += comment("Or " + way.About + ":")
+		for _, k := range way.Keys {
+			text += prefixed("# ", k.Example)
+		}
 	}
 	for _, v := range p.Variables {
 		if v.Default != "" {

@@ -22,6 +22,8 @@ type Preset struct {
 	Read string   `yaml:"read" required:"true"`
 	// Evidence is who wrote Page.
 	Evidence string `yaml:"evidence" required:"true" enum:"vendor,working client"`
+	// Notes are what else to know.
+	Notes []string `yaml:"notes"`
 	// Unverified is what Page does not say, or nobody tried.
 	Unverified []string `yaml:"unverified"`
 	// Probe is a harmless path of the API.
