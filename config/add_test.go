@@ -364,7 +364,7 @@ func TestNilConnectors(t *testing.T) {
 func TestWarm(t *testing.T) {
 	t.Parallel()
 	good, bad := newOAuthServer(t), newOAuthServer(t)
-	bad.exchange = func(w http.ResponseWriter) { http.Error(w, `{"error": "invalid_client"}`, 401) }
+	bad.exchange = func(w http.ResponseWriter) { http.Error(w, `{"error": "invalid_client"}`, http.StatusUnauthorized) }
 	conns := New()
 	defer conns.Close()
 	add(t, conns, "a", good.settings("one", "x"))

@@ -354,7 +354,7 @@ func TestRefusalOfTheRequest(t *testing.T) {
 					if !strings.HasPrefix(r.URL.Path, "/api/arsys") {
 						return false
 					}
-					http.Error(w, `[{"messageType":"ERROR","messageText":"No permission","messageNumber":9388}]`, 401)
+					http.Error(w, `[{"messageType":"ERROR","messageText":"No permission","messageNumber":9388}]`, http.StatusUnauthorized)
 					return true
 				})
 			}

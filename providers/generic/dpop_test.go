@@ -28,6 +28,9 @@ var _ interface {
 
 const boundToken = `{"access_token":"AT","token_type":"DPoP","expires_in":3600}`
 
+// proofHeader is sent as spelled, which is not canonical.
+var proofHeader = "DPoP"
+
 // jwtPart returns a part of a JWT.
 func jwtPart(t *testing.T, token string, part int) map[string]any {
 	t.Helper()
@@ -73,7 +76,7 @@ func TestDPoPLoginKey(t *testing.T) {
 	if err != nil || kept.thumbprint != thumbprint {
 		t.Errorf("the token has another key: %v", err)
 	}
-	if page("short").Get("dpop_jkt") == page("short").Get("dpop_jkt") {
+	if first, second := page("short").Get("dpop_jkt"), page("short").Get("dpop_jkt"); first == second {
 		t.Error("the key can be guessed from a short verifier")
 	}
 	c.PKCE = new(false)
@@ -95,7 +98,7 @@ func TestDPoPNonces(t *testing.T) {
 		if err := p.Sign(req, &oauth2.Token{AccessToken: "AT"}); err != nil {
 			t.Fatal(err)
 		}
-		return jwtPart(t, req.Header["DPoP"][0], 1)
+		return jwtPart(t, req.Header[proofHeader][0], 1)
 	}
 	respond := func(at, nonce, challenge, body string, status int) bool {
 		req, _ := http.NewRequest("GET", at, nil)
@@ -155,10 +158,10 @@ func TestDPoPProof(t *testing.T) {
 		if err := p.Sign(req, &oauth2.Token{AccessToken: "AT"}); err != nil {
 			t.Fatal(err)
 		}
-		if len(req.Header) != 1 || len(req.Header["DPoP"]) != 1 {
+		if len(req.Header) != 1 || len(req.Header[proofHeader]) != 1 {
 			t.Errorf("headers %v", req.Header)
 		}
-		header, claims := jwtPart(t, req.Header["DPoP"][0], 0), jwtPart(t, req.Header["DPoP"][0], 1)
+		header, claims := jwtPart(t, req.Header[proofHeader][0], 0), jwtPart(t, req.Header[proofHeader][0], 1)
 		jwk, _ := header["jwk"].(map[string]any)
 		if header["alg"] != "ES256" || header["typ"] != "dpop+jwt" || jwk["kty"] != "EC" || jwk["d"] != nil || len(header) != 3 {
 			t.Errorf("header %v", header)
