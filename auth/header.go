@@ -15,10 +15,15 @@ type headers struct {
 	secrets string
 }
 
-// makeHeaders makes tok's headers. It reads secrets, which may take long.
+// makeHeaders makes tok's headers. It reads secrets, which may take long. If there are none, because a secret cannot
+// be read, they are made again at the next look.
 func (c *core) makeHeaders(tok *oauth2.Token) *headers {
 	secrets, _ := c.readSecrets(Secret.Value) // before the headers: they may be newer than the digest, but never older
-	return &headers{c.provider.Header(tok), secrets}
+	h := c.provider.Header(tok)
+	if h == nil {
+		secrets = ""
+	}
+	return &headers{h, secrets}
 }
 
 // newFollower returns what makes the current token's headers again after a secret has changed: Token asks it

@@ -45,6 +45,9 @@ func (c *core) followStatic(known *snapshot) error {
 	r := known.record
 	r.AccessToken = tok.AccessToken
 	snap := c.snapshot(r)
+	if snap.headers.Load().Header == nil {
+		return errUnreadable
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.token = snap
@@ -93,4 +96,7 @@ func (s *Session) staticStatus() Status {
 	return Status{State: StateFresh, Failure: s.named(err)}
 }
 
-var errStatic = errors.New("there is nothing to revoke: the credentials are in the settings, and the product has no token endpoint")
+var (
+	errUnreadable = errors.New("the secrets can no longer be read")
+	errStatic     = errors.New("there is nothing to revoke: the credentials are in the settings, and the product has no token endpoint")
+)

@@ -21,6 +21,7 @@ import (
 type desk struct {
 	key       auth.Secret
 	exchanges int
+	unread    int // how often Header cannot read the key
 }
 
 func (d *desk) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
@@ -33,6 +34,10 @@ func (d *desk) Exchange(context.Context, *oauth2.Token) (*oauth2.Token, error) {
 
 func (d *desk) Header(*oauth2.Token) http.Header {
 	key, _ := d.key.Value()
+	if d.unread > 0 {
+		d.unread--
+		return nil
+	}
 	return http.Header{"X-Key": {key}}
 }
 
@@ -123,6 +128,18 @@ func TestStatic(t *testing.T) {
 		second, key := sent(t, s)
 		if key != "two" || second.AccessToken == first.AccessToken || !s.Rejected(answer(401), first) || s.Rejected(answer(401), second) {
 			t.Errorf("%s", key)
+		}
+		src.value = "three"
+		time.Sleep(time.Second)
+		if _, key := sent(t, s); key != "three" {
+			t.Error(key)
+		}
+		src.value, p.unread = "four", 1 // the headers cannot be made, and the last ones stay
+		if !s.Rejected(answer(401), second) {
+			t.Error("a newer token than second")
+		}
+		if _, key := sent(t, s); key != "three" {
+			t.Error(key)
 		}
 		src.value = "three"
 		time.Sleep(time.Second)

@@ -114,13 +114,14 @@ func TestStaticRotation(t *testing.T) {
 			}
 			write("key-0")
 			c := get(t, connectDesk(t, fmt.Sprintf("  desk: {provider: static, base_url: '%s', headers: {X-Api-Key: '${file:%s}'}}\n", d.URL, v.path)), "desk")
-			const workers, rotations, callsBetween = 8, 20, 50
+			const workers, rotations, callsBetween = 8, 20, 2
 			var calls atomic.Int64
+			var made [workers]atomic.Int64
 			done := make(chan struct{})
 			var wg sync.WaitGroup
-			for range workers {
+			for w := range workers {
 				wg.Go(func() {
-					for {
+					for ; ; made[w].Add(1) {
 						select {
 						case <-done:
 							return
@@ -135,8 +136,10 @@ func TestStaticRotation(t *testing.T) {
 				})
 			}
 			for i := range rotations {
-				for until := calls.Load() + callsBetween; calls.Load() < until; {
-					time.Sleep(time.Millisecond)
+				for w := range workers { // no call sees two rotations
+					for until := made[w].Load() + callsBetween; made[w].Load() < until; {
+						time.Sleep(time.Millisecond)
+					}
 				}
 				old, key := fmt.Sprintf("key-%d", i), fmt.Sprintf("key-%d", i+1)
 				d.accept(old, key)

@@ -139,6 +139,7 @@ func TestAgain(t *testing.T) {
 			t.Errorf("%d after %s", got, time.Since(start))
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if reads != 3 {
 			t.Errorf("%d reads", reads)
 		}

@@ -170,16 +170,21 @@ func (p *provider) unusable(err error) error {
 	return &auth.Error{Connector: p.name, Provider: p.c.Provider, Op: "token", Err: fmt.Errorf("%w: %w", auth.ErrUnavailable, err)}
 }
 
-// Header returns the credentials as they are now, whatever the token. A header is left out if its secret cannot be
-// read.
+// Header returns the credentials as they are now, whatever the token, or nil if one cannot be read.
 func (p *provider) Header(*oauth2.Token) http.Header {
 	h := http.Header{}
 	for name, s := range p.c.Headers {
-		if value, err := s.Value(); err == nil {
-			h[name] = []string{value}
+		value, err := s.Value()
+		if err != nil {
+			return nil
 		}
+		h[name] = []string{value}
 	}
-	if basic, err := p.c.basic(); err == nil && basic != "" {
+	basic, err := p.c.basic()
+	if err != nil {
+		return nil
+	}
+	if basic != "" {
 		h["Authorization"] = []string{basic}
 	}
 	return h

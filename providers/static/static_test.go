@@ -198,5 +198,8 @@ func TestUnusable(t *testing.T) {
 		if _, err := p.Exchange(t.Context(), nil); !errors.Is(err, os.ErrNotExist) || !strings.HasPrefix(err.Error(), "desk: token: unavailable: "+name+" ") {
 			t.Error(err)
 		}
+		if h := p.Header(nil); h != nil {
+			t.Errorf("%s: %v", name, h)
+		}
 	}
 }
