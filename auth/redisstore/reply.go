@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// maxReply is how much memory the replies to one command may take. A record is smaller: the token response
-	// that it is made of has at most 1 MiB.
-	maxReply = 16 << 20
+	// maxReply is how much memory the replies to one command may take. A record takes a quarter of it at most: the
+	// token response that it is made of has at most 1 MiB. So do the nodes of a Cluster of thousands of slot ranges.
+	maxReply = 32 << 20
 	// elementCost is what a line, or an element of an array, takes of it.
 	elementCost = 64
 )
