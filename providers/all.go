@@ -44,6 +44,12 @@ func preset(name string, data []byte) Definition {
 				return generic.New(c, env)
 			})
 		},
+		"engine: static": func() Definition {
+			return Define(name, func(c static.Config, env auth.Env) (auth.Provider, error) {
+				c.Provider = name
+				return static.New(c, env)
+			})
+		},
 	}
 	d := engines[string(engine)]()
 	d.preset = data

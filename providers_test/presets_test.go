@@ -2,14 +2,20 @@ package providers_test
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,8 +32,9 @@ import (
 	"github.com/itsmauth/itsmauth/internal/emulator/memnet"
 )
 
-// A tokenVendor is what a product with a token endpoint documents. Requests are written as wire writes them. TOKEN
-// and REFRESH stand for tokens, which are new in each response, and the name of an environment variable for its value.
+// A tokenVendor is what a product with a token endpoint documents. Requests are written as wireWith writes
+// them. TOKEN and REFRESH stand for tokens, which are new in each response, and the name of an environment variable for
+// its value.
 type tokenVendor struct {
 	preset, way string
 	more        string // further keys of the connector
@@ -37,6 +44,8 @@ type tokenVendor struct {
 	refresh     string // the token requests after a response with REFRESH
 	answer      string
 	keeps       bool   // the response to refresh has no refresh token
+	then        string // the request after that, or ""
+	cookie      string // what the last of these responses sets
 	call        string // the headers of a call
 	expired     string // the response to a call with a dead token; 401 {} if empty
 	refusal     string // of everything that is sent to the token endpoint
@@ -205,6 +214,113 @@ var tokenVendors = []tokenVendor{{
 	call:    "App-Token: GLPI_APP_TOKEN; Session-Token: TOKEN",
 	expired: `401 ["ERROR_SESSION_TOKEN_INVALID","session_token seems invalid"]`,
 	refusal: `400 ["ERROR_WRONG_APP_TOKEN_PARAMETER","parameter app_token seems wrong"]`, refused: auth.ErrCredentials,
+}, {
+	preset: "servicenow", way: "a user, by a signed JWT",
+	token: "POST https://acme.service-now.com/oauth_token.do form assertion=JWT(alg=RS256 aud=your-client-id iss=your-client-id kid=your-key-id sub=user@example.com)" +
+		"&client_id=your-client-id&client_secret=SERVICENOW_CLIENT_SECRET&grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer",
+	answer:  `{"access_token":"TOKEN","scope":"useraccount","token_type":"Bearer","expires_in":1799}`,
+	call:    "Authorization: Bearer TOKEN",
+	refusal: `401 {"error_description":"access_denied","error":"server_error"}`, refused: auth.ErrCredentials,
+}, {
+	preset: "salesforce", way: "a user, by a signed JWT",
+	token: "POST https://acme.my.salesforce.com/services/oauth2/token form " +
+		"assertion=JWT(alg=RS256 aud=https://login.salesforce.com iss=your-consumer-key sub=user@example.com)" +
+		"&client_id=your-consumer-key&grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer",
+	answer:  `{"access_token":"TOKEN","scope":"api","instance_url":"https://acme.my.salesforce.com","token_type":"Bearer"}`,
+	call:    "Authorization: Bearer TOKEN",
+	expired: `401 [{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]`,
+	refusal: `400 {"error":"invalid_grant","error_description":"user hasn't approved this consumer"}`, refused: auth.ErrCredentials,
+}, {
+	preset: "entra", way: "a certificate of the client",
+	token: "POST https://login.microsoftonline.com/acme.onmicrosoft.com/oauth2/v2.0/token form " +
+		"client_assertion=JWT(alg=PS256 aud=https://login.microsoftonline.com/acme.onmicrosoft.com/oauth2/v2.0/token " +
+		"iss=00000000-0000-0000-0000-000000000000 sub=00000000-0000-0000-0000-000000000000 x5t#S256)" +
+		"&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_id=00000000-0000-0000-0000-000000000000" +
+		"&grant_type=client_credentials&scope=https://graph.microsoft.com/.default",
+	answer:  `{"token_type":"Bearer","expires_in":3599,"ext_expires_in":3599,"access_token":"TOKEN"}`,
+	call:    "Authorization: Bearer TOKEN",
+	refusal: `401 {"error":"invalid_client","error_description":"AADSTS700027: The certificate is not registered."}`, refused: auth.ErrCredentials,
+}, {
+	preset: "entra", way: "a workload identity",
+	token: "POST https://login.microsoftonline.com/acme.onmicrosoft.com/oauth2/v2.0/token form " +
+		"client_assertion=JWT(alg=RS256 aud=api://AzureADTokenExchange iss=https://cluster.example.com sub=system:serviceaccount:a:b)" +
+		"&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_id=00000000-0000-0000-0000-000000000000" +
+		"&grant_type=client_credentials&scope=https://graph.microsoft.com/.default",
+	answer:  `{"token_type":"Bearer","expires_in":3599,"ext_expires_in":3599,"access_token":"TOKEN"}`,
+	call:    "Authorization: Bearer TOKEN",
+	refusal: `401 {"error":"invalid_client","error_description":"AADSTS700213: No matching federated identity record."}`, refused: auth.ErrCredentials,
+}, {
+	preset: "okta",
+	token: "POST https://acme.okta.com/oauth2/v1/token form client_assertion=JWT(alg=RS256 aud=https://acme.okta.com/oauth2/v1/token " +
+		"iss=your-client-id kid=your-key-id sub=your-client-id)&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer" +
+		"&client_id=your-client-id&grant_type=client_credentials&scope=okta.users.read",
+	answer:  `{"token_type":"Bearer","expires_in":3600,"access_token":"TOKEN","scope":"okta.users.read"}`,
+	call:    "Authorization: Bearer TOKEN",
+	expired: `401 {"errorCode":"E0000011","errorSummary":"Invalid token provided"}`,
+	refusal: `401 {"error":"invalid_client","error_description":"The client_assertion signature is invalid."}`, refused: auth.ErrCredentials,
+}, {
+	preset: "password_safe", way: "an application user",
+	token: "POST https://passwordsafe.example.com/BeyondTrust/api/public/v3/Auth/connect/token form " +
+		"client_id=your-client-id&client_secret=PASSWORD_SAFE_CLIENT_SECRET&grant_type=client_credentials",
+	answer:  `{"access_token":"TOKEN","expires_in":3600,"token_type":"Bearer","scope":"publicapi"}`,
+	then:    "POST https://passwordsafe.example.com/BeyondTrust/api/public/v3/Auth/SignAppIn; Authorization: Bearer TOKEN",
+	cookie:  "ASP.NET_SessionId=session-TOKEN; path=/; HttpOnly",
+	call:    "Authorization: Bearer TOKEN; Cookie: ASP.NET_SessionId=session-TOKEN",
+	refusal: `400 {"error":"invalid_client"}`, refused: auth.ErrCredentials,
+}, {
+	preset: "password_safe", way: "an API key and a user",
+	token:   "POST https://passwordsafe.example.com/BeyondTrust/api/public/v3/Auth/SignAppin; Authorization: PS-Auth key=PASSWORD_SAFE_API_KEY; runas=your-username;",
+	answer:  `{"UserId":1,"UserName":"your-username","EmailAddress":"you@example.com"}`,
+	cookie:  "ASP.NET_SessionId=TOKEN; path=/; HttpOnly",
+	call:    "Cookie: ASP.NET_SessionId=TOKEN",
+	refusal: `401 "Authorization has been denied for this request."`, refused: auth.ErrCredentials,
+}}
+
+// A keyVendor is what a product without a token endpoint documents.
+type keyVendor struct {
+	preset, way string
+	call        string // the first call, as wireWith writes it
+	refusal     string // the response to wrong credentials; 401 {} if empty
+}
+
+var keyVendors = []keyVendor{{
+	preset: "jira_token", call: "GET https://acme.atlassian.net/rest/api/3/myself; Authorization: Basic you@example.com:JIRA_TOKEN",
+}, {
+	preset: "zendesk_token", call: "GET https://acme.zendesk.com/api/v2/users/me.json; Authorization: Basic you@example.com/token:ZENDESK_TOKEN",
+	refusal: `401 {"error":"Couldn't authenticate you"}`,
+}, {
+	preset: "freshservice", call: "GET https://acme.freshservice.com/api/v2/tickets?per_page=1; Authorization: Basic FRESHSERVICE_API_KEY:X",
+	refusal: `401 {"code":"invalid_credentials","message":"You have to be logged in to perform this action."}`,
+}, {
+	preset: "pagerduty_token", call: "GET https://api.pagerduty.com/abilities; Accept: application/vnd.pagerduty+json;version=2; Authorization: Token token=PAGERDUTY_TOKEN",
+}, {
+	preset: "servicedesk_plus_onpremises", call: "GET https://sdp.example.com:8080/api/v3/requests; Accept: application/vnd.manageengine.sdp.v3+json; Authtoken: SDP_AUTHTOKEN",
+	refusal: `401 {"response_status":{"status_code":4000,"messages":[{"status_code":401,"message":"Authentication failed."}],"status":"failed"}}`,
+}, {
+	preset: "topdesk", call: "GET https://acme.topdesk.net/tas/api/version; Authorization: Basic your-login:TOPDESK_APPLICATION_PASSWORD",
+}, {
+	preset: "ivanti_token", call: "GET https://acme.saasit.com/api/odata/businessobject/incidents?$top=1; Authorization: rest_api_key=IVANTI_API_KEY",
+	refusal: `401 {"code":"ISM_4001","message":["Authentication required"]}`,
+}, {
+	preset: "solarwinds", way: "the United States",
+	call: "GET https://api.samanage.com/incidents.json?per_page=1; Accept: application/vnd.samanage.v2.1+json; X-Samanage-Authorization: Bearer SOLARWINDS_TOKEN",
+}, {
+	preset: "solarwinds", way: "a region",
+	call: "GET https://apieu.samanage.com/incidents.json?per_page=1; Accept: application/vnd.samanage.v2.1+json; X-Samanage-Authorization: Bearer SOLARWINDS_TOKEN",
+}, {
+	preset: "opsgenie", way: "the global region", call: "GET https://api.opsgenie.com/v2/alerts?limit=1; Authorization: GenieKey OPSGENIE_API_KEY",
+	refusal: `401 {"message":"Could not authenticate","took":0.0,"requestId":"a"}`,
+}, {
+	preset: "opsgenie", way: "a region", call: "GET https://api.eu.opsgenie.com/v2/alerts?limit=1; Authorization: GenieKey OPSGENIE_API_KEY",
+}, {
+	preset: "gitlab", call: "GET https://gitlab.com/api/v4/version; Private-Token: GITLAB_TOKEN",
+	refusal: `401 {"message":"401 Unauthorized"}`,
+}, {
+	preset: "azure_devops", call: "GET https://dev.azure.com/acme/_apis/projects?api-version=7.1; Authorization: Basic :AZURE_DEVOPS_TOKEN",
+	refusal: "203 <html>Sign In</html>",
+}, {
+	preset: "datadog", call: "GET https://api.datadoghq.com/api/v1/validate; Dd-Api-Key: DD_API_KEY; Dd-Application-Key: DD_APP_KEY",
+	refusal: `403 {"errors":["Forbidden"]}`,
 }}
 
 // TestPresets connects to a server of each product's shape, as its documentation shows the connector.
@@ -213,7 +329,15 @@ func TestPresets(t *testing.T) {
 	for _, v := range tokenVendors {
 		t.Run(v.preset+"/"+v.way, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, v.test)
+			dir := presetDir(t)
+			synctest.Test(t, func(t *testing.T) { v.test(t, dir) })
+		})
+	}
+	for _, v := range keyVendors {
+		t.Run(v.preset+"/"+v.way, func(t *testing.T) {
+			t.Parallel()
+			dir := presetDir(t)
+			synctest.Test(t, func(t *testing.T) { v.test(t, dir) })
 		})
 	}
 }
@@ -223,6 +347,9 @@ func TestPresetsAreTested(t *testing.T) {
 	t.Parallel()
 	tested := map[string]bool{}
 	for _, v := range tokenVendors {
+		tested[v.preset+"/"+v.way] = true
+	}
+	for _, v := range keyVendors {
 		tested[v.preset+"/"+v.way] = true
 	}
 	for _, p := range config.Presets() {
@@ -236,24 +363,9 @@ func TestPresetsAreTested(t *testing.T) {
 
 const verifier = "verifier-of-at-least-forty-three-characters-x"
 
-func (v tokenVendor) test(t *testing.T) {
+func (v tokenVendor) test(t *testing.T, dir string) {
 	s := &tokenServer{tokenVendor: v, current: v.seed}
-	l := memnet.Listen()
-	server := &http.Server{Handler: s}
-	go server.Serve(l)
-	defer server.Close()
-	client := l.Client()
-	defer client.CloseIdleConnections()
-	wrap := func(string, http.RoundTripper) http.RoundTripper { return anywhere{client.Transport} }
-	conns, err := config.Parse("itsmauth.yaml", []byte(presetYAML(t, v.preset, v.way)+"    "+v.more+"\n"), config.WithWrap(wrap))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conns.Close()
-	c, err := conns.Get(v.preset)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := connectPreset(t, s, dir, v.preset, v.way, v.more)
 	session := c.Session()
 	if flow := session.CodeFlow(); flow != nil {
 		page, err := url.Parse(flow.URL("STATE", verifier))
@@ -297,13 +409,77 @@ func (v tokenVendor) test(t *testing.T) {
 	if _, err := session.Token(t.Context()); !errors.Is(err, v.refused) {
 		t.Errorf("with dead credentials: %v, want %v", err, v.refused)
 	}
+	if v.refused != auth.ErrConsentRequired {
+		return
+	}
+	time.Sleep(10 * time.Minute)
+	if _, err := session.Token(t.Context()); !errors.Is(err, v.refused) || s.refusals != 1 {
+		t.Errorf("a dead refresh token was sent %d times: %v", s.refusals, err)
+	}
 }
 
-var envReference = regexp.MustCompile(`\$\{env:([A-Z0-9_]+)\}`)
+// Without a token endpoint, a refusal is the caller's, and only a key that has changed is sent again.
+func (v keyVendor) test(t *testing.T, dir string) {
+	if v.refusal == "" {
+		v.refusal = "401 {}"
+	}
+	var mu sync.Mutex
+	want, calls, last := v.call, 0, ""
+	c := connectPreset(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		calls++
+		if last = wireWith(r, nil, "Accept"); last == want {
+			respond(w, "200 {}")
+		} else {
+			respond(w, v.refusal)
+		}
+	}), dir, v.preset, v.way, "")
+	works := func(when string, wantStatus, wantCalls int) {
+		t.Helper()
+		calls = 0
+		status, body, err := call(t.Context(), c, "GET", c.Probe, "")
+		if err != nil || status != wantStatus || calls != wantCalls {
+			t.Errorf("%s: %d %s %v after %d requests, want %d after %d\ngot  %s\nwant %s", when, status, body, err, calls, wantStatus, wantCalls, last, want)
+		}
+	}
+	refused, _ := strconv.Atoi(v.refusal[:3])
+	works("at first", 200, 1)
+	secret := regexp.MustCompile(`[A-Z_]{8,}`).FindString(v.call)
+	want = strings.ReplaceAll(v.call, secret, "new-key")
+	works("while only the product has the new key", refused, 1)
+	write(t, filepath.Join(dir, secret), "new-key\n")
+	works("when the file has just changed", 200, 2)
+	works("after the rotation", 200, 1)
+	if state, err := c.Status(t.Context()); err != nil || !state.Expiry.IsZero() {
+		t.Errorf("%+v %v", state, err)
+	}
+}
 
-// presetYAML is the connector that the documentation shows. The value of a variable is its name.
-func presetYAML(t *testing.T, name, way string) string {
+// connectPreset makes the connector that the documentation shows, whose requests all go to the server.
+func connectPreset(t *testing.T, server http.Handler, dir, name, way, more string) *config.Connector {
 	t.Helper()
+	l := memnet.Listen()
+	s := &http.Server{Handler: server}
+	go s.Serve(l)
+	client := l.Client()
+	wrap := func(string, http.RoundTripper) http.RoundTripper { return anywhere{client.Transport} }
+	conns, err := config.Parse(filepath.Join(dir, "itsmauth.yaml"), []byte(presetYAML(name, way)+"    "+more+"\n"), config.WithWrap(wrap))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conns.Close()
+		client.CloseIdleConnections()
+		s.Close()
+	})
+	return get(t, conns, name)
+}
+
+var references = regexp.MustCompile(`\$\{env:([A-Z0-9_]+)\}`)
+
+// presetYAML is the connector that the documentation shows, with files in place of environment variables.
+func presetYAML(name, way string) string {
 	text := "version: 1\nconnectors:\n  " + name + ":\n    provider: " + name + "\n"
 	list := config.Presets()
 	p := list[slices.IndexFunc(list, func(p config.Preset) bool { return p.Name == name })]
@@ -316,8 +492,62 @@ func presetYAML(t *testing.T, name, way string) string {
 	for _, k := range keys {
 		text += "    " + strings.ReplaceAll(strings.TrimSpace(k.Example), "\n", "\n    ") + "\n"
 	}
-	return envReference.ReplaceAllString(text, "$${env:$1:-$1}")
+	return references.ReplaceAllString(text, "$${file:$1}")
 }
+
+// presetDir has the files to which connectors of presets refer: a variable's has its name in it.
+func presetDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cert, key := rsaCertificate(t)
+	for _, p := range config.Presets() {
+		for _, way := range append(p.Ways, config.PresetWay{}) {
+			for _, k := range slices.Concat(p.Keys, way.Keys) {
+				for _, m := range references.FindAllStringSubmatch(k.Example, -1) {
+					write(t, filepath.Join(dir, m[1]), m[1]+"\n")
+				}
+				for _, m := range regexp.MustCompile(`\$\{file:([^}]+)\}`).FindAllStringSubmatch(k.Example, -1) {
+					text := map[string]string{".pem": key, ".key": key, ".crt": cert, "": workloadIdentity}[filepath.Ext(m[1])]
+					write(t, filepath.Join(dir, m[1]), text)
+				}
+			}
+		}
+	}
+	return dir
+}
+
+// workloadIdentity is a JWT of a cluster, whose signature nobody checks.
+var workloadIdentity = strings.Join([]string{
+	base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256"}`)),
+	base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"https://cluster.example.com","sub":"system:serviceaccount:a:b","aud":"api://AzureADTokenExchange"}`)),
+	"c2ln",
+}, ".")
+
+// rsaCertificate is a certificate with its key, in PEM.
+var rsaCertificate = func() func(t *testing.T) (string, string) {
+	var once sync.Once
+	var cert, key string
+	return func(t *testing.T) (string, string) {
+		once.Do(func() {
+			k, err := rsa.GenerateKey(rand.Reader, 2048)
+			if err != nil {
+				t.Fatal(err)
+			}
+			template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)}
+			der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+			key = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+		})
+		return cert, key
+	}
+}()
 
 // anywhere sends requests to every address to one server, and tells it their scheme.
 type anywhere struct{ next http.RoundTripper }
@@ -339,6 +569,7 @@ type tokenServer struct {
 	live         string // the access token
 	until        time.Time
 	refuses      bool
+	refusals     int
 	wrong        string
 }
 
@@ -353,9 +584,17 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.current != "" && s.refresh != "" {
 		want = s.filledIn(s.refresh)
 	}
-	if got := wire(r, body); urlOf(got) != urlOf(want) {
+	got := wireWith(r, body)
+	if s.then != "" && urlOf(got) == urlOf(s.then) {
+		if got != s.filledIn(s.then) {
+			s.wrong += "\ngot  " + got + "\nwant " + s.filledIn(s.then)
+		}
+		w.Header().Set("Set-Cookie", s.filledIn(s.cookie))
+		respond(w, "200 {}")
+	} else if urlOf(got) != urlOf(want) {
 		s.api(w, r)
 	} else if s.refuses {
+		s.refusals++
 		respond(w, s.refusal)
 	} else if got != want {
 		s.wrong += "\ngot  " + got + "\nwant " + want
@@ -372,6 +611,9 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		life, _ := s.lifetime()
 		s.until = time.Now().Add(life)
+		if s.cookie != "" && s.then == "" {
+			w.Header().Set("Set-Cookie", s.filledIn(s.cookie))
+		}
 		respond(w, "200 "+s.filledIn(answer))
 	}
 }
@@ -442,8 +684,12 @@ func respond(w http.ResponseWriter, text string) {
 	io.WriteString(w, body)
 }
 
-// wire writes a request: method, address, encoding and fields in alphabetical order, and unusual headers.
-func wire(r *http.Request, body []byte) string {
+// usual are headers that wireWith leaves out.
+var usual = []string{"Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent", "X-Scheme"}
+
+// wireWith writes a request: method, address, encoding and fields in alphabetical order, the headers that are not
+// usual, and these.
+func wireWith(r *http.Request, body []byte, with ...string) string {
 	u := *r.URL
 	u.Scheme, u.Host = r.Header.Get("X-Scheme"), r.Host
 	text := r.Method + " " + address(&u)
@@ -466,15 +712,46 @@ func wire(r *http.Request, body []byte) string {
 		if err != nil || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
 			return text + " " + r.Header.Get("Content-Type") + string(body)
 		}
+		for _, name := range []string{"assertion", "client_assertion"} {
+			if fields.Has(name) {
+				fields.Set(name, claims(fields.Get(name)))
+			}
+		}
 		text += " form " + strings.ReplaceAll(unescaped(fields), verifier, "VERIFIER")
 	}
-	if more := headers(r, "Accept", "Accept-Encoding", "Connection", "Content-Length", "Content-Type", "User-Agent", "X-Scheme"); more != "" {
+	without := slices.DeleteFunc(slices.Clone(usual), func(name string) bool { return slices.Contains(with, name) })
+	if more := headers(r, without...); more != "" {
 		text += "; " + more
 	}
 	return text
 }
 
-// urlOf is the URL in what wire writes.
+// claims writes a JWT's header and claims, without those that always differ. A valid one lives for some minutes.
+func claims(token string) string {
+	parts, all := strings.Split(token, "."), map[string]any{}
+	for _, part := range parts[:min(2, len(parts))] {
+		b, err := base64.RawURLEncoding.DecodeString(part)
+		if err == nil {
+			err = json.Unmarshal(b, &all)
+		}
+		if err != nil {
+			return err.Error()
+		}
+	}
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		switch name {
+		case "typ", "iat", "exp", "nbf", "jti":
+		case "x5t#S256":
+			list = append(list, name)
+		default:
+			list = append(list, fmt.Sprint(name, "=", all[name]))
+		}
+	}
+	return "JWT(" + strings.Join(list, " ") + ")"
+}
+
+// urlOf is the URL in what wireWith writes.
 func urlOf(text string) string { return strings.TrimSuffix(strings.Fields(text)[1], ";") }
 
 // address writes a URL without escapes.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"slices"
@@ -262,11 +263,17 @@ func checkFlags(path, text string, settings []setting) (needsLogin bool, err err
 	errors.As(err, &problems)
 	var errs []error
 	for _, p := range problems {
+		if errors.Is(p, fs.ErrNotExist) {
+			continue // the example of a preset refers to a file
+		}
 		key := p.Path[strings.LastIndex(p.Path, ".")+1:]
 		if !hasKey(settings, key) {
 			key = "name" // it may contain dots
 		}
 		errs = append(errs, fmt.Errorf("--%s %s", setting{key: key}.flag(), p.Message))
+	}
+	if errs == nil {
+		return false, nil
 	}
 	return false, usage(errors.Join(errs...))
 }

@@ -78,6 +78,30 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// init writes a connector of each preset, with a comment for each key.
+func TestInitPresets(t *testing.T) {
+	t.Parallel()
+	for _, p := range config.Presets() {
+		file := filepath.Join(t.TempDir(), "itsmauth.yaml")
+		code, stdout, stderr := itsmauth(t.Context(), "--config", file, "init", "--provider", p.Name)
+		text, err := os.ReadFile(file)
+		if err != nil || code != 0 || stderr != "" {
+			t.Errorf("%s: exit %d, %s %v", p.Name, code, stderr, err)
+			continue
+		}
+		_, connector, _ := strings.Cut(string(text), "\nconnectors:\n")
+		if err := parseExample(connector); err != nil {
+			t.Errorf("%v\n%s", err, text)
+		}
+		if strings.Contains(connector, "    # \n") || strings.Contains(connector, "probe") {
+			t.Errorf("an empty comment, or a probe:\n%s", connector)
+		}
+		if wantLogin := p.Name == "jira" || p.Name == "servicedesk_plus"; strings.Contains(stdout, "login "+p.Name) != wantLogin {
+			t.Errorf("%s: %s", p.Name, stdout)
+		}
+	}
+}
+
 // Without a terminal there are placeholders, which are valid. Only the variables are not set.
 func TestInitWritesExamples(t *testing.T) {
 	t.Parallel()

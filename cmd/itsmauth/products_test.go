@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,7 +55,7 @@ func TestProvidersPrintConnectors(t *testing.T) {
 		if code != 0 || stderr != "" {
 			t.Errorf("%s: exit %d, %s", name, code, stderr)
 		}
-		if _, err := parseExample(stdout); err != nil {
+		if err := parseExample(stdout); err != nil {
 			t.Errorf("%v\n%s", err, stdout)
 		}
 		for line := range strings.Lines(stdout) {
@@ -66,23 +68,27 @@ func TestProvidersPrintConnectors(t *testing.T) {
 		for i, way := range p.Ways {
 			p.Ways = p.Ways[:1:1]
 			p.Ways[0] = way
-			if _, err := parseExample(prefixed("  ", connectorOf(p))); err != nil {
+			if err := parseExample(prefixed("  ", connectorOf(p))); err != nil {
 				t.Errorf("way %d: %v\n%s", i, err, connectorOf(p))
 			}
 		}
 	}
 }
 
-var aReference = regexp.MustCompile(`\$\{env:([A-Z0-9_]+)\}`)
+var aVariable = regexp.MustCompile(`\$\{env:([A-Z0-9_]+)\}`)
 
-// parseExample parses an example of a connector, with its variables set.
-func parseExample(connector string) (*config.Connectors, error) {
-	text := aReference.ReplaceAllString("version: 1\nconnectors:\n"+connector, "$${env:$1:-c2VjcmV0}")
+// parseExample parses an example of a connector, with its variables set. Its files need not be there.
+func parseExample(connector string) error {
+	text := aVariable.ReplaceAllString("version: 1\nconnectors:\n"+connector, "$${env:$1:-c2VjcmV0}")
 	conns, err := config.Parse("example.yaml", []byte(text))
+	var problems config.Problems
+	if errors.As(err, &problems) && !slices.ContainsFunc(problems, func(p config.Problem) bool { return !errors.Is(p, fs.ErrNotExist) }) {
+		return nil
+	}
 	if err == nil {
 		err = conns.Close()
 	}
-	return conns, err
+	return err
 }
 
 func TestProvidersListed(t *testing.T) {
