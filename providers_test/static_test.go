@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
@@ -206,6 +207,47 @@ func TestStaticDeadKey(t *testing.T) {
 			t.Errorf("HTTP %d, %v, %d requests", status, err, d.requests.Load())
 		}
 	}
+}
+
+// A key from a secret source is read there once a second while the product refuses it, and not for each call.
+func TestStaticSecretSource(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var key atomic.Value
+		key.Store("key-0")
+		var reads, requests atomic.Int64
+		vault := config.WithSecretSource("vault", func(context.Context, string) (string, error) {
+			reads.Add(1)
+			return key.Load().(string), nil
+		})
+		product := inMemory{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			requests.Add(1)
+			if r.Header.Get("X-Api-Key") != "key-1" {
+				w.WriteHeader(http.StatusUnauthorized)
+			}
+		})}
+		wrap := config.WithWrap(func(string, http.RoundTripper) http.RoundTripper { return product })
+		conns, err := config.Parse("t.yaml", []byte("version: 1\nconnectors:\n  desk: {provider: static, base_url: 'https://h', headers: {X-Api-Key: '${vault:k}'}}\n"), vault, wrap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conns.Close()
+		c := get(t, conns, "desk")
+		for range 100 {
+			if status, _, err := call(t.Context(), c, "GET", "/", ""); err != nil || status != 401 {
+				t.Errorf("HTTP %d, %v", status, err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if reads.Load() > 11 || requests.Load() != 100 {
+			t.Errorf("%d reads in 10 s, %d requests for 100 calls", reads.Load(), requests.Load())
+		}
+		time.Sleep(time.Second)
+		key.Store("key-1")
+		if status, _, err := call(t.Context(), c, "GET", "/", ""); err != nil || status != 200 {
+			t.Errorf("HTTP %d, %v", status, err)
+		}
+	})
 }
 
 // Retries and rate limits are as with tokens. A redirect elsewhere carries no key.
