@@ -5,14 +5,17 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/authtest"
 	"github.com/itsmauth/itsmauth/providers/static"
 )
 
@@ -113,6 +116,30 @@ func TestConfig(t *testing.T) {
 	if _, err := static.New(static.Config{Username: s("u")}, auth.Env{}); err == nil || err.Error() != "base_url: required" {
 		t.Error(err)
 	}
+}
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	var dead atomic.Bool
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("X-Key") != "hunter2" || dead.Load():
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path != "/tickets":
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer s.Close()
+	get := func(path string) func() *http.Request {
+		return func() *http.Request { return httptest.NewRequest("GET", s.URL+path, nil) }
+	}
+	authtest.TestProvider(t, func(t *testing.T) auth.Provider {
+		p, err := static.New(static.Config{Headers: map[string]auth.Secret{"x-key": auth.SecretString("hunter2")}}, env(t, s.URL))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}, authtest.Product{Good: get("/tickets"), Refused: get("/nothing"), Kill: func(string) { dead.Store(true) }, Secrets: []string{"hunter2"}})
 }
 
 // The identity is the origin and the names of the headers, whatever the credentials.
