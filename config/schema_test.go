@@ -49,6 +49,8 @@ var beyond = []struct{ words, tag, why string }{
 	{"used by", "", "a rule between keys"},
 	{"must be at least 1s", "", "a constructor's rule"},
 	{"has a setting of its own", "", "a constructor's rule"},
+	{"would replace the Content-Type", "", "a constructor's rule"},
+	{"cannot be set", "", "a constructor's rule"},
 	{"is set for each JWT", "", "a constructor's rule"},
 	{"is not a header name", "", "a constructor's rule"},
 	{"must be a JSON Pointer", "", "a constructor's rule"},

@@ -349,8 +349,8 @@ func TestTokenNamesTheProxy(t *testing.T) {
 func TestTokenResponseIsNone(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		`{"token": "a1"}`:      `the token response has no access token at "/access_token"; if it is elsewhere in the response, set response.access_token (HTTP 200); `,
-		`{"access_token": ""}`: `the token response has no access token at "/access_token"; if it is elsewhere in the response, set response.access_token (HTTP 200); `,
+		`{"token": "a1"}`:      `the token response has no access token at "/access_token"; if it is elsewhere in the response, set response.access_token; the response has the keys token (HTTP 200); `,
+		`{"access_token": ""}`: `the token response has no access token at "/access_token"; if it is elsewhere in the response, set response.access_token; the response has the keys access_token (HTTP 200); `,
 		`<html>`:               "the token response is an HTML page (HTTP 200); ",
 		`access_token=a1`:      "the token response is a form; set response.format to text (HTTP 200); ",
 		`a1`:                   "the token response is not JSON (HTTP 200); ",

@@ -760,7 +760,7 @@ func TestAssertionNewRefuses(t *testing.T) {
 		"GET": {Config{ClientID: "id", Method: "GET", Grant: "jwt_bearer", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}},
 			"credentials_in: would be sent in the URL with method GET\ngrant: would be sent in the URL with method GET"},
 		"params": {Config{ClientID: "id", Grant: "jwt_bearer", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}, Params: map[string]any{"assertion": "x", "client_assertion_type": "x"}},
-			"params.assertion: has a setting of its own\nparams.client_assertion_type: has a setting of its own"},
+			"params.assertion: has a setting of its own: assertion\nparams.client_assertion_type: has a setting of its own: credentials_in"},
 		"headers": {Config{ClientID: "id", CredentialsIn: "private_key_jwt", Assertion: Assertion{PrivateKey: key}, CredentialHeaders: []Header{{"A", "{client_id}"}}}, "credential_headers: only used by credentials_in headers"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -41,11 +41,11 @@ func (c *Config) check() error {
 	for k, v := range c.Params {
 		_, isScalar := paramText(v)
 		errs.When(!isScalar, "params."+k, "must be text, a number, true or false")
-		errs.When(c.sends(k), "params."+k, "has a setting of its own")
+		errs.When(c.settingOf(k) != "", "params."+k, "has a setting of its own: "+c.settingOf(k))
 	}
 	for k := range c.SecretParams {
 		_, twice := c.Params[k]
-		errs.When(c.sends(k), "secret_params."+k, "has a setting of its own")
+		errs.When(c.settingOf(k) != "", "secret_params."+k, "has a setting of its own: "+c.settingOf(k))
 		errs.When(twice, "secret_params."+k, "is also in params")
 	}
 	for key, fields := range map[string][]string{"refresh.fields": c.Refresh.Fields, "code_fields": c.CodeFields} {
@@ -128,16 +128,23 @@ func (c *Config) checkClient(errs *settings.Errors) {
 	}
 }
 
-// sends reports whether a setting other than params and secret_params sends the field.
-func (c *Config) sends(field string) bool {
-	own := []string{"client_id", "client_secret", "username", "password", "code", "code_verifier", "scope", "redirect_uri", c.Refresh.Param}
+// settingOf returns the setting that sends the field, other than params and secret_params, or "".
+func (c *Config) settingOf(field string) string {
+	own := map[string]string{"client_id": "client_id", "client_secret": "client_secret", "username": "username", "password": "password",
+		"code": "grant", "code_verifier": "pkce", "scope": "scopes", "redirect_uri": "redirect_uri", c.Refresh.Param: "refresh_token"}
+	if c.Grant != "none" {
+		own["grant_type"] = "grant"
+	}
 	if c.assertionIsGrant() {
-		own = append(own, "assertion")
+		own["assertion"] = "assertion"
 	}
-	if c.assertionIsClient() || c.sendsClientAssertion() {
-		own = append(own, "client_assertion", "client_assertion_type")
+	if c.assertionIsClient() {
+		own["client_assertion"], own["client_assertion_type"] = "assertion", "credentials_in"
 	}
-	return slices.Contains(own, field) || field == "grant_type" && c.Grant != "none"
+	if c.sendsClientAssertion() {
+		own["client_assertion"], own["client_assertion_type"] = "client_assertion", "credentials_in"
+	}
+	return own[field]
 }
 
 // checkParamNames adds errors for names of unknown fields, and for fields that would be sent under one name.
@@ -189,7 +196,8 @@ func (c *Config) checkHeaders(errs *settings.Errors) {
 	errs.When(!slices.ContainsFunc(c.TokenHeaders, holdsToken), "token_headers", "one of them must contain {access_token}")
 	inBasic := map[string]bool{"authorization": c.CredentialsIn == "basic" && !c.ClientSecret.IsZero()}
 	static := checkFixedHeaders(errs, "static_headers", c.StaticHeaders, map[string]map[string]bool{
-		"is also in token_headers": tokens, "is also in credential_headers": credentials, "is the header of credentials_in basic": inBasic})
+		"is also in token_headers": tokens, "is also in credential_headers": credentials, "is the header of credentials_in basic": inBasic,
+		"would replace the Content-Type of every call; that of token requests follows from encoding": {"content-type": true}})
 	checkFixedHeaders(errs, "api_headers", c.APIHeaders, map[string]map[string]bool{
 		"is also in token_headers": tokens, "is also in static_headers": static, "would replace the Content-Type of every call": {"content-type": true}})
 }

@@ -107,8 +107,8 @@ type Config struct {
 	// TokenHeaders carry the token in API calls. A template may contain {access_token} and {token_type}. With
 	// Response.Cookie the default is that cookie, and with DPoP the default template is DPoP {access_token}.
 	TokenHeaders []Header `yaml:"token_headers" default:"[{name: Authorization, template: \"Bearer {access_token}\"}]"`
-	// StaticHeaders are sent with token requests and API calls, such as a gateway's key. Accept and
-	// Content-Type replace those of the token request.
+	// StaticHeaders are sent with token requests and API calls, such as a gateway's key. Accept replaces that
+	// of the token request.
 	StaticHeaders map[string]auth.Secret `yaml:"static_headers" literal:"true"`
 	// APIHeaders are sent with API calls alone. They replace the caller's headers of the same name.
 	APIHeaders map[string]auth.Secret `yaml:"api_headers" literal:"true"`

@@ -146,8 +146,8 @@ func TestRequest(t *testing.T) {
 			seen{Body: "grant_type=client_credentials", Header: with(with(with(formType, "X-Id", "id"), "X-Key", "key s+/"), "X-Gateway", "g")},
 		},
 		"static headers": {
-			Config{ClientID: "id", StaticHeaders: map[string]auth.Secret{"accept": auth.SecretString("application/vnd.x+json"), "CONTENT-TYPE": auth.SecretString("application/x-www-form-urlencoded; charset=utf-8")}}, nil,
-			seen{Body: "client_id=id&grant_type=client_credentials", Header: http.Header{"Accept": {"application/vnd.x+json"}, "Content-Type": {"application/x-www-form-urlencoded; charset=utf-8"}}},
+			Config{ClientID: "id", StaticHeaders: map[string]auth.Secret{"accept": auth.SecretString("application/vnd.x+json")}}, nil,
+			seen{Body: "client_id=id&grant_type=client_credentials", Header: http.Header{"Accept": {"application/vnd.x+json"}, "Content-Type": {"application/x-www-form-urlencoded"}}},
 		},
 		"password": {
 			Config{Grant: "password", Username: "u", Password: auth.SecretString(password), ClientID: "id"}, nil,
@@ -1318,9 +1318,9 @@ refresh_token: not used by grant client_credentials`},
 		"seed":     {Config{TokenURL: x, Grant: "refresh_token"}, "refresh_token: required for grant refresh_token"},
 		"colon":    {Config{TokenURL: x, ClientID: "a:b", CredentialsEncoding: "raw"}, "client_id: must not contain a colon, which ends the id in a raw Basic header"},
 		"params": {Config{TokenURL: x, ClientID: "id", Params: map[string]any{"grant_type": "x", "a": "b"}, SecretParams: map[string]auth.Secret{"a": s, "client_secret": s}},
-			`params.grant_type: has a setting of its own
+			`params.grant_type: has a setting of its own: grant
 secret_params.a: is also in params
-secret_params.client_secret: has a setting of its own`},
+secret_params.client_secret: has a setting of its own: client_secret`},
 		"refresh fields": {Config{TokenURL: x, ClientID: "id", Refresh: Refresh{Fields: []string{"scope", "x"}}}, "refresh.fields.1: must be a name from params or secret_params, redirect_uri or scope"},
 		"GET": {Config{TokenURL: x, Method: "GET", Grant: "password", Username: "u", Password: s, ClientSecret: s, CredentialsIn: "form", SecretParams: map[string]auth.Secret{"a": s}},
 			`client_secret: would be sent in the URL with method GET
@@ -1341,9 +1341,10 @@ token_headers.2.name: appears twice
 token_headers.2.template: must not hold a line break
 token_headers: one of them must contain {access_token}`},
 		"static headers": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, TokenHeaders: []Header{{"A", "{access_token}"}},
-			StaticHeaders: map[string]auth.Secret{"authorization": s, "B": s, "b": s, "host": s, "user-agent": s, "Accept": s}},
+			StaticHeaders: map[string]auth.Secret{"authorization": s, "B": s, "b": s, "host": s, "user-agent": s, "Accept": s, "content-type": s}},
 			`static_headers.authorization: is the header of credentials_in basic
 static_headers.b: appears twice
+static_headers.content-type: would replace the Content-Type of every call; that of token requests follows from encoding
 static_headers.host: cannot be set
 static_headers.user-agent: must be spelled User-Agent`},
 		"static credentials": {Config{TokenURL: x, ClientID: "id", ClientSecret: s, CredentialsIn: "headers", CredentialHeaders: []Header{{"X-Key", "{client_secret}"}}, StaticHeaders: map[string]auth.Secret{"x-key": s}},
@@ -1414,5 +1415,39 @@ param_names.username: is the name of another field that is sent`},
 				}
 			}
 		})
+	}
+}
+
+// The error of a response without a token shows the keys that token responses usually have, and nothing else of it.
+func TestKeysOfTheResponse(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"token": "hunter2", "expiresIn": 60}`:                   "; the response has the keys expiresIn, token",
+		`{"data": {"hunter2": "hunter2"}, "hunter2": 1, "OK": 1}`: "; the response has the keys data, and 2 more",
+		`{"hunter2": "hunter2"}`:                                  "; the response has none of the usual keys",
+		`{}`:                                                      "set response.access_token",
+		`["hunter2"]`:                                             "set response.access_token",
+	} {
+		u, _ := serve(t, say(200, body))
+		_, err := must(t, basic(u)).Exchange(t.Context(), nil)
+		if !errors.Is(err, auth.ErrProtocol) || !strings.Contains(err.Error(), want+" (HTTP 200)") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+// Each field that a setting sends names that setting, and may not be in params.
+func TestSettingOf(t *testing.T) {
+	t.Parallel()
+	u, _ := url.Parse("https://h/token")
+	secret := auth.SecretString("s")
+	for field, want := range map[string]string{"client_id": "client_id", "client_secret": "client_secret", "username": "username", "password": "password", "scope": "scopes",
+		"redirect_uri": "redirect_uri", "grant_type": "grant", "code": "grant", "code_verifier": "pkce", "rt": "refresh_token"} {
+		for key, c := range map[string]Config{"params": {Params: map[string]any{field: "x"}}, "secret_params": {SecretParams: map[string]auth.Secret{field: secret}}} {
+			c.TokenURL, c.ClientID, c.Refresh.Param = u, "id", "rt"
+			if _, err := New(c, auth.Env{}); err == nil || err.Error() != key+"."+field+": has a setting of its own: "+want {
+				t.Errorf("%v, want %s", err, want)
+			}
+		}
 	}
 }

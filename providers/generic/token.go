@@ -57,7 +57,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 		if !isText && p.c.Provider == "oauth2" {
 			where = fmt.Sprintf(" at %q; if it is elsewhere in the response, set response.access_token", response.AccessToken)
 		}
-		return nil, fmt.Errorf("%w: the token response has no access token%s", auth.ErrProtocol, where)
+		return nil, fmt.Errorf("%w: the token response has no access token%s%s", auth.ErrProtocol, where, keysOf(doc))
 	case !printable(tok.AccessToken) || isText && strings.Contains(tok.AccessToken, " "):
 		return nil, fmt.Errorf("%w: the access token has characters that cannot be sent in a header", auth.ErrProtocol)
 	case tok.TokenType != "" && !headerName.MatchString(tok.TokenType): // the characters of a scheme, too

@@ -3,7 +3,11 @@ package generic
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
 )
@@ -36,6 +40,36 @@ func token(v any) string {
 func str(v any) string {
 	s, _ := v.(string)
 	return s
+}
+
+// knownKeys are names that token responses have. Others are not shown: a server may repeat in any text what it was
+// sent.
+var knownKeys = []string{"access_token", "accessToken", "AccessToken", "token", "Token", "id_token", "idToken", "jwt", "JWT", "auth_token", "authToken",
+	"session_token", "sessionToken", "session_id", "sessionId", "session", "ticket", "key", "api_key", "apiKey", "bearer",
+	"token_type", "tokenType", "expires_in", "expiresIn", "expires", "expires_at", "expiresAt", "expiry", "refresh_token", "refreshToken", "scope",
+	"data", "result", "results", "response", "payload", "body", "value", "content", "d", "status", "success", "message", "error", "errors", "code",
+	"user", "account", "credentials", "authentication", "auth", "login"}
+
+// keysOf says which keys the response has, without their values.
+func keysOf(doc any) string {
+	object, ok := doc.(map[string]any)
+	if !ok || len(object) == 0 {
+		return ""
+	}
+	var keys []string
+	for _, k := range slices.Sorted(maps.Keys(object)) {
+		if slices.Contains(knownKeys, k) {
+			keys = append(keys, k)
+		}
+	}
+	keys = keys[:min(len(keys), 10)]
+	switch others := len(object) - len(keys); {
+	case len(keys) == 0:
+		return "; the response has none of the usual keys"
+	case others > 0:
+		keys = append(keys, fmt.Sprintf("and %d more", others))
+	}
+	return "; the response has the keys " + strings.Join(keys, ", ")
 }
 
 // first returns the first non-empty value at pointer, converted by [jsonbody.Text], token or str.
