@@ -37,6 +37,8 @@ func (c *Connectors) Health(ctx context.Context) error {
 func (c *Connector) health(ctx context.Context) error {
 	st, err := c.Status(ctx)
 	switch {
+	case c.session.StaticCredentials() != nil && errors.Is(st.Failure, auth.ErrCredentials):
+		return st.Failure
 	case st.State == auth.StateFresh || st.State == auth.StateStale:
 		return nil
 	case errors.Is(st.Failure, auth.ErrConsentRequired):

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
+	"github.com/itsmauth/itsmauth/auth/consent"
 	"github.com/itsmauth/itsmauth/config"
 )
 
@@ -186,6 +187,17 @@ func TestStaticDeadKey(t *testing.T) {
 	if err != nil || st.State != auth.StateFresh || !errors.Is(st.Failure, auth.ErrCredentials) || !st.NextTry.IsZero() {
 		t.Errorf("%+v, %v", st, err)
 	}
+	page := func() string {
+		w := httptest.NewRecorder()
+		consent.NewHandler([]consent.Connector{{Name: "desk", Session: session}}, nil).ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/", nil))
+		return w.Body.String()
+	}
+	if err := conns.Health(t.Context()); !errors.Is(err, auth.ErrCredentials) {
+		t.Errorf("Health: %v", err)
+	}
+	if p := page(); !strings.Contains(p, "To repair it, check headers.x-api-key and the account in the product.") || strings.Contains(p, "token") {
+		t.Error(p)
+	}
 	if n := strings.Count(log.String(), "desk: request: credentials refused (HTTP 401); check headers.x-api-key and the account in the product"); n != 1 || strings.Contains(log.String(), "dead-key") {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}
@@ -195,8 +207,11 @@ func TestStaticDeadKey(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if st, _ := session.Status(t.Context()); st.Failure != nil {
+	if st, _ := session.Status(t.Context()); st.Failure != nil || conns.Health(t.Context()) != nil {
 		t.Error(st.Failure)
+	}
+	if p := page(); !strings.Contains(p, "It sends credentials of the configuration.") {
+		t.Error(p)
 	}
 	// Another key that is wrong, too: one replay.
 	write("wrong-key")

@@ -234,7 +234,12 @@ func newRow(c Connector, st auth.Status, err error, now time.Time) row {
 		r.Tone, r.State = "bad", "Failing"
 		what, do := meaning(err)
 		r.What = what + " " + do
-		if st.State == auth.StateFresh || st.State == auth.StateStale {
+		if c.Session.StaticCredentials() != nil {
+			r.What = "The product refuses the credentials, or they cannot be read."
+			if e, ok := errors.AsType[*auth.Error](err); ok && e.Advice() != "" {
+				r.What += " To repair it, " + e.Advice() + "."
+			}
+		} else if st.State == auth.StateFresh || st.State == auth.StateStale {
 			r.What += " The current token is still valid."
 		} else if now.Before(st.NextTry) {
 			r.What += " Next try " + in(st.NextTry.Sub(now)) + "."
@@ -242,6 +247,9 @@ func newRow(c Connector, st auth.Status, err error, now time.Time) row {
 	case !r.NeedsLogin:
 		r.Tone, r.State = "neutral", "No consent needed"
 		r.What = "It signs in by itself."
+		if c.Session.StaticCredentials() != nil {
+			r.What = "It sends credentials of the configuration."
+		}
 	case st.State == auth.StateNone:
 		r.Tone, r.State = "neutral", "Ready"
 		r.What = "The first request uses the configured refresh token."
