@@ -16,12 +16,21 @@ import (
 	"github.com/itsmauth/itsmauth/providers"
 )
 
-// presets are the presets by name. They are decoded at the first use.
-var presets = sync.OnceValue(func() map[string]*preset.Preset {
-	list := map[string]*preset.Preset{}
+// A decodedPreset has what is made of a preset's file at its first use.
+type decodedPreset struct {
+	*preset.Preset
+	kind yamldoc.Kind // the keys of its connectors
+}
+
+// presets decode the presets, each once.
+var presets = sync.OnceValue(func() map[string]func() decodedPreset {
+	list := map[string]func() decodedPreset{}
 	for _, d := range providers.All() {
 		if d.Preset() != nil {
-			list[d.Name()], _ = preset.Decode(d.Preset()) // a test sees the faults
+			list[d.Name()] = sync.OnceValue(func() decodedPreset {
+				p, _ := preset.Decode(d.Preset()) // a test sees the faults
+				return decodedPreset{p, yamldoc.Kind{Settings: d.Settings(), Variables: p.Fields(), Given: p.Given()}}
+			})
 		}
 	}
 	return list
@@ -86,7 +95,7 @@ type PresetWay struct {
 func Presets() []Preset {
 	var list []Preset
 	for _, name := range slices.Sorted(maps.Keys(presets())) {
-		p := presets()[name]
+		p := presets()[name]()
 		shown := Preset{Name: name, Product: p.Product, Engine: p.Engine, Page: p.Page.String(), Read: p.Read, Evidence: p.Evidence,
 			Notes: p.Notes, Unverified: p.Unverified, Keys: presetKeys(p.Example), Settings: yamlOf(p.Settings)}
 		for _, v := range p.Variables {
@@ -120,13 +129,11 @@ func yamlOf(mapping yamldoc.Node) string {
 }
 
 // kind tells which keys a connector of the provider may have.
-func kind(d providers.Definition) yamldoc.Kind {
-	k := yamldoc.NewKind(d.Settings())
-	if d.Preset() != nil {
-		p := presets()[d.Name()]
-		k.Variables, k.Given = p.Fields(), p.Given()
+func kind(d providers.Definition) func() yamldoc.Kind {
+	if d.Preset() == nil {
+		return yamldoc.NewKind(d.Settings())
 	}
-	return k
+	return func() yamldoc.Kind { return presets()[d.Name()]().kind }
 }
 
 // describeVariable is what a schema says of a field of [preset.Preset.Fields] besides its type.
@@ -158,7 +165,7 @@ func (l *loader) withPreset(at yamldoc.Node, entries []yamldoc.Node) []yamldoc.N
 	if def.Preset() == nil {
 		return entries
 	}
-	p := presets()[def.Name()]
+	p := presets()[def.Name()]()
 	given := map[string]yamldoc.Node{}
 	for _, e := range entries {
 		if !e.Null() {
@@ -194,12 +201,12 @@ func (l *loader) withPreset(at yamldoc.Node, entries []yamldoc.Node) []yamldoc.N
 
 // values decodes the variables of p, and returns what replaces placeholders in its settings. A text keeps its
 // references, so that secrets are read again.
-func (l *loader) values(p *preset.Preset, at yamldoc.Node, entries []yamldoc.Node, given map[string]yamldoc.Node) map[string]*yamldoc.Value {
+func (l *loader) values(p decodedPreset, at yamldoc.Node, entries []yamldoc.Node, given map[string]yamldoc.Node) map[string]*yamldoc.Value {
 	values := map[string]*yamldoc.Value{}
 	if id, ok := given["client_id"]; ok {
 		values["client_id"] = &yamldoc.Value{Text: id.Text(), From: id}
 	}
-	decoded := reflect.New(p.Fields())
+	decoded := reflect.New(p.kind.Variables)
 	l.doc.Fill(decoded.Interface(), at, entries)
 	for i, v := range p.Variables {
 		from, ok := given[v.Name]

@@ -163,7 +163,7 @@ func (d *Document) strict(at Node, entries []Node, structs ...reflect.Type) {
 // it, and returns the struct and the settings in it.
 func (d *Document) Rest(at Node, entries []Node, u Union, kind string) (reflect.Value, map[string]Setting) {
 	d.scalars = map[string]Setting{}
-	k := u.Kinds[kind]
+	k := u.Kinds[kind]()
 	v := reflect.New(k.Settings)
 	d.Fill(v.Interface(), at, entries)
 	d.strict(at, entries, u.Common, k.Settings, k.Variables)

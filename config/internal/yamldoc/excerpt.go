@@ -50,8 +50,12 @@ func (m *Mask) learn(s *shape, t reflect.Type, f settings.Field) {
 	case t == nodeType:
 		u = m.unions[f.Key]
 		structs = []reflect.Type{u.Common}
-		for _, k := range u.Kinds {
-			structs = append(structs, k.Settings, k.Variables)
+		for _, kind := range u.Kinds {
+			for _, t := range []reflect.Type{kind().Settings, kind().Variables} {
+				if !slices.Contains(structs, t) {
+					structs = append(structs, t)
+				}
+			}
 		}
 		if f.Tag.Get("names") == "true" {
 			s.harmless, s.names = false, newShape()

@@ -53,9 +53,9 @@ type Schema func(owner reflect.Type, field string) Object
 
 // A Union is a mapping whose keys depend on the word at one of them.
 type Union struct {
-	Common reflect.Type    // the struct of the keys that it may always have
-	Key    string          // one of these
-	Kinds  map[string]Kind // by the word at Key
+	Common reflect.Type           // the struct of the keys that it may always have
+	Key    string                 // one of these
+	Kinds  map[string]func() Kind // by the word at Key
 }
 
 // A Kind says which keys a mapping may have besides the common ones.
@@ -66,13 +66,13 @@ type Kind struct {
 }
 
 // NewKind is a kind without an overlay.
-func NewKind(settings reflect.Type) Kind {
-	return Kind{Settings: settings, Variables: reflect.TypeFor[struct{}]()}
+func NewKind(settings reflect.Type) func() Kind {
+	return func() Kind { return Kind{Settings: settings, Variables: reflect.TypeFor[struct{}]()} }
 }
 
 // NewUnion is a union without kinds, whose common keys are C's.
 func NewUnion[C any](key string) Union {
-	return Union{reflect.TypeFor[C](), key, map[string]Kind{}}
+	return Union{reflect.TypeFor[C](), key, map[string]func() Kind{}}
 }
 
 // Union describes u. Settings that several kinds have are added to defs.
@@ -89,10 +89,10 @@ func (s Schema) Union(u Union, defs Object) Object {
 	givenBy := map[string][]string{} // kinds, by common keys
 	uses := map[reflect.Type]int{}
 	for _, k := range u.Kinds {
-		uses[k.Settings]++
+		uses[k().Settings]++
 	}
 	for _, name := range names {
-		k := u.Kinds[name]
+		k := u.Kinds[name]()
 		then := s.Struct(k.Settings)
 		own := then["properties"].(Object)
 		if t := k.Settings; uses[t] > 1 && t.Name() != "" {
