@@ -347,7 +347,7 @@ func (k *kit) send(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Req
 			t.Fatalf("%s: Sign failed: %v", want.call, err)
 		}
 		if endpoint.Origin(r.URL) != origin {
-			t.Error("Sign changed the origin of the request, to which the token then would go; it may set headers and the query")
+			t.Fatal("Sign changed the origin of the request, to which the token then would go; it may set headers and the query")
 		}
 	}
 	resp, err := http.DefaultTransport.RoundTrip(r)
