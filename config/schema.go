@@ -14,7 +14,7 @@ import (
 // The comments of the settings' types, which are not there at run time, as annotations of the schema.
 //
 //go:generate go test -run ^TestKeys$ -update
-//go:generate go test ../cmd/itsmauth -run ^TestSchema -update
+//go:generate go test ../cmd/itsmauth -run ^Test(Schema|Products) -update
 //go:embed keys.json
 var keysJSON []byte
 

@@ -96,7 +96,8 @@ func TestInitPresets(t *testing.T) {
 		if strings.Contains(connector, "    # \n") || strings.Contains(connector, "probe") {
 			t.Errorf("an empty comment, or a probe:\n%s", connector)
 		}
-		if wantLogin := p.Name == "jira" || p.Name == "servicedesk_plus"; strings.Contains(stdout, "login "+p.Name) != wantLogin {
+		needsLogin := strings.Contains(p.Settings+p.Usual().Settings, "grant: authorization_code")
+		if strings.Contains(stdout, "login "+p.Name) != needsLogin {
 			t.Errorf("%s: %s", p.Name, stdout)
 		}
 	}

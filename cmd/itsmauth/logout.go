@@ -53,7 +53,7 @@ func notRevoked(conn *config.Connector, st auth.Status) string {
 		return ""
 	}
 	why := ", which cannot revoke tokens"
-	if conn.Provider == "oauth2" {
+	if p, _ := presetOf(conn.Provider); conn.Provider == "oauth2" || p.Engine == "oauth2" {
 		why = ", because the connector has no revoke_url"
 	}
 	return " here, but not at the product" + why + "; still valid there: " + strings.Join(valid, ", ")

@@ -251,7 +251,7 @@ func reference(t *testing.T, root node) string {
 	for name := range root.Properties["defaults"].Properties {
 		delete(shared.Properties, name)
 	}
-	section("## Every connector", "Every key of `defaults` may also be set here.", shared, true)
+	section("## Every connector", "Every key of `defaults` may also be set here. A connector of a [preset](products.md) may have every key of the preset's engine,\n`oauth2` or `static`, and need not have those that the preset gives.", shared, true)
 	for _, c := range connector.AllOf {
 		for _, name := range c.If.Properties["provider"].Enum {
 			if about, ok := described[name]; ok && c.Then.Properties != nil {
