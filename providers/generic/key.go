@@ -125,15 +125,14 @@ func parsePEM(text string) (key crypto.Signer, err error) {
 
 // parseDER does not rely on the name of the PEM block, because some tools write a wrong one.
 func parseDER(der []byte) (crypto.Signer, error) {
-	var key any
-	var err error
-	if key, err = x509.ParsePKCS8PrivateKey(der); err != nil {
-		if key, err = x509.ParsePKCS1PrivateKey(der); err != nil {
-			key, _ = x509.ParseECPrivateKey(der)
+	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		if signer, ok := key.(crypto.Signer); ok {
+			return signer, nil
 		}
-	}
-	if signer, ok := key.(crypto.Signer); ok {
-		return signer, nil
+	} else if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return key, nil
+	} else if key, err := x509.ParseECPrivateKey(der); err == nil {
+		return key, nil
 	}
 	return nil, errKind
 }
