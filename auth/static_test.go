@@ -129,6 +129,9 @@ func TestStatic(t *testing.T) {
 		if key != "two" || second.AccessToken == first.AccessToken || !s.Rejected(answer(401), first) || s.Rejected(answer(401), second) {
 			t.Errorf("%s", key)
 		}
+		if reads := src.reads; s.Header(first)["X-Key"][0] != "two" || src.reads != reads {
+			t.Error("a call with an earlier token reads the key")
+		}
 		src.value = "three"
 		time.Sleep(time.Second)
 		if _, key := sent(t, s); key != "three" {
