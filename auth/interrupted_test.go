@@ -127,6 +127,9 @@ func TestExchangeIsOver(t *testing.T) {
 			_, err := auth.SecretFile("/nonexistent").Value()
 			return fmt.Errorf("%w: client_secret cannot be read: %w", auth.ErrUnavailable, err)
 		},
+		"an unusable key": func(context.Context) error {
+			return fmt.Errorf("%w: private_key: %w", auth.ErrUnavailable, auth.ErrSecret)
+		},
 	} {
 		for _, spent := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, spent), func(t *testing.T) {
