@@ -424,11 +424,17 @@ func TestAssertionSigner(t *testing.T) {
 		if !errors.Is(err, down) || !errors.Is(err, auth.ErrSecret) || !strings.Contains(err.Error(), "assertion: cannot sign: the KMS is down") {
 			t.Error(err)
 		}
-		d.err, d.Signer = nil, p521() // whose signatures another public key does not verify
-		if key == crypto.Signer(p384()) {
-			if _, err := must(t, Config{TokenURL: i.url, CredentialsIn: "private_key_jwt", ClientID: "itsm", Assertion: Assertion{Signer: swapped{d, key.Public()}}}).Exchange(t.Context(), nil); !errors.Is(err, auth.ErrSecret) {
-				t.Error(err)
-			}
+	}
+}
+
+// A device may be set to another key than the one it says, also a longer one.
+func TestAssertionSignerSwapped(t *testing.T) {
+	t.Parallel()
+	otherEd, otherRSA := ed25519.NewKeyFromSeed(make([]byte, 32)), made(rsa.GenerateKey(rand.Reader, 2048))
+	for name, d := range map[string]swapped{"EC": {p521(), p384().Public()}, "Ed25519": {otherEd, edKey().Public()}, "RSA": {otherRSA, rsaKey().Public()}} {
+		_, err := must(t, Config{TokenURL: &url.URL{Scheme: "https", Host: "x.invalid"}, CredentialsIn: "private_key_jwt", ClientID: "itsm", Assertion: Assertion{Signer: d}}).Exchange(t.Context(), nil)
+		if checkError(t, err, "", 0, auth.ErrUnavailable); !errors.Is(err, auth.ErrSecret) || !strings.Contains(err.Error(), "assertion: cannot sign") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
