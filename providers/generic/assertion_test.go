@@ -89,6 +89,7 @@ type issuer struct {
 	requests []url.Values
 	said     map[string]map[string]any    // header and claims of the last assertion, by its field
 	refuse   func(form url.Values) string // gives an error code, or ""
+	nonce    string                       // that a DPoP proof must have, if not ""
 }
 
 func newIssuer(t testing.TB) *issuer {
@@ -99,6 +100,13 @@ func newIssuer(t testing.TB) *issuer {
 		defer i.mu.Unlock()
 		r.ParseForm()
 		status, body := i.answer(r.PostForm)
+		if proof := strings.Split(r.Header.Get("DPoP"), "."); i.nonce != "" && status == 200 {
+			payload, _ := base64.RawURLEncoding.DecodeString(proof[min(1, len(proof)-1)])
+			if body = strings.Replace(body, "{", `{"token_type":"DPoP",`, 1); !strings.Contains(string(payload), `"nonce":"`+i.nonce+`"`) {
+				w.Header().Set("DPoP-Nonce", i.nonce)
+				status, body = 400, `{"error":"use_dpop_nonce"}`
+			}
+		}
 		w.WriteHeader(status)
 		io.WriteString(w, body)
 	}))
@@ -800,5 +808,19 @@ func TestAssertionProvider(t *testing.T) {
 			},
 			Secrets: []string{text, strings.Split(text, "\n")[1]},
 		})
+	}
+}
+
+// TestAssertionWithDPoP tests that a token request that is sent once more, with a nonce, has an assertion of its own:
+// the first one was used.
+func TestAssertionWithDPoP(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	i.trust("k1", p256())
+	i.nonce = "n1"
+	p := must(t, Config{TokenURL: i.url, Grant: "jwt_bearer", CredentialsIn: "private_key_jwt", ClientID: "itsm", DPoP: &DPoP{},
+		Assertion: Assertion{PrivateKey: auth.SecretString(pkcs8(p256())), KeyID: "k1"}})
+	if _, err := session(t, p).Token(t.Context()); err != nil || len(i.requests) != 2 || len(i.seen) != 4 {
+		t.Errorf("%v, %d requests, %d assertions", err, len(i.requests), len(i.seen))
 	}
 }
