@@ -513,6 +513,7 @@ func TestAssertionRefused(t *testing.T) {
 		"the grant, not the file": {elsewhere, "invalid_grant", auth.ErrCredentials, key},
 		"the file, not the grant": {elsewhere, "invalid_client", auth.ErrCredentials, trust},
 		"the request":             {grant, "invalid_request", auth.ErrProtocol, "check encoding"},
+		"the client, by Ory":      {client, "invalid_request", auth.ErrProtocol, key},
 		"the scope":               {client, "invalid_scope", auth.ErrProtocol, "scopes"},
 	} {
 		t.Run(name, func(t *testing.T) {

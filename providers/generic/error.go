@@ -78,6 +78,9 @@ func (r *request) responseError() error {
 		hint = r.credentialsHint()
 	case e.Err == auth.ErrProtocol && (refuses || r.ok()):
 		hint = codeHints[code]
+		if code == "invalid_request" && r.c.assertionIsClient() { // from Ory, to an unknown key_id
+			hint += "; " + r.assertionHint()
+		}
 	case e.Err == auth.ErrProtocol:
 		hint = statusHints[e.Status]
 	}
