@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -19,7 +20,7 @@ func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
 		if s.credentials != nil {
 			return s.staticRefused(resp, tok)
 		}
-		return s.refused(tok, true)
+		return s.refused(contextOf(resp), tok, resp.StatusCode)
 	}
 	if accepts(resp.StatusCode) {
 		if snap := s.current.Load(); snap != nil && tok != nil && snap.record.AccessToken == tok.AccessToken && !snap.accepted.Load() {
@@ -45,24 +46,38 @@ func accepts(status int) bool {
 // does nothing.
 func (s *Session) Invalidate(tok *oauth2.Token) {
 	if s.credentials == nil {
-		s.refused(tok, false)
+		s.refused(context.Background(), tok, 0)
 	}
 }
 
-// refused gives up tok if it is the current token, and reports whether there is reason to try again.
-func (c *core) refused(tok *oauth2.Token, byProduct bool) bool {
+// refused gives up tok if it is the current token, and reports whether there is reason to try again. status is
+// that of the response, or 0 if the caller has invalidated tok without one.
+func (s *Session) refused(ctx context.Context, tok *oauth2.Token, status int) bool {
 	if tok == nil {
 		return true
 	}
-	c.mu.Lock()
-	verdict := c.state.refused(time.Now(), tok.AccessToken, byProduct)
+	s.mu.Lock()
+	before := s.state.dropped
+	verdict := s.state.refused(time.Now(), tok.AccessToken, status != 0)
+	dropped := s.state.dropped && !before
 	if verdict != replaced {
-		c.startLocked(look)
+		s.startLocked(ctx, look)
 	}
-	c.showLocked()
-	c.mu.Unlock()
+	s.showLocked()
+	s.mu.Unlock()
 	if verdict == tooOften {
-		c.log(slog.LevelWarn, "the account's tokens are being killed elsewhere; a token store shared by all its processes ends that")
+		s.log(slog.LevelWarn, "the account's tokens are being killed elsewhere; a token store shared by all its processes ends that")
+	}
+	if dropped && status != 0 {
+		s.log(slog.LevelInfo, "the product rejected the token", "status", status)
+		s.rejected(ctx, status)
 	}
 	return verdict == replaced
+}
+
+// rejected tells the observer that a response with that status rejected the current token.
+func (s *Session) rejected(ctx context.Context, status int) {
+	e := s.event(EventTokenRejected, nil)
+	e.Connector, e.Status = s.connector, status
+	s.observe(ctx, e)
 }

@@ -48,8 +48,10 @@ type Options struct {
 	MaxRetryAfter time.Duration
 	// Client sends the exchanges. nil is a client that follows no redirects.
 	Client *http.Client
-	// Logger gets what goes wrong in the background. nil logs nothing.
+	// Logger gets what goes wrong in the background, and each new token. nil logs nothing.
 	Logger *slog.Logger
+	// Observer is told of each [Event] of this session. nil costs nothing.
+	Observer Observer
 }
 
 // exchangeTimeout is the default of [Options.ExchangeTimeout].
@@ -109,7 +111,8 @@ type core struct {
 	work    int     // running flights, logins and logouts
 	watcher *time.Timer
 	offerer *time.Timer
-	lost    error // a rotated refresh token that Close could not save
+	lost    error     // a rotated refresh token that Close could not save
+	endSaid time.Time // the end of the login that was reported last
 }
 
 // New makes the Session of p. nil opts are the defaults. The first Token starts the first exchange.
@@ -145,7 +148,7 @@ func New(p Provider, opts *Options) *Session {
 	c.person = c.seeded || ok && f.CodeFlow() != nil
 	c.key = identity(p, &c.opts)
 	if c.store = monitorOf(c.opts.Store); c.store == nil {
-		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger}), true
+		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger, Observer: c.opts.Observer}), true
 	}
 	c.watcher, c.offerer = c.stoppedTimer(c.startWatchingLocked), c.stoppedTimer(c.startOfferingLocked)
 	c.follower = c.newFollower()
@@ -215,7 +218,7 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 		}
 		if snap.valid(now) {
 			if sinceEpoch >= s.next.Load() {
-				s.startBackground()
+				s.startBackground(ctx)
 			}
 			return snap.public, nil
 		}
@@ -239,7 +242,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			s.mu.Unlock()
 			return nil, s.left(ctx)
 		}
-		s.startLocked(needed)
+		s.startLocked(ctx, needed)
 		f := s.flight
 		late := f != nil && f.snap != nil // it has its token, and is still being saved
 		s.mu.Unlock()
