@@ -29,7 +29,7 @@ func (c *core) run(f *flight) {
 		f.err = p.err
 		warning, attrs = c.state.failed(time.Now(), p)
 	case f.renew:
-		c.startLocked(f.ctx, stale) // before the callers go: a command line ends then
+		c.startLocked(stale) // before the callers go: a command line ends then
 	}
 	c.showLocked()
 	f.answer()
@@ -42,7 +42,6 @@ func (c *core) run(f *flight) {
 	if warning != "" { // after unlocking: the handler may call Token
 		c.log(slog.LevelWarn, warning, attrs...)
 	}
-	c.report(f, p)
 }
 
 // obtain drives the protocol: again after a conflict in which nothing was spent, and again while a
@@ -125,7 +124,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 			prev := p.previous.token()
 			exchange = func(ctx context.Context) (*oauth2.Token, error) { return c.provider.Exchange(ctx, prev) }
 		}
-		return c.try(f, p, exchange)
+		return c.try(p, exchange)
 	case waiting:
 		select {
 		case <-time.After(p.wait):
@@ -151,7 +150,7 @@ func (c *core) perform(f *flight, p *protocol) (e event) {
 		if f.reason == login {
 			tokens = p.made
 		}
-		e.told, e.err = c.revoke(f, tokens.token())
+		e.told, e.err = c.revoke(tokens.token())
 	case forgetting:
 		e.err = c.forget(p)
 	}
@@ -224,7 +223,6 @@ func (c *core) publish(f *flight, r result) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.renew = c.state.obtained(time.Now(), f.task, snap, r.is == tokenAdopted)
-	f.events = append(f.events, c.obtainedEvent(f, snap, r.is == tokenAdopted))
 	c.showLocked()
 	if f.snap = snap; !f.renew {
 		f.answer()
@@ -292,20 +290,15 @@ func (r tokenRecord) withExtra(tok *oauth2.Token) *oauth2.Token {
 // try makes p's exchange within p's time. It tries again after a Retry-After, after ErrUnavailable if nothing
 // was spent, once if a response challenged it, and once if the credentials were refused and a secret has
 // changed meanwhile. The event's error is an [*Error].
-func (c *core) try(f *flight, p *protocol, exchange func(context.Context) (*oauth2.Token, error)) event {
-	ctx, cancel := c.exchangeContext(f, p.until)
+func (c *core) try(p *protocol, exchange func(context.Context) (*oauth2.Token, error)) event {
+	ctx, cancel := context.WithDeadline(c.life, p.until)
 	defer cancel()
-	if f.began.IsZero() {
-		f.began = time.Now()
-	}
 	ctx, challenged := c.withClient(ctx)
 	secrets, changed, again := c.secrets(), false, false
 	for n := 1; ; n++ {
 		start := time.Now()
 		traced, unsent := traceSending(ctx)
-		f.attempts++
 		tok, err := exchange(traced)
-		f.took = time.Since(f.began)
 		if err == nil && tok != nil && tok.AccessToken != "" {
 			return event{token: tok, start: start}
 		}
@@ -333,13 +326,6 @@ func (c *core) try(f *flight, p *protocol, exchange func(context.Context) (*oaut
 			return failed
 		}
 	}
-}
-
-// exchangeContext returns a context with f's values, which ends at until and with the session.
-func (c *core) exchangeContext(f *flight, until time.Time) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithDeadline(f.ctx, until)
-	stop := context.AfterFunc(c.life, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // traceSending returns a context for an exchange, and a function that reports whether net/http was given the

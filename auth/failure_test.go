@@ -39,7 +39,7 @@ func TestBackgroundFailureIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer // written by one exchange at a time, read when there is none
 		p := &product{lifetime: time.Hour}
-		s := newSession(t, p, &auth.Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		s := newSession(t, p, &auth.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		get(t, s)
 		if st, err := s.Status(t.Context()); err != nil || st.Failure != nil || !st.NextTry.IsZero() {
 			t.Errorf("before: %+v, %v", st, err)

@@ -12,7 +12,6 @@ import (
 // A flight is a running task, for the callers who wait for what comes of it.
 type flight struct {
 	*task
-	ctx      context.Context // has the values of the call that began it, and does not end
 	answered chan struct{}
 	done     chan struct{} // its save is finished as well
 	stuck    chan struct{} // its save has failed for long, and is tried again
@@ -30,35 +29,30 @@ type flight struct {
 	err   error
 
 	saving error // how the save failed, once stuck is closed
-
-	began    time.Time // the first token request
-	took     time.Duration
-	attempts int     // token requests
-	events   []Event // of its tokens, to be reported when it is over
 }
 
-func newFlight(ctx context.Context, t *task) *flight {
-	return &flight{task: t, ctx: valuesOf(ctx), answered: make(chan struct{}), done: make(chan struct{}), stuck: make(chan struct{})}
+func newFlight(t *task) *flight {
+	return &flight{task: t, answered: make(chan struct{}), done: make(chan struct{}), stuck: make(chan struct{})}
 }
 
 // answer lets those go who wait for f's outcome.
 func (f *flight) answer() { f.once.Do(func() { close(f.answered) }) }
 
 // startBackground starts an exchange that replaces a stale token.
-func (c *core) startBackground(ctx context.Context) {
+func (c *core) startBackground() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if int64(time.Since(c.epoch)) >= c.next.Load() {
-		c.startLocked(ctx, stale)
+		c.startLocked(stale)
 	}
 }
 
-// startLocked starts a flight with the values of ctx, unless there is one or the session is closed.
-func (c *core) startLocked(ctx context.Context, why reason) {
+// startLocked starts a flight, unless there is one or the session is closed.
+func (c *core) startLocked(why reason) {
 	if c.flight != nil || !c.startWorkLocked() {
 		return
 	}
-	c.flight = newFlight(ctx, c.state.want(time.Now(), why))
+	c.flight = newFlight(c.state.want(time.Now(), why))
 	c.showLocked()
 	go c.run(c.flight)
 }

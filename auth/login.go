@@ -30,7 +30,7 @@ func (s *Session) Redeem(ctx context.Context, code, verifier string) error {
 	late, cancel := outlasting(ctx, loginGrace)
 	defer cancel()
 	var redeemed atomic.Bool
-	f := newFlight(ctx, &task{reason: login})
+	f := newFlight(&task{reason: login})
 	f.lockCtx, f.giveUp = ctx, late.Done()
 	f.redeem = func(ctx context.Context) (*oauth2.Token, error) {
 		if late.Err() != nil { // while the product wanted us to wait
@@ -73,7 +73,7 @@ func (s *Session) Revoke(ctx context.Context) error {
 	if s.credentials != nil {
 		return s.named(&Error{Op: "revoke", Err: errStatic})
 	}
-	return s.detached(ctx, newFlight(ctx, &task{reason: logout}))
+	return s.detached(ctx, newFlight(&task{reason: logout}))
 }
 
 // CanRevoke reports whether [Session.Revoke] revokes the tokens at the product. If not, they stay valid
@@ -85,11 +85,11 @@ func (c *core) CanRevoke() bool {
 }
 
 // revoke revokes tok at the product, and reports whether the product has a way to revoke them.
-func (c *core) revoke(f *flight, tok *oauth2.Token) (told bool, err error) {
+func (c *core) revoke(tok *oauth2.Token) (told bool, err error) {
 	if tok == nil || !c.CanRevoke() {
 		return false, nil
 	}
-	ctx, cancel := c.exchangeContext(f, time.Now().Add(c.timeout))
+	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
 	ctx, challenged := c.withClient(ctx)
 	err = c.provider.(Revoker).Revoke(ctx, tok)
@@ -131,9 +131,7 @@ func (s *Session) detached(ctx context.Context, f *flight) error {
 	done := make(chan error, 1)
 	go func() {
 		defer s.finishWork()
-		p := s.drive(f)
-		done <- p.err
-		s.report(f, p)
+		done <- s.drive(f).err
 	}()
 	select {
 	case err := <-done:

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/itsmauth/itsmauth/internal/guard"
 )
 
 // MonitorOptions are the options of [Monitor]. The zero value of each field is its default.
@@ -25,8 +23,6 @@ type MonitorOptions struct {
 	Timeout time.Duration
 	// Logger gets one line when the store fails and one when it works again. nil logs nothing.
 	Logger *slog.Logger
-	// Observer is told of the same. nil costs nothing.
-	Observer Observer
 }
 
 // Monitor wraps s for all sessions of this process, so that only one of them waits when s does not
@@ -67,7 +63,6 @@ type monitor struct {
 	windower Windower
 	timeout  time.Duration
 	logger   *slog.Logger
-	observer Observer
 	windows  windowMemory
 	slow     atomic.Int32 // operations without an answer for slowAfter
 
@@ -114,9 +109,6 @@ func newMonitor(s Store, o *MonitorOptions) *monitor {
 	}
 	if o != nil && o.Logger != nil {
 		m.logger = o.Logger
-	}
-	if o != nil {
-		m.observer = o.Observer
 	}
 	if e, ok := s.(*encrypted); ok {
 		m.bare = e.Store
@@ -392,9 +384,7 @@ func (m *monitor) works(ctx context.Context) bool {
 // await tries until the store can be written, and tells the sessions. It tries again even while an
 // earlier try has no answer.
 func (m *monitor) await(failure error) {
-	began := time.Now()
 	m.logger.Warn("the token store fails; it is asked again every second", "error", failure)
-	m.observe(Event{Kind: EventStoreAway, Op: "store", Err: failure})
 	works := make(chan struct{}, 1)
 	ask := func() {
 		if m.check(m.life) == nil {
@@ -422,13 +412,6 @@ func (m *monitor) await(failure error) {
 	m.logger.Info("the token store works again")
 	for _, c := range sessions {
 		c.storeBack()
-	}
-	m.observe(Event{Kind: EventStoreBack, Op: "store", Took: time.Since(began)})
-}
-
-func (m *monitor) observe(e Event) {
-	if m.observer != nil {
-		guard.Call(m.life, m.logger, "the observer", func() { m.observer.Observe(m.life, e) })
 	}
 }
 

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -20,7 +19,7 @@ func (s *Session) Rejected(resp *http.Response, tok *oauth2.Token) bool {
 		if s.credentials != nil {
 			return s.staticRefused(resp, tok)
 		}
-		return s.refused(contextOf(resp), tok, resp.StatusCode)
+		return s.refused(tok, true)
 	}
 	if accepts(resp.StatusCode) {
 		if snap := s.current.Load(); snap != nil && tok != nil && snap.record.AccessToken == tok.AccessToken && !snap.accepted.Load() {
@@ -46,38 +45,24 @@ func accepts(status int) bool {
 // does nothing.
 func (s *Session) Invalidate(tok *oauth2.Token) {
 	if s.credentials == nil {
-		s.refused(context.Background(), tok, 0)
+		s.refused(tok, false)
 	}
 }
 
-// refused gives up tok if it is the current token, and reports whether there is reason to try again. status is
-// that of the response, or 0 if the caller has invalidated tok without one.
-func (s *Session) refused(ctx context.Context, tok *oauth2.Token, status int) bool {
+// refused gives up tok if it is the current token, and reports whether there is reason to try again.
+func (c *core) refused(tok *oauth2.Token, byProduct bool) bool {
 	if tok == nil {
 		return true
 	}
-	s.mu.Lock()
-	before := s.state.dropped
-	verdict := s.state.refused(time.Now(), tok.AccessToken, status != 0)
-	dropped := s.state.dropped && !before
+	c.mu.Lock()
+	verdict := c.state.refused(time.Now(), tok.AccessToken, byProduct)
 	if verdict != replaced {
-		s.startLocked(ctx, look)
+		c.startLocked(look)
 	}
-	s.showLocked()
-	s.mu.Unlock()
+	c.showLocked()
+	c.mu.Unlock()
 	if verdict == tooOften {
-		s.log(slog.LevelWarn, "the account's tokens are being killed elsewhere; a token store shared by all its processes ends that")
-	}
-	if dropped && status != 0 {
-		s.log(slog.LevelInfo, "the product rejected the token", "status", status)
-		s.rejected(ctx, status)
+		c.log(slog.LevelWarn, "the account's tokens are being killed elsewhere; a token store shared by all its processes ends that")
 	}
 	return verdict == replaced
-}
-
-// rejected tells the observer that a response with that status rejected the current token.
-func (s *Session) rejected(ctx context.Context, status int) {
-	e := s.event(EventTokenRejected, nil)
-	e.Connector, e.Status = s.connector, status
-	s.observe(ctx, e)
 }

@@ -48,10 +48,8 @@ type Options struct {
 	MaxRetryAfter time.Duration
 	// Client sends the exchanges. nil is a client that follows no redirects.
 	Client *http.Client
-	// Logger gets what goes wrong in the background, and each new token. nil logs nothing.
+	// Logger gets what goes wrong in the background. nil logs nothing.
 	Logger *slog.Logger
-	// Observer is told of each [Event] of this session. nil costs nothing.
-	Observer Observer
 }
 
 // exchangeTimeout is the default of [Options.ExchangeTimeout].
@@ -111,8 +109,7 @@ type core struct {
 	work    int     // running flights, logins and logouts
 	watcher *time.Timer
 	offerer *time.Timer
-	lost    error     // a rotated refresh token that Close could not save
-	endSaid time.Time // the end of the login that was reported last
+	lost    error // a rotated refresh token that Close could not save
 }
 
 // New makes the Session of p. nil opts are the defaults. The first Token starts the first exchange.
@@ -148,7 +145,7 @@ func New(p Provider, opts *Options) *Session {
 	c.person = c.seeded || ok && f.CodeFlow() != nil
 	c.key = identity(p, &c.opts)
 	if c.store = monitorOf(c.opts.Store); c.store == nil {
-		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger, Observer: c.opts.Observer}), true
+		c.store, c.ownStore = newMonitor(c.opts.Store, &MonitorOptions{Logger: c.opts.Logger}), true
 	}
 	c.watcher, c.offerer = c.stoppedTimer(c.startWatchingLocked), c.stoppedTimer(c.startOfferingLocked)
 	c.follower = c.newFollower()
@@ -218,7 +215,7 @@ func (s *Session) Token(ctx context.Context) (*oauth2.Token, error) {
 		}
 		if snap.valid(now) {
 			if sinceEpoch >= s.next.Load() {
-				s.startBackground(ctx)
+				s.startBackground()
 			}
 			return snap.public, nil
 		}
@@ -242,7 +239,7 @@ func (s *Session) wait(ctx context.Context) (*snapshot, error) {
 			s.mu.Unlock()
 			return nil, s.left(ctx)
 		}
-		s.startLocked(ctx, needed)
+		s.startLocked(needed)
 		f := s.flight
 		late := f != nil && f.snap != nil // it has its token, and is still being saved
 		s.mu.Unlock()

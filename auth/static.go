@@ -58,7 +58,10 @@ func (c *core) followStatic(known *snapshot) error {
 // staticRefused reports whether there is another token than tok, which resp refuses. The secrets are read again: by
 // one call for all that wait, and if that takes long and they have not changed, at most once a second.
 func (s *Session) staticRefused(resp *http.Response, tok *oauth2.Token) bool {
-	ctx := contextOf(resp)
+	ctx := context.Background()
+	if resp.Request != nil {
+		ctx = resp.Request.Context()
+	}
 	start := time.Since(s.epoch)
 	if snap := s.current.Load(); s.follower != nil && snap != nil && int64(start) >= snap.unchangedUntil.Load() {
 		s.refusal.Store(true)
@@ -75,7 +78,6 @@ func (s *Session) staticRefused(resp *http.Response, tok *oauth2.Token) bool {
 	e := &Error{Op: "request", Status: resp.StatusCode, Err: ErrCredentials}
 	if snap.refusal.Swap(e) == nil {
 		s.log(slog.LevelWarn, "the product refuses the credentials", "error", s.named(e))
-		s.rejected(ctx, resp.StatusCode)
 	}
 	return false
 }

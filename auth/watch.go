@@ -1,9 +1,6 @@
 package auth
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // watchEvery is how often a session with a refresh token at stake looks at its record, used or not:
 // for a logout or a login elsewhere, for a store that lost its last write, and to renew a refresh
@@ -29,7 +26,7 @@ func (c *core) startWatchingLocked() {
 	if c.flight != nil && c.flight.reason == offer {
 		c.watcher.Reset(jitter(askEvery))
 	}
-	c.startLocked(context.Background(), watch) // if there is another flight, its end sets the timer again
+	c.startLocked(watch) // if there is another flight, its end sets the timer again
 }
 
 // storeBack is called when a store that failed works again. A token that was obtained without it is
@@ -52,7 +49,7 @@ func (c *core) expectOffersLocked() {
 // startOfferingLocked offers the current token to the store, or looks for those of others.
 func (c *core) startOfferingLocked() {
 	if now := time.Now(); c.state.unsettled(now) && c.state.current().valid(now) {
-		c.startLocked(context.Background(), offer)
+		c.startLocked(offer)
 	}
 }
 

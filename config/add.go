@@ -161,6 +161,6 @@ func (c *Connectors) openLocked() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
-	c.store = auth.Monitor(store, &auth.MonitorOptions{Logger: c.opts.logger, Observer: c.opts.observer})
+	c.store = auth.Monitor(store, &auth.MonitorOptions{Logger: c.opts.logger})
 	return nil
 }

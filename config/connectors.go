@@ -120,7 +120,6 @@ func (c *Connectors) joinLocked(m *member) error {
 		id = c.newIdentity(m)
 	}
 	m.transport.Limiter = id.limiter
-	m.transport.Provider, m.transport.Observer = m.conn.Provider, cmp.Or(m.transport.Observer, c.opts.observer)
 	session := id.session.For(m.conn.Name)
 	client, err := transport.NewClient(session, &m.transport)
 	if err != nil {
@@ -146,7 +145,6 @@ func (c *Connectors) newIdentity(m *member) *identity {
 	m.exchanges.Timeout = m.session.ExchangeTimeout // the session's own limit comes first
 	exchanger := transport.NewExchanger(&m.exchanges)
 	m.session.Store, m.session.Client, m.session.Logger = c.store, exchanger, c.opts.logger
-	m.session.Observer = c.opts.observer
 	return &identity{name: m.conn.Name, session: auth.New(m.impl, &m.session), limiter: m.limiter, exchanger: exchanger, secrets: m.session.Secrets}
 }
 

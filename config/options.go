@@ -28,7 +28,6 @@ type options struct {
 	only          []string // all, if there are none
 	secretSources map[string]yamldoc.SecretSource
 	logger        *slog.Logger
-	observer      auth.Observer
 	wrap          func(string, http.RoundTripper) http.RoundTripper
 }
 
@@ -101,10 +100,6 @@ func WithSecretSource(scheme string, read func(ctx context.Context, ref string) 
 
 // WithLogger logs attempts and exchanges. The default logs nothing.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
-
-// WithObserver tells obs of each [auth.Event] of all connectors and of their token store. Package observe/otel has
-// one that makes metrics and traces of them.
-func WithObserver(obs auth.Observer) Option { return func(o *options) { o.observer = obs } }
 
 // WithWrap puts wrap around the innermost RoundTripper of each connector, for tracing and tests. There
 // it sees every attempt and every exchange. For its errors see [transport.Options.Wrap].

@@ -44,7 +44,7 @@ func (l *loader) store(at yamldoc.Node) (typ string, _ auth.Store) {
 	if keys != nil {
 		store = auth.Encrypt(store, keys...)
 	}
-	return c.Type, auth.Monitor(store, &auth.MonitorOptions{Timeout: c.Timeout, Logger: l.opts.logger, Observer: l.opts.observer})
+	return c.Type, auth.Monitor(store, &auth.MonitorOptions{Timeout: c.Timeout, Logger: l.opts.logger})
 }
 
 // storeOpener decodes token_store. It returns nil if its settings have faults: opening the store may create

@@ -148,22 +148,12 @@ func TestCanary(t *testing.T) {
 	}
 }
 
-// eventLog prints events as an observer might.
-type eventLog struct{ to io.Writer }
-
-func (l eventLog) Observe(_ context.Context, e auth.Event) {
-	io.WriteString(l.to, shown(e))
-	for err := e.Err; err != nil; err = errors.Unwrap(err) {
-		io.WriteString(l.to, shown(err))
-	}
-}
-
 // showsNothing makes p, which is reached through network, fail in one way.
 func showsNothing(t *testing.T, p *product, network *http.Client, sabotage func(*product, func(*http.Request) string)) {
 	var log lockedBuffer
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
 	conns := parse(t, p.yaml("test", "transport: {retry: {max_attempts: 2, min_backoff: 1ms, max_backoff: 2ms}, rate_limits: [], allow_http: true}"),
-		config.WithLogger(logger), config.WithObserver(eventLog{&log}), config.WithWrap(func(string, http.RoundTripper) http.RoundTripper { return network.Transport }))
+		config.WithLogger(logger), config.WithWrap(func(string, http.RoundTripper) http.RoundTripper { return network.Transport }))
 	c := p.get(t, conns, "test")
 	canaries := append([]string{query}, p.secrets...)
 	var mu sync.Mutex

@@ -83,7 +83,7 @@ func printed(v any, byMethods bool) string {
 
 // exported are the exported types of the packages that hold credentials, except interfaces and functions.
 var exported = []reflect.Type{
-	reflect.TypeFor[auth.CodeFlow](), reflect.TypeFor[auth.Env](), reflect.TypeFor[auth.Error](), reflect.TypeFor[auth.Event](), reflect.TypeFor[auth.EventKind](), reflect.TypeFor[auth.Key](),
+	reflect.TypeFor[auth.CodeFlow](), reflect.TypeFor[auth.Env](), reflect.TypeFor[auth.Error](), reflect.TypeFor[auth.Key](),
 	reflect.TypeFor[auth.KeyError](), reflect.TypeFor[auth.Limit](), reflect.TypeFor[auth.Memory](), reflect.TypeFor[auth.MonitorOptions](),
 	reflect.TypeFor[auth.Options](), reflect.TypeFor[auth.Record](), reflect.TypeFor[auth.Refresh](), reflect.TypeFor[auth.Secret](),
 	reflect.TypeFor[auth.Session](), reflect.TypeFor[auth.State](), reflect.TypeFor[auth.Status](), reflect.TypeFor[auth.Traffic](),

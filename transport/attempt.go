@@ -97,13 +97,7 @@ func (a *attempt) admit() error {
 		}
 		var waited bool
 		if a.slot, waited, err = c.t.limits.Acquire(a, exchange, c.due()); err != nil || !waited || exchange {
-			if errors.Is(err, auth.ErrRateLimited) {
-				c.observe(auth.Event{Kind: auth.EventCallLimited, Attempt: c.attempts + 1, Err: err})
-			}
 			return err
-		}
-		if wait := a.slot.Limited(); wait > 0 {
-			c.observe(auth.Event{Kind: auth.EventCallLimited, Attempt: c.attempts + 1, Wait: wait})
 		}
 		if a.token, err = c.t.auth.Token(ended); err == nil {
 			return nil

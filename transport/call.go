@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/itsmauth/itsmauth/auth"
-	"github.com/itsmauth/itsmauth/internal/guard"
 	"github.com/itsmauth/itsmauth/internal/tokenextra"
 )
 
@@ -52,7 +50,6 @@ func (c *call) do() (*http.Response, error) {
 	resp, err := c.makeAttempt()
 	c.budget().addCall(now.Unix())
 	for wait, again := c.shouldRetry(resp, err); again; wait, again = c.shouldRetry(resp, err) {
-		c.observeRetry("retry", resp, err, wait)
 		resp, err = c.retry(resp, wait)
 	}
 	c.body.finish()
@@ -146,32 +143,7 @@ func (c *call) makeAttempt() (*http.Response, error) {
 		return resp, nil
 	}
 	c.resent = false
-	c.observeRetry("replay", resp, nil, 0)
 	return c.sendAgain(resp)
-}
-
-// observe tells the observer of calls, if there is one.
-func (c *call) observe(e auth.Event) {
-	o := c.t.o.Observer
-	if o == nil || c.t.auth == nil {
-		return
-	}
-	e.Connector, e.Provider = c.t.o.Connector, c.t.o.Provider
-	e.Op = cmp.Or(e.Op, "request")
-	ctx := c.req.Context()
-	guard.Call(ctx, c.t.o.Logger, "the observer", func() { o.Observe(ctx, e) })
-}
-
-// observeRetry tells the observer that the attempt, of which resp or err came, is followed by another one.
-func (c *call) observeRetry(op string, resp *http.Response, err error, wait time.Duration) {
-	if c.t.o.Observer == nil {
-		return
-	}
-	e := auth.Event{Kind: auth.EventCallRetried, Op: op, Attempt: c.attempts, Wait: wait, Err: err}
-	if resp != nil {
-		e.Status, e.Err = resp.StatusCode, nil
-	}
-	c.observe(e)
 }
 
 // sendAgain drops resp and makes the attempt again.

@@ -8,16 +8,12 @@ import (
 	"net/http"
 	"net/url"
 	"time"
-
-	"github.com/itsmauth/itsmauth/auth"
 )
 
 // Options say how a connector sends its requests. The zero value of each field is its default.
 type Options struct {
 	// Connector names the connector in errors and logs.
 	Connector string
-	// Provider is the adapter's name in events.
-	Provider string
 	// BaseURL gives the origin that credentials go to. Required by [New].
 	BaseURL *url.URL
 	// AllowedOrigins are further origins for credentials; only scheme, host and port count.
@@ -64,9 +60,6 @@ type Options struct {
 	// Logger, if not nil, gets a debug record of each attempt (method, URL without query, status) and
 	// of each wait before another.
 	Logger *slog.Logger
-	// Observer, if not nil, is told when a call is retried, and when a rate limit makes it wait. [NewExchanger] does
-	// not use it.
-	Observer auth.Observer
 }
 
 // Retry limits the retries of a call. The zero value of each field is its default.

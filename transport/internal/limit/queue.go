@@ -68,13 +68,11 @@ func (q *Queue) Limited() bool { return q != nil && len(q.windows) > 0 }
 // (zero: none) or ctx's own, and the cause if ctx ends. The Slot may be nil. waited reports whether
 // Acquire had to wait.
 func (q *Queue) Acquire(ctx context.Context, exchange bool, deadline time.Time) (s *Slot, waited bool, err error) {
-	limited := time.Duration(0)
 	for {
 		s, waited, err = q.acquireLocal(ctx, exchange, deadline)
 		if s == nil || q.shared == nil {
 			return s, waited, err
 		}
-		s.limited += limited
 		ok, err := q.acquireShared(ctx, s, deadline)
 		if ok {
 			return s, true, nil
@@ -83,7 +81,6 @@ func (q *Queue) Acquire(ctx context.Context, exchange bool, deadline time.Time) 
 		if err != nil {
 			return nil, true, err
 		}
-		limited = s.limited
 	}
 }
 
@@ -127,7 +124,6 @@ func (q *Queue) acquireLocal(ctx context.Context, exchange bool, deadline time.T
 	if s.err != nil {
 		return nil, true, s.err
 	}
-	s.limited = time.Since(q.base) - now
 	return s, true, nil
 }
 

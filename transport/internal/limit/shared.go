@@ -91,7 +91,6 @@ func (q *Queue) acquireShared(ctx context.Context, s *Slot, deadline time.Time) 
 		case now+wait > byEither:
 			return false, refusal(now+wait, byEither, now)
 		}
-		s.limited += wait
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

@@ -34,21 +34,11 @@ type Slot struct {
 	sharedID string      // among all processes; "": none
 	lapse    *time.Timer // releases sharedID oneWay after the writing
 
-	limited time.Duration // how long the limits made it wait
-
 	// While it waits.
 	deadline time.Duration // when the wait is refused
 	giveUp   time.Duration // when that or ctx's deadline ends the wait
 	ready    chan struct{} // closed when the wait is over
 	err      error
-}
-
-// Limited returns how long the request waited for its turn, without the time that asking the shared windows takes.
-func (s *Slot) Limited() time.Duration {
-	if s == nil {
-		return 0
-	}
-	return s.limited
 }
 
 // limitsConcurrency reports whether the request counts against maxConcurrency.
