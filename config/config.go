@@ -49,14 +49,15 @@ func Load(path string, opts ...Option) (*Connectors, error) {
 // relative to its directory.
 func Parse(filename string, data []byte, opts ...Option) (*Connectors, error) {
 	l := newLoader(filename, opts)
-	if c := l.connectors(filename, data); c != nil {
+	if c := l.connectors(data); c != nil {
 		return c, nil
 	}
-	return nil, problems(filename, l.doc.Faults)
+	return nil, l.problems(l.doc.Faults)
 }
 
 // A loader makes the connectors of one file.
 type loader struct {
+	file  string
 	doc   *yamldoc.Document
 	opts  *options
 	names []string // of all connectors
@@ -64,16 +65,16 @@ type loader struct {
 
 func newLoader(filename string, opts []Option) *loader {
 	o := newOptions(opts)
-	return &loader{doc: yamldoc.New(filename, o.secretSources), opts: o}
+	return &loader{file: filename, doc: yamldoc.New(filename, o.secretSources), opts: o}
 }
 
 // connectors makes all connectors, or returns nil if the file has faults.
-func (l *loader) connectors(filename string, data []byte) *Connectors {
+func (l *loader) connectors(data []byte) *Connectors {
 	f, ok := l.root(data)
 	if !ok {
 		return nil
 	}
-	c := newConnectors(filename, l.opts)
+	c := newConnectors(l.file, l.opts)
 	c.storeType, c.store = l.store(f.TokenStore)
 	plans := l.plans(f)
 	c.fileNames = l.names
@@ -89,7 +90,7 @@ func (l *loader) connectors(filename string, data []byte) *Connectors {
 	for _, p := range plans {
 		l.warn(p, c.storeType)
 	}
-	c.warnings = warnings(filename, l.doc.Warnings)
+	c.warnings = l.warnings(l.doc.Warnings)
 	if l.opts.logger != nil {
 		for _, w := range c.warnings {
 			l.opts.logger.Warn("configuration", "warning", w.Error())

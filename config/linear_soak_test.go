@@ -170,7 +170,7 @@ func TestSoakAllocationsAreLinear(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			count[i], size[i] = float64(after.Mallocs-before.Mallocs), float64(after.TotalAlloc-before.TotalAlloc)
 		}
-		if count[1] > 2.7*count[0]+100_000 || size[1] > 2.7*size[0]+10<<20 {
+		if count[1] > 2.7*count[0]+50_000 || size[1] > 2.7*size[0]+10<<20 {
 			t.Errorf("%s: %.0f and %.0f allocations of %.0f and %.0f bytes", kind, count[0], count[1], size[0], size[1])
 		}
 	}

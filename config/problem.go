@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/itsmauth/itsmauth/config/internal/yamldoc"
 )
@@ -21,8 +22,8 @@ type Problem struct {
 	Path    string `json:"path,omitempty"`
 	Message string `json:"message"`
 
-	err   error
-	lines *yamldoc.Lines // of all problems of the file, or nil
+	err      error
+	excerpts *excerpts // of all problems of the file, or nil
 }
 
 // Error is FILE:LINE:COL: path: message.
@@ -43,14 +44,27 @@ func (p Problem) Advice() string {
 }
 
 // Excerpt gives the line of the problem, from the content of its file, and where in the line it is, in
-// characters from 0. opts are those of [Parse]. A value is shown if it is a reference or if, by the type of
-// its setting, it cannot be secret, such as a number or a URL; all others are shown as •••. ok is false if
-// there is no such line.
+// characters from 0. A value is shown if it is a reference or if, by the type of its setting, it cannot be
+// secret, such as a number or a URL; all others are shown as •••. ok is false if there is no such line. opts are
+// those of [Parse], for a Problem that Parse did not return itself.
 func (p Problem) Excerpt(data []byte, opts ...Option) (line string, caret int, ok bool) {
-	o := newOptions(opts)
-	unions := map[string]yamldoc.Union{"connectors": o.connector, "token_store": o.tokenStore}
-	lines := cmp.Or(p.lines, new(yamldoc.Lines))
-	return yamldoc.NewMask(reflect.TypeFor[file](), unions).Excerpt(lines, data, p.Line, p.Col, p.Path)
+	x := p.excerpts
+	if x == nil {
+		x = newExcerpts(newOptions(opts))
+	}
+	return x.mask().Excerpt(&x.lines, data, p.Line, p.Col, p.Path)
+}
+
+// excerpts are what all excerpts of a file need.
+type excerpts struct {
+	lines yamldoc.Lines
+	mask  func() *yamldoc.Mask // made once: there may be a thousand problems
+}
+
+func newExcerpts(o *options) *excerpts {
+	return &excerpts{mask: sync.OnceValue(func() *yamldoc.Mask {
+		return yamldoc.NewMask(reflect.TypeFor[file](), map[string]yamldoc.Union{"connectors": o.connector, "token_store": o.tokenStore})
+	})}
 }
 
 // Unwrap is the cause of the problem, such as [auth.ErrInsecure].
@@ -74,11 +88,11 @@ func (p Problems) Unwrap() []error {
 
 // problems are the faults of a file, in its order. A fault of the defaults is found again for each
 // connector, but is one problem.
-func problems(file string, faults []yamldoc.Fault) Problems {
+func (l *loader) problems(faults []yamldoc.Fault) Problems {
 	var p Problems
-	lines := new(yamldoc.Lines)
+	x := newExcerpts(l.opts)
 	for _, f := range faults {
-		p = append(p, Problem{file, f.Line, f.Col, f.Path.String(), f.Message, f.Err, lines})
+		p = append(p, Problem{l.file, f.Line, f.Col, f.Path.String(), f.Message, f.Err, x})
 	}
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col), cmp.Compare(a.Path, b.Path))

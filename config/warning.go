@@ -50,13 +50,13 @@ func (p *plan) sendsKeyAsUsername() bool {
 }
 
 // warnings are the warnings of a file, in its order. What an alias or several connectors repeat is one.
-func warnings(file string, found []yamldoc.Fault) (list []Problem) {
+func (l *loader) warnings(found []yamldoc.Fault) (list []Problem) {
 	type place struct {
 		line, col int
 		message   string
 	}
 	seen, count, last := map[place]bool{}, map[string]int{}, map[string]int{}
-	for _, p := range problems(file, found) {
+	for _, p := range l.problems(found) {
 		at := place{p.Line, p.Col, p.Message}
 		if seen[at] {
 			continue
