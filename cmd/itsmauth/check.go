@@ -36,7 +36,7 @@ token is used, or one new token requested.`,
 				report.OK, report.Connectors = true, len(conns.Names())
 				paint := painter(a.stderr)
 				for _, w := range conns.Warnings() {
-					fmt.Fprintln(a.stderr, paint(yellow, "warning:"), w.Error())
+					fmt.Fprintln(a.stderr, paint(yellow, "warning:"), visible(w.Error()))
 				}
 				err = conns.Close()
 			} else if !errors.As(err, &report.Problems) {

@@ -8,11 +8,12 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth/redisstore"
 	"github.com/itsmauth/itsmauth/config"
+	"github.com/itsmauth/itsmauth/internal/textfile"
 )
 
 // printProblems shows a file's problems to a person: each with its line and a caret, and what to do.
 func (a *app) printProblems(problems config.Problems) {
-	data, _ := os.ReadFile(a.path()) // without it there are no lines to show
+	data := a.text() // without it there are no lines to show
 	paint := painter(a.stderr)
 	for _, p := range problems {
 		advice := p.Advice()
@@ -20,6 +21,7 @@ func (a *app) printProblems(problems config.Problems) {
 		if p.Path != "" {
 			message = p.Path + ": " + message
 		}
+		message, advice = visible(message), visible(advice)
 		at := fmt.Sprintf("%s:%d:%d:", p.File, p.Line, p.Col)
 		said := wrap(at+" "+message, width-2)
 		said[0] = paint(bold, at) + strings.TrimPrefix(said[0], at)
@@ -40,6 +42,16 @@ func (a *app) printProblems(problems config.Problems) {
 	if n := len(problems); n > 1 {
 		fmt.Fprintf(a.stderr, "%d problems\n", n)
 	}
+}
+
+// text is the text of the configuration or, if that is larger than 1 MiB or no regular file, nothing: it is only
+// for explaining and completing, and a pipe may never answer.
+func (a *app) text() []byte {
+	if info, err := os.Stat(a.path()); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	text, _ := textfile.Read(a.path())
+	return []byte(text)
 }
 
 const (

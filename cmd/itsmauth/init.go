@@ -121,13 +121,34 @@ are written. For secrets, the file refers to environment variables.`,
 	}
 	flags.BoolVar(&force, "force", false, "replace an existing file")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if _, err := os.Stat(a.path()); err == nil && !force {
-			return usage(fmt.Errorf("%s exists already; --force replaces it, --config names another", a.path()))
+		if _, err := os.Lstat(a.path()); err == nil && !force {
+			return a.exists()
 		}
-		st := &starter{app: a, cmd: cmd, stdin: bufio.NewReader(a.stdin), prompts: isTerminal(a.stdin)}
+		st := &starter{app: a, cmd: cmd, stdin: bufio.NewReader(a.stdin), prompts: isTerminal(a.stdin), force: force}
 		return st.write(providers)
 	}
 	return cmd
+}
+
+func (a *app) exists() error {
+	return usage(fmt.Errorf("%s exists already; --force replaces it, --config names another", a.path()))
+}
+
+// create writes the file. Without --force it follows no symbolic link, which another user may have put there.
+func (st *starter) create(text string) error {
+	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if st.force {
+		flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	}
+	_, err := await(st.cmd.Context(), func() (any, error) { // a named pipe may never be opened
+		f, err := os.OpenFile(st.path(), flags, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		_, err = f.WriteString(text)
+		return nil, errors.Join(err, f.Close())
+	})
+	return err
 }
 
 // A starter writes the configuration from flags, answers to prompts, defaults and placeholders.
@@ -136,6 +157,7 @@ type starter struct {
 	cmd          *cobra.Command
 	stdin        *bufio.Reader
 	prompts      bool
+	force        bool     // replace an existing file
 	placeholders []string // keys that have one
 }
 
@@ -226,7 +248,9 @@ func (st *starter) write(providers string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(st.path(), []byte(text), 0o600); err != nil {
+	if err := st.create(text); errors.Is(err, fs.ErrExist) {
+		return st.exists()
+	} else if err != nil {
 		return err
 	}
 	next := "check"

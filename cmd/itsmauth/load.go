@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -120,7 +119,7 @@ func (h storeWarnings) Handle(_ context.Context, r slog.Record) error {
 		return nil
 	}
 	text := fmt.Sprintf("itsmauth: %s: %s: %s", from, r.Message, strings.TrimPrefix(err.Error(), auth.ErrStore.Error()+": "))
-	_, err = fmt.Fprintln(h.w, strings.Join(strings.Fields(text), " "))
+	_, err = fmt.Fprintln(h.w, visible(strings.Join(strings.Fields(text), " ")))
 	return err
 }
 
@@ -253,10 +252,30 @@ func session(conn *config.Connector) *auth.Session { return conn.Authenticator()
 
 // completeName completes the argument NAME in a shell. It works although the file has faults.
 func (a *app) completeName(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var file struct{ Connectors map[string]yaml.Node }
+	var names []string
 	if len(args) == 0 {
-		data, _ := os.ReadFile(a.path())
-		_ = yaml.Unmarshal(data, &file) // without a file, there are no names
+		// The shell prints the names, and what begins with cobra's marker as a message. The file may be somebody else's.
+		names = slices.DeleteFunc(connectorNames(a.text()), func(name string) bool {
+			return visible(name) != name || strings.ContainsAny(name, "\n") || strings.HasPrefix(name, "_activeHelp_")
+		})
 	}
-	return slices.Sorted(maps.Keys(file.Connectors)), cobra.ShellCompDirectiveNoFileComp
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// connectorNames returns the names in a configuration, or none if it cannot be read.
+func connectorNames(data []byte) (names []string) {
+	defer func() { _ = recover() }() // yaml.v3 panics on some input
+	var doc yaml.Node                // into a map, yaml.v3 compares each key with all others
+	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
+		return nil
+	}
+	for entry := range slices.Chunk(doc.Content[0].Content, 2) {
+		if entry[0].Value == "connectors" && entry[1].Kind == yaml.MappingNode {
+			for connector := range slices.Chunk(entry[1].Content, 2) {
+				names = append(names, connector[0].Value)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }

@@ -176,6 +176,6 @@ func (a *app) report(err error) {
 		return
 	}
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(a.stderr, prefix+strings.TrimRight(line, "\n"))
+		fmt.Fprintln(a.stderr, visible(prefix+strings.TrimRight(line, "\n")))
 	}
 }

@@ -81,7 +81,9 @@ type cell struct {
 func table(w io.Writer, rows [][]cell) error {
 	var widths []int
 	for _, row := range rows {
-		for i, c := range row {
+		for i := range row {
+			c := &row[i]
+			c.text = strings.ReplaceAll(visible(c.text), "\n", `\n`) // such as the name of a host, from the store
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}

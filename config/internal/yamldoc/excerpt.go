@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -211,7 +212,7 @@ func (x *excerpt) near(content []*yaml.Node, size int) []*yaml.Node {
 func (x *excerpt) scalar(n *yaml.Node, exact, key bool) {
 	quote := map[yaml.Style]string{yaml.DoubleQuotedStyle: `"`, yaml.SingleQuotedStyle: "'"}[n.Style]
 	text := quote + n.Value + quote
-	if !exact || n.Anchor != "" || n.Style != 0 && quote == "" || strings.ContainsAny(text, "\r\n\t") {
+	if !exact || n.Anchor != "" || n.Style != 0 && quote == "" || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		text, exact = hidden, false
 	}
 	if n.Line == x.line && (text != "" || key) {
