@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -127,15 +126,12 @@ func (c *Connectors) memberLocked(name string, base *url.URL, impl auth.Provider
 	if p, ok := impl.(interface{ Name() string }); ok {
 		m.conn.Provider = p.Name()
 	}
-	m.session = auth.Options{Connector: name, Provider: m.conn.Provider, Account: s.Account, EarlyRefresh: s.EarlyRefresh, Secrets: s.Secrets,
-		ExchangeTimeout: max(t.AttemptTimeout, 30*time.Second), MaxRetryAfter: t.Retry.MaxRetryAfter}
+	m.session = auth.Options{Connector: name, Provider: m.conn.Provider, Account: s.Account, EarlyRefresh: s.EarlyRefresh, Secrets: s.Secrets}
 	if p, ok := impl.(interface{ Secrets() []auth.Secret }); ok {
 		m.session.Secrets = append(p.Secrets(), s.Secrets...)
 	}
-	trial := auth.New(impl, &m.session)
-	m.key = trial.Key()
-	own := trial.Traffic()
-	trial.Close(context.Background()) // it has nothing to wait for
+	var own auth.Traffic
+	m.key, own = identityOf(impl, &m.session)
 	t.Close = t.Close || own.Close
 	if m.limiter = t.Limiter; m.limiter == nil {
 		m.limits, m.limiter = own.Limits, transport.NewLimiter(own.Limits, 0)
@@ -154,13 +150,10 @@ func (c *Connectors) openLocked() error {
 	if c.store != nil {
 		return nil
 	}
-	store, err := c.opts.openDefault()
-	if err == nil && store == nil {
-		err = errors.New("the store was opened as nil")
-	}
+	store, err := c.opts.openWith(c.opts.openDefault, nil, 0)
 	if err != nil {
 		return fmt.Errorf("%w: %w", auth.ErrStore, err)
 	}
-	c.store = auth.Monitor(store, &auth.MonitorOptions{Logger: c.opts.logger})
+	c.store = store
 	return nil
 }

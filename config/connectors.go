@@ -113,6 +113,13 @@ type member struct {
 	exchanges transport.Options // how exchanges are sent
 }
 
+// identityOf returns the key of p's identity, and the product's own limits, by a session that is not used.
+func identityOf(p auth.Provider, o *auth.Options) (key string, own auth.Traffic) {
+	s := auth.New(p, o)
+	defer s.Close(context.Background()) // it has nothing to wait for
+	return s.Key(), s.Traffic()
+}
+
 // joinLocked makes m's connector and, if it is the first of its identity, the session.
 func (c *Connectors) joinLocked(m *member) error {
 	id := c.identities[m.key]
@@ -141,6 +148,7 @@ func (c *Connectors) newIdentity(m *member) *identity {
 	if w, ok := c.store.(auth.Windower); ok && len(m.limits) > 0 {
 		m.limiter.Share(w.Window(m.key, m.limits, m.exchanges.AttemptTimeout))
 	}
+	m.session.ExchangeTimeout, m.session.MaxRetryAfter = max(m.exchanges.AttemptTimeout, 30*time.Second), m.exchanges.Retry.MaxRetryAfter
 	m.exchanges.Limiter = m.limiter
 	m.exchanges.Timeout = m.session.ExchangeTimeout // the session's own limit comes first
 	exchanger := transport.NewExchanger(&m.exchanges)

@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -136,13 +135,11 @@ func trimSlashes(u *url.URL) {
 	u.RawPath = u.RawPath[:max(0, len(u.RawPath)-slashes)]
 }
 
-// setIdentity gets the identity and the product's own limits from a temporary session. These limits
-// override the defaults but not the connector's settings.
+// setIdentity sets the identity and the product's own limits. These override the defaults but not the
+// connector's settings.
 func (l *loader) setIdentity(p *plan) {
-	s := auth.New(p.provider, p.sessionOptions())
-	p.key = s.Key()
-	own := s.Traffic()
-	s.Close(context.Background()) // it has nothing to wait for
+	var own auth.Traffic
+	p.key, own = identityOf(p.provider, p.sessionOptions())
 	if own.Limits != nil && !l.doc.Has(p.path.Below("transport", "rate_limits")) {
 		p.Transport.RateLimits = own.Limits
 	}
@@ -173,8 +170,7 @@ func (l *loader) build(c *Connectors, p *plan) {
 }
 
 func (p *plan) sessionOptions() *auth.Options {
-	o := &auth.Options{Connector: p.name, Provider: p.Provider, Account: p.Account, EarlyRefresh: p.EarlyRefresh,
-		ExchangeTimeout: max(p.attemptTimeout, 30*time.Second), MaxRetryAfter: p.maxRetryAfter}
+	o := &auth.Options{Connector: p.name, Provider: p.Provider, Account: p.Account, EarlyRefresh: p.EarlyRefresh}
 	for _, key := range slices.Sorted(maps.Keys(p.settings)) {
 		if s, ok := p.settings[key].Value.(auth.Secret); ok {
 			o.Secrets = append(o.Secrets, s)

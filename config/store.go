@@ -33,18 +33,27 @@ func (l *loader) store(at yamldoc.Node) (typ string, _ auth.Store) {
 	if open == nil {
 		return c.Type, nil
 	}
+	store, err := l.opts.openWith(open, keys, c.Timeout)
+	if err != nil {
+		l.doc.RefuseKeys(yamldoc.Path{"token_store"}, err)
+		return c.Type, nil
+	}
+	return c.Type, store
+}
+
+// openWith opens a store with what all sessions of this process share of it.
+func (o *options) openWith(open func() (auth.Store, error), keys []auth.Key, timeout time.Duration) (auth.Store, error) {
 	store, err := open()
 	if err == nil && store == nil {
 		err = errors.New("the store was opened as nil")
 	}
 	if err != nil {
-		l.doc.RefuseKeys(yamldoc.Path{"token_store"}, err)
-		return c.Type, nil
+		return nil, err
 	}
 	if keys != nil {
 		store = auth.Encrypt(store, keys...)
 	}
-	return c.Type, auth.Monitor(store, &auth.MonitorOptions{Timeout: c.Timeout, Logger: l.opts.logger})
+	return auth.Monitor(store, &auth.MonitorOptions{Timeout: timeout, Logger: o.logger}), nil
 }
 
 // storeOpener decodes token_store. It returns nil if its settings have faults: opening the store may create

@@ -153,10 +153,10 @@ func (a *app) send(conn *config.Connector, req *http.Request, include bool) erro
 		return fmt.Errorf("%w, and this redirect is not followed; call the address in its header Location, which -i shows", err)
 	}
 	// If the product refused the token, and no other could be obtained, the session knows why.
-	st, _ := session(conn).Status(req.Context())
+	st, _ := conn.Session().Status(req.Context())
 	for _, why := range []error{auth.ErrCredentials, auth.ErrConsentRequired, auth.ErrStore} {
 		if st.State != auth.StateStale && errors.Is(st.Failure, why) {
-			if session(conn).StaticCredentials() != nil {
+			if conn.Session().StaticCredentials() != nil {
 				return fmt.Errorf("%w: %w", err, st.Failure)
 			}
 			return fmt.Errorf("%w, and there is no other token: %w", err, st.Failure)

@@ -61,7 +61,7 @@ func (a *app) checkOnline(ctx context.Context) error {
 		var errs []error
 		total := 0
 		for _, conn := range all(conns) {
-			c := &onlineCheck{Connector: conn, app: a, storeType: conns.Store(), static: session(conn).StaticCredentials() != nil, transport: a.network.transports[conn.Name], started: time.Now(),
+			c := &onlineCheck{Connector: conn, app: a, storeType: conns.Store(), static: conn.Session().StaticCredentials() != nil, transport: a.network.transports[conn.Name], started: time.Now(),
 				connectorReport: connectorReport{conn.Name, conn.Provider, conn.BaseURL.String(), []finding{}}}
 			if isTerminal(a.stdout) && a.output != "json" {
 				a.printf("%s %s %s\n", painter(a.stdout)(bold, conn.Name), conn.Provider, conn.BaseURL)

@@ -30,7 +30,7 @@ func (c *onlineCheck) checkStore(ctx context.Context) {
 	c.progress("writing to the token store")
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	err := session(c.Connector).CheckStore(ctx)
+	err := c.Connector.Session().CheckStore(ctx)
 	if err == nil {
 		c.ok("store", c.storeType+" can be read and written")
 		return
@@ -52,10 +52,10 @@ func (c *onlineCheck) checkToken(ctx context.Context) *oauth2.Token {
 		return nil
 	}
 	if c.static {
-		c.ok("token", strings.Join(session(c.Connector).StaticCredentials(), ", ")+" can be read")
+		c.ok("token", strings.Join(c.Connector.Session().StaticCredentials(), ", ")+" can be read")
 		return tok
 	}
-	st, _ := session(c.Connector).Status(ctx)
+	st, _ := c.Connector.Session().Status(ctx)
 	kind := "the stored token"
 	if c.newToken = st.Obtained.After(c.started); c.newToken {
 		kind = "a new token"
@@ -65,10 +65,10 @@ func (c *onlineCheck) checkToken(ctx context.Context) *oauth2.Token {
 }
 
 func (c *onlineCheck) checkConsent(ctx context.Context) {
-	st, _ := session(c.Connector).Status(ctx) // checkStore has reported the error
+	st, _ := c.Connector.Session().Status(ctx) // checkStore has reported the error
 	end := loginEnd(c.Connector, st)
 	fix := "run: itsmauth login " + c.Name
-	if session(c.Connector).CodeFlow() == nil {
+	if c.Connector.Session().CodeFlow() == nil {
 		fix = "give another refresh_token"
 	}
 	switch left := time.Until(end); {
@@ -113,7 +113,7 @@ func (c *onlineCheck) get(ctx context.Context, path string, tok *oauth2.Token) (
 
 // signing is the transport of requests with tok, which are signed if the product wants that.
 func (c *onlineCheck) signing(tok *oauth2.Token) http.RoundTripper {
-	s := session(c.Connector)
+	s := c.Connector.Session()
 	if tok == nil || !s.Signs() {
 		return c.transport
 	}
@@ -178,7 +178,7 @@ func (c *onlineCheck) checkProbe(ctx context.Context, path string, tok *oauth2.T
 
 // credentialsRefused reports whether the product has refused the credentials of a connector without tokens.
 func (c *onlineCheck) credentialsRefused() bool {
-	st, _ := session(c.Connector).Status(context.Background()) // reads nothing
+	st, _ := c.Connector.Session().Status(context.Background()) // reads nothing
 	return c.static && errors.Is(st.Failure, auth.ErrCredentials)
 }
 
@@ -186,7 +186,7 @@ func (c *onlineCheck) credentialsRefused() bool {
 // response, the token does not reach the product.
 func (c *onlineCheck) reportRefusal(ctx context.Context, path string, tok *oauth2.Token, resp *http.Response, body []byte) {
 	if c.static { // many products answer a wrong key and no key alike
-		st, _ := session(c.Connector).Status(ctx)
+		st, _ := c.Connector.Session().Status(ctx)
 		_, fix := splitAdvice(st.Failure)
 		c.failed("probe", "the product refuses the credentials ("+statusText(resp.StatusCode)+")", fix, st.Failure)
 		return

@@ -215,7 +215,7 @@ func (v *visit) logIn(ctx context.Context) error {
 	message, advice := splitAdvice(err)
 	v.quote(message + ";\n" + advice)
 	v.say("So the demo logs in and plays the person: instead of opening a browser, it\npresses Allow on the product's page. Then it makes a call. On the wire:")
-	person := consent.Connector{Name: v.conn.Name, Provider: v.conn.Provider, Session: session(v.conn)}
+	person := consent.Connector{Name: v.conn.Name, Provider: v.conn.Provider, Session: v.conn.Session()}
 	return consent.Login(ctx, person, &consent.LoginOptions{Open: func(page string) error {
 		back, err := v.product.consent(page)
 		if err != nil {

@@ -279,7 +279,7 @@ func checkFlags(path, text string, settings []setting) (needsLogin bool, err err
 	conns, err := config.Parse(path, []byte(text))
 	if err == nil {
 		for _, conn := range all(conns) {
-			needsLogin = session(conn).CodeFlow() != nil
+			needsLogin = conn.Session().CodeFlow() != nil
 		}
 		return needsLogin, conns.Close()
 	}

@@ -247,9 +247,6 @@ func all(conns *config.Connectors) []*config.Connector {
 	return list
 }
 
-// session returns conn's session: config makes no other Authenticator.
-func session(conn *config.Connector) *auth.Session { return conn.Authenticator().(*auth.Session) }
-
 // completeName completes the argument NAME in a shell. It works although the file has faults.
 func (a *app) completeName(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var names []string

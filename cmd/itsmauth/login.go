@@ -36,10 +36,10 @@ it ended at into the command.`,
 				return usage(errors.New("--timeout must be above 0"))
 			}
 			return a.withConnector(cmd.Context(), args[0], func(conns *config.Connectors, conn *config.Connector) error {
-				if session(conn).StaticCredentials() != nil {
+				if conn.Session().StaticCredentials() != nil {
 					return usage(fmt.Errorf("%s needs no login: it sends credentials of the configuration", conn.Name))
 				}
-				if session(conn).CodeFlow() == nil {
+				if conn.Session().CodeFlow() == nil {
 					return usage(fmt.Errorf("%s needs no login: its grant needs no person", conn.Name))
 				}
 				if err := requirePersistentStore(conns); err != nil {
@@ -111,13 +111,13 @@ func (a *app) logIn(ctx context.Context, conn *config.Connector, noBrowser bool,
 		}
 	}
 	err := a.finish(ctx, func() error {
-		return consent.Login(ctx, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)}, o)
+		return consent.Login(ctx, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: conn.Session()}, o)
 	})
 	stopCountdown()
 	if err != nil {
 		return err
 	}
-	st, _ := session(conn).Status(ctx) // if the store fails, Status returns what the session knows
+	st, _ := conn.Session().Status(ctx) // if the store fails, Status returns what the session knows
 	until := ""
 	switch {
 	case !st.Refreshable:

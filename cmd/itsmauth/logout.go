@@ -19,11 +19,11 @@ func (a *app) logout() *cobra.Command {
 		Args:  cobra.ExactArgs(1), ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withConnector(cmd.Context(), args[0], func(_ *config.Connectors, conn *config.Connector) error {
-				if session(conn).StaticCredentials() != nil {
+				if conn.Session().StaticCredentials() != nil {
 					return usage(fmt.Errorf("%s has no tokens to delete: it sends credentials of the configuration; revoke them in the product", conn.Name))
 				}
-				st, _ := session(conn).Status(cmd.Context()) // if the store fails, Revoke says so
-				err := session(conn).Revoke(cmd.Context())
+				st, _ := conn.Session().Status(cmd.Context()) // if the store fails, Revoke says so
+				err := conn.Session().Revoke(cmd.Context())
 				if err != nil && cmd.Context().Err() == nil && !errors.Is(err, auth.ErrStore) {
 					message, _ := splitAdvice(err) // which is to try again, but the tokens are deleted
 					return reworded{err, message + "; the tokens are deleted here but may still be valid: revoke them in the product"}
@@ -49,7 +49,7 @@ func notRevoked(conn *config.Connector, st auth.Status) string {
 	} else if st.Refreshable && st.ConsentExpiry.IsZero() {
 		valid = append(valid, "its refresh token until the product ends it")
 	}
-	if session(conn).CanRevoke() || valid == nil {
+	if conn.Session().CanRevoke() || valid == nil {
 		return ""
 	}
 	why := ", which cannot revoke tokens"

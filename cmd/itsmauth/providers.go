@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -22,9 +23,12 @@ var described = map[string][2]string{
 	"webcommander": {"WebCommander: an application and a user", pages + "providers/webcommander.md"},
 }
 
+// presets lists the presets. Decoding them takes some milliseconds.
+var presets = sync.OnceValue(config.Presets)
+
 // presetOf finds a preset.
 func presetOf(name string) (config.Preset, bool) {
-	list := config.Presets()
+	list := presets()
 	i := slices.IndexFunc(list, func(p config.Preset) bool { return p.Name == name })
 	if i < 0 {
 		return config.Preset{}, false
@@ -35,7 +39,7 @@ func presetOf(name string) (config.Preset, bool) {
 // providerNames lists the names of all providers.
 func providerNames() []string {
 	names := slices.Collect(maps.Keys(described))
-	for _, p := range config.Presets() {
+	for _, p := range presets() {
 		names = append(names, p.Name)
 	}
 	slices.Sort(names)

@@ -50,8 +50,8 @@ func (a *app) servePage(ctx context.Context, conns *config.Connectors, address s
 		addresses = append(addresses, address)
 	}
 	for _, conn := range all(conns) {
-		connectors = append(connectors, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: session(conn)})
-		flow := session(conn).CodeFlow()
+		connectors = append(connectors, consent.Connector{Name: conn.Name, Provider: conn.Provider, Session: conn.Session()})
+		flow := conn.Session().CodeFlow()
 		if flow == nil {
 			continue
 		}

@@ -45,9 +45,9 @@ static has no token; it is always fresh.`,
 				rows := [][]cell{header("NAME", "PROVIDER", "STATE", "EXPIRES", "CONSENT", "OBTAINED", "STORE")}
 				var errs []error
 				for _, conn := range all(conns) {
-					st, err := session(conn).Status(cmd.Context())
+					st, err := conn.Session().Status(cmd.Context())
 					store := conns.Store()
-					if session(conn).StaticCredentials() != nil {
+					if conn.Session().StaticCredentials() != nil {
 						store = "none"
 					}
 					entry := connectorStatus{
@@ -79,7 +79,7 @@ static has no token; it is always fresh.`,
 // loginEnd returns when a person's login ends unless it is used before, or zero. Without a refresh token
 // it ends with the access token.
 func loginEnd(conn *config.Connector, st auth.Status) time.Time {
-	if session(conn).CodeFlow() != nil && !st.Refreshable {
+	if conn.Session().CodeFlow() != nil && !st.Refreshable {
 		return st.Expiry
 	}
 	return st.ConsentExpiry

@@ -39,7 +39,7 @@ several headers, use --header.`,
 					return fmt.Errorf("%s: %w", conn.Name, err)
 				}
 				text := tok.AccessToken
-				if session(conn).StaticCredentials() != nil && (a.output == "json" || !asHeader) {
+				if conn.Session().StaticCredentials() != nil && (a.output == "json" || !asHeader) {
 					if text, err = onlyValue(header, a.output == "json"); err != nil {
 						return usage(fmt.Errorf("%s: %w", conn.Name, err))
 					}
