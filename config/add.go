@@ -82,9 +82,9 @@ func (c *Connectors) add(name string, s Settings) (*Connector, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := c.member(name, &base, impl, s)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := c.memberLocked(name, &base, impl, s)
 	if err := c.openLocked(); err != nil {
 		return nil, err
 	}
@@ -109,8 +109,8 @@ func checkBaseURL(u *url.URL) error {
 	return endpoint.Check(u)
 }
 
-// memberLocked completes the settings, as those of a file are completed.
-func (c *Connectors) memberLocked(name string, base *url.URL, impl auth.Provider, s Settings) *member {
+// member completes the settings, as those of a file are completed.
+func (c *Connectors) member(name string, base *url.URL, impl auth.Provider, s Settings) *member {
 	t := s.Transport
 	t.Connector, t.BaseURL = name, base
 	t.UserAgent, t.Logger = cmp.Or(t.UserAgent, userAgent()), cmp.Or(t.Logger, c.opts.logger)
