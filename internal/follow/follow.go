@@ -39,10 +39,10 @@ func (v *Value[T]) Know(latest T) *Value[T] {
 // Get returns the latest value. It returns the one before if reading fails, or takes longer than patience or
 // until ctx ends; while that read runs on, it does so at once. The first value is waited for until it is
 // known or ctx ends.
-func (v *Value[T]) Get(ctx context.Context) T { return v.Within(ctx, v.every) }
+func (v *Value[T]) Get(ctx context.Context) T { return v.GetEvery(ctx, v.every) }
 
-// Within is Get with another time for every.
-func (v *Value[T]) Within(ctx context.Context, every time.Duration) T {
+// GetEvery is Get with another time for every.
+func (v *Value[T]) GetEvery(ctx context.Context, every time.Duration) T {
 	v.mu.Lock()
 	again := every
 	if again > 0 {
@@ -52,7 +52,7 @@ func (v *Value[T]) Within(ctx context.Context, every time.Duration) T {
 		v.startLocked()
 	}
 	done, left := v.done, forever
-	if v.known {
+	if done != nil && v.known {
 		left = time.Until(v.began.Add(v.patience))
 	}
 	v.mu.Unlock()

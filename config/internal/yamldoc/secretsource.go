@@ -74,7 +74,7 @@ func (s *fromSources) load(r sourceRef) (string, error) {
 
 // within returns r's value, which was read at most maxAge ago, or is older because reading fails or hangs.
 func (s *fromSources) within(r sourceRef, maxAge time.Duration) string {
-	return s.known[r].Within(context.Background(), maxAge)
+	return s.known[r].GetEvery(context.Background(), maxAge)
 }
 
 func refuseSource(r sourceRef) (string, error) {
