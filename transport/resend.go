@@ -132,7 +132,7 @@ func (a *attempt) gotConn(got httptrace.GotConnInfo) {
 	switch {
 	case before == nil || before.answered.Load(): // a Wrap may send the request again
 	case before.resends > 0 && (before.processed() || before.conn == now.conn), before.resends == maxResends,
-		before.processed() && a.call.t.signer != nil: // which would see the signature, and the nonce in it, twice
+		before.processed() && a.call.t.signer != nil: // the server would see the signature, and the nonce in it, twice
 		err = errRefused
 	default:
 		now.resends = before.resends + 1

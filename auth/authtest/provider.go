@@ -21,6 +21,7 @@ import (
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/endpoint"
+	"github.com/itsmauth/itsmauth/internal/peek"
 )
 
 // A Product is what a provider is tested against: an emulator, or the real product.
@@ -364,10 +365,7 @@ func (k *kit) send(t *testing.T, p auth.Provider, tok *oauth2.Token, r *http.Req
 
 // peeked is what a provider is shown of body.
 func peeked(resp *http.Response, body []byte) []byte {
-	if resp.StatusCode < 400 {
-		return nil // others are streamed
-	}
-	return slices.Clone(body[:min(len(body), 64<<10)])
+	return peek.Body(&http.Response{StatusCode: resp.StatusCode, Header: resp.Header, Body: io.NopCloser(bytes.NewReader(body))})
 }
 
 // judge tests what Rejects says of a response to what, and that it leaves the response as it is.
