@@ -48,8 +48,8 @@ type Provider interface {
 }
 
 // An Authenticator gives a service its tokens. It is safe for concurrent use. [Session] is the one to
-// use; with the interface you can wrap or replace it. Requests are signed only if what is wrapped around a
-// Session has its methods of [Signer] and [Challenged] too.
+// use; with the interface you can wrap or replace it. Requests are signed only if a wrapper also has Session's
+// methods Sign and Challenged.
 type Authenticator interface {
 	// Token returns a valid token, read-only and without its refresh token. If there is one, Token
 	// returns it at once, even if ctx has ended. Otherwise it waits until a token is obtained or ctx

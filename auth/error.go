@@ -58,7 +58,7 @@ type Error struct {
 	Connector string
 	// Provider is the adapter's name, such as "beyondtrust".
 	Provider string
-	// Op is what failed: "exchange", "token", "request", "revoke", "login", "store".
+	// Op is what failed: "exchange", "token", "request", "sign", "revoke", "login", "store", "close".
 	Op string
 	// Code is the product's own error code, such as "invalid_client" (RFC 6749 section 5.2), or "".
 	Code string
@@ -112,6 +112,10 @@ func (e *Error) Advice() string {
 	switch {
 	case errors.Is(e.Err, ErrNoRefreshToken):
 		return strings.TrimSpace("usually the scope offline_access is missing; to replace the earlier login, first run: itsmauth logout " + e.Connector)
+	case e.credentials != nil && errors.Is(e.Err, ErrUnavailable) && e.Status == 0:
+		return "" // the cause says which setting cannot be read
+	case e.credentials != nil && errors.Is(e.Err, ErrCredentials):
+		return "check " + strings.Join(e.credentials, ", ") + " and the account in the product"
 	case !errors.Is(e.Err, ErrConsentRequired):
 	case e.seeded:
 		return "give another refresh_token"
@@ -119,12 +123,6 @@ func (e *Error) Advice() string {
 		return "run: itsmauth login " + e.Connector
 	default:
 		return "a person must log in"
-	}
-	if e.credentials != nil && errors.Is(e.Err, ErrUnavailable) && e.Status == 0 {
-		return "" // the cause says which setting cannot be read
-	}
-	if e.credentials != nil && errors.Is(e.Err, ErrCredentials) {
-		return "check " + strings.Join(e.credentials, ", ") + " and the account in the product"
 	}
 	for _, a := range advice {
 		if errors.Is(e.Err, a.is) && !(a.is == ErrStore && strings.Contains(e.Err.Error(), "token_store")) { // which says more
@@ -152,6 +150,17 @@ func withoutQueries(text string, err error) string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// asError returns a copy of the [*Error] in err, or err as one. op is its Op, unless it has one.
+func asError(op string, err error) *Error {
+	var own *Error
+	if !errors.As(err, &own) {
+		return &Error{Op: op, Err: err}
+	}
+	e := *own
+	e.Op = cmp.Or(e.Op, op)
+	return &e
+}
 
 // is reports whether e's error code is code (RFC 6749 section 5.2), which some products write in capitals.
 func (e *Error) is(code string) bool { return strings.EqualFold(e.Code, code) }

@@ -15,12 +15,12 @@ type headers struct {
 	secrets string
 }
 
-// makeHeaders makes tok's headers. It reads secrets, which may take long. If there are none, because a secret cannot
-// be read, they are made again at the next look.
+// makeHeaders makes tok's headers. It reads secrets, which may take long. If a [Static] provider has none, because a
+// secret cannot be read, they are made again at the next look.
 func (c *core) makeHeaders(tok *oauth2.Token) *headers {
 	secrets, _ := c.readSecrets(Secret.Value) // before the headers: they may be newer than the digest, but never older
 	h := c.provider.Header(tok)
-	if h == nil {
+	if h == nil && c.credentials != nil {
 		secrets = ""
 	}
 	return &headers{h, secrets}
@@ -40,7 +40,8 @@ func (c *core) newFollower() *follow.Value[struct{}] {
 	return follow.New(every, follow.Patience, func() (struct{}, error) {
 		snap := c.current.Load()
 		if c.credentials != nil {
-			return struct{}{}, c.followStatic(snap)
+			c.followStatic(snap)
+			return struct{}{}, nil
 		}
 		secrets, err := c.readSecrets(Secret.Value)
 		if err == nil && snap != nil && snap.record.AccessToken != "" && snap.headers.Load().secrets != secrets {

@@ -138,6 +138,30 @@ func TestHeaderOfFixedSecrets(t *testing.T) {
 	})
 }
 
+// bare is a product whose requests carry no headers of the token, because they are signed.
+type bare struct{ keyed }
+
+func (p *bare) Header(*oauth2.Token) http.Header { p.headers++; return nil }
+
+// No headers at all are also made once a token.
+func TestHeaderOfSigner(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &bare{keyed{product: product{lifetime: time.Hour}}}
+		s := auth.New(p, &auth.Options{Secrets: []auth.Secret{(&source{value: "x"}).secret()}})
+		defer s.Close(t.Context())
+		for range 10 {
+			if _, err := s.Token(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if p.headers != 1 {
+			t.Errorf("%d headers", p.headers)
+		}
+	})
+}
+
 // A read that hangs keeps the last value, and holds one call for 50 ms.
 func TestHeaderWhileReadsHang(t *testing.T) {
 	t.Parallel()

@@ -71,9 +71,9 @@ func (s Secret) Within(d time.Duration) Secret {
 	return s
 }
 
-// SecretCached is what read returns, for a source that is not to be asked at each use, such as a vault. read keeps
-// what it was told, and asks again if that is older than maxAge: a minute or, while the product refuses the
-// credentials, a second. Otherwise it is as [SecretFunc].
+// SecretCached is [SecretFunc] for a source that is not to be asked at each use, such as a vault. read keeps the value
+// that the source gave, and asks the source again if the value is older than maxAge: a minute or, while the product
+// refuses the credentials, a second.
 func SecretCached(read func(maxAge time.Duration) (string, error)) Secret {
 	within := func(maxAge time.Duration) func() (string, error) {
 		return func() (string, error) { return read(maxAge) }

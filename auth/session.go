@@ -33,10 +33,10 @@ type Options struct {
 	// Store keeps the token after this process ends. nil keeps it in memory. It is not used for a [Static] provider.
 	// Sessions of one process that share a store should share one [Monitor] of it.
 	Store Store
-	// Secrets are the secrets among the settings. nil are those that the provider's own method Secrets() []Secret
-	// lists, if it has one. While tokens are used, they are read once a second, and
-	// if one has changed, [Provider.Header] is called again. After the product refused the credentials, a
-	// change of one of them starts another exchange.
+	// Secrets are the secrets among the settings. nil are those that the provider's method Secrets() []Secret
+	// lists, if it has one. While tokens are used, they are read once a second, and if one has changed,
+	// [Provider.Header] is called again. After the product refused the credentials, a change of one of them
+	// starts another exchange.
 	Secrets []Secret
 	// EarlyRefresh (5 min) is how long before its expiry a token is replaced in the background: at most
 	// a fifth of its lifetime, and up to a fifth less at random.
@@ -83,16 +83,18 @@ func (s *Session) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "auth.Session(%s)
 // core is what the views of a Session share.
 type core struct {
 	rules
-	provider Provider
-	opts     Options // with their defaults
-	store    *monitor
-	ownStore bool                    // store was made here, and ends with Close
-	follower *follow.Value[struct{}] // of the secrets in headers, or nil
+	provider   Provider
+	signer     Signer     // provider, or nil: it signs no requests
+	challenger Challenged // provider, or nil: no response challenges a request
+	opts       Options    // with their defaults
+	store      *monitor
+	ownStore   bool                    // store was made here, and ends with Close
+	follower   *follow.Value[struct{}] // of the secrets in headers, or nil
+	key        string
+	epoch      time.Time // of the monotonic clock
 
-	credentials []string    // the settings of a [Static] provider; nil: it has a token endpoint
-	refusal     atomic.Bool // of these, since the last read of the secrets began
-	key         string
-	epoch       time.Time // of the monotonic clock
+	credentials        []string    // the settings of a [Static] provider; nil: it has a token endpoint
+	credentialsRefused atomic.Bool // since the last read of the secrets began
 
 	current atomic.Pointer[snapshot] // state.current
 	next    atomic.Int64             // state.backgroundAfter in ns since epoch, or later while an exchange runs
@@ -118,6 +120,7 @@ func New(p Provider, opts *Options) *Session {
 	if opts != nil {
 		c.opts = *opts
 	}
+	c.setSigner(p)
 	if st, ok := p.(Static); ok {
 		c.credentials = st.StaticCredentials()
 	}
@@ -361,14 +364,10 @@ func (s *Session) named(err error) error {
 	if err == nil {
 		return nil
 	}
-	e := Error{Op: "exchange", Err: err}
-	var as *Error
-	if errors.As(err, &as) {
-		e = *as
-	}
+	e := asError("exchange", err)
 	e.Connector, e.seeded, e.credentials = s.connector, s.CodeFlow() == nil && s.rules.seeded, s.credentials
 	e.Provider = cmp.Or(s.opts.Provider, e.Provider)
-	return &e
+	return e
 }
 
 // jitter takes up to a fifth off d, so that processes do not act in step.

@@ -3,7 +3,6 @@ package auth
 import (
 	"cmp"
 	"context"
-	"errors"
 	"net/http"
 	"sync/atomic"
 
@@ -25,8 +24,8 @@ type Signer interface {
 	//
 	// Each retry, each replay with a new token, and each redirect within the connector's origins is signed
 	// anew. What net/http resends by itself is the same request with the same signature; it does that only if
-	// the server has not processed the request. A redirect to another origin is not signed, and carries no token. Exchange and the
-	// other methods that send requests sign them themselves.
+	// the server has not processed the request. A redirect to another origin is not signed, and carries no token.
+	// Exchange and the other methods that send requests sign them themselves.
 	Sign(req *http.Request, tok *oauth2.Token) error
 }
 
@@ -34,10 +33,10 @@ type Signer interface {
 // something that the response gives: a nonce for its signature, for example (RFC 9449 sections 8 and 9).
 type Challenged interface {
 	// Challenged is shown each response to a request with a token, and those to the requests of exchanges,
-	// logins and logouts. resp.Request is that request. body is as [Provider.Rejects] has it. If again is true and the status 400 or more, the
-	// request is signed and sent once more with the same token, if its body can be sent again; for an exchange
-	// that failed, Exchange is called once more. Otherwise, and for the second response in a row, Rejects
-	// decides.
+	// logins and logouts. resp.Request is that request. body is as [Provider.Rejects] has it. If again is true
+	// and the status 400 or more, the request is signed and sent once more with the same token, if its body can
+	// be sent again; for an exchange that failed, Exchange is called once more. Otherwise, and for the second
+	// response in a row, Rejects decides.
 	Challenged(resp *http.Response, body []byte) (again bool)
 }
 
@@ -55,21 +54,23 @@ func SigningKey(tok *oauth2.Token) string { return tokenextra.SigningKey(tok) }
 
 // Signs reports whether the provider signs requests, or is [Challenged]: whether [Session.Sign] and
 // [Session.Challenged] do anything.
-func (c *core) Signs() bool { return signs(c.provider) }
+func (c *core) Signs() bool { return c.signer != nil || c.challenger != nil }
 
-func signs(p Provider) bool {
-	_, signer := p.(Signer)
-	_, challenged := p.(Challenged)
-	s, limited := p.(interface{ Signs() bool })
-	return (signer || challenged) && (!limited || s.Signs())
+// setSigner finds out whether p signs requests.
+func (c *core) setSigner(p Provider) {
+	if s, limited := p.(interface{ Signs() bool }); !limited || s.Signs() {
+		c.signer, _ = p.(Signer)
+		c.challenger, _ = p.(Challenged)
+	}
 }
 
 // Sign signs req, which is changed, if the provider is a [Signer]. Its error is an [*Error].
 func (s *Session) Sign(req *http.Request, tok *oauth2.Token) error {
-	if signer, ok := s.provider.(Signer); ok && s.Signs() {
-		if err := signer.Sign(req, tok); err != nil {
-			return s.named(asError("sign", err))
-		}
+	if s.signer == nil {
+		return nil
+	}
+	if err := s.signer.Sign(req, tok); err != nil {
+		return s.named(asError("sign", err))
 	}
 	return nil
 }
@@ -80,19 +81,7 @@ func (s *Session) Challenged(resp *http.Response, body []byte) (again bool) {
 }
 
 func (c *core) challenged(resp *http.Response, body []byte) bool {
-	p, ok := c.provider.(Challenged)
-	return ok && c.Signs() && p.Challenged(resp, body) && resp.StatusCode >= 400
-}
-
-// asError returns err as an [*Error] whose Op is op, unless it has one.
-func asError(op string, err error) *Error {
-	var own *Error
-	if !errors.As(err, &own) {
-		return &Error{Op: op, Err: err}
-	}
-	e := *own
-	e.Op = cmp.Or(e.Op, op)
-	return &e
+	return c.challenger != nil && c.challenger.Challenged(resp, body) && resp.StatusCode >= 400
 }
 
 // withClient returns a context with the client for an exchange, and a function that reports whether a response
@@ -100,7 +89,7 @@ func asError(op string, err error) *Error {
 func (c *core) withClient(ctx context.Context) (_ context.Context, challenged func() bool) {
 	client := c.opts.Client
 	challenged = func() bool { return false }
-	if _, ok := c.provider.(Challenged); ok && c.Signs() {
+	if c.challenger != nil {
 		t := &challengedTransport{core: c, next: cmp.Or(client.Transport, http.DefaultTransport)}
 		with := *client
 		with.Transport = t

@@ -13,9 +13,10 @@ import (
 )
 
 // A Static is a [Provider] without a token endpoint: it sends credentials of its settings as they are, such as
-// an API key. Its Exchange reads and checks them, and returns an opaque token, another one each time. A
-// [Session] uses no store for it, and its token does not expire. If one of the secrets changes, Session makes
-// another exchange. If a response refuses the credentials, it looks for a change at once.
+// an API key. Its Exchange reads and checks them, and returns an opaque token, another one each time. Its Header
+// returns nil if one of them cannot be read. A [Session] uses no store for it, and its token does not expire. If
+// one of the secrets changes, Session makes another exchange. If a response refuses the credentials, it looks for
+// a change at once.
 type Static interface {
 	// StaticCredentials names the settings that hold the credentials, such as headers.X-API-Key. nil: this
 	// configuration has a token endpoint.
@@ -27,32 +28,31 @@ type Static interface {
 func (c *core) StaticCredentials() []string { return c.credentials }
 
 // followStatic replaces the token of a [Static] provider if a secret has changed.
-func (c *core) followStatic(known *snapshot) error {
+func (c *core) followStatic(known *snapshot) {
 	read := Secret.Value
-	if c.refusal.Swap(false) {
+	if c.credentialsRefused.Swap(false) {
 		ctx, cancel := context.WithTimeout(c.life, secretPatience)
 		defer cancel()
 		read = func(s Secret) (string, error) { return s.valueAfter(ctx) }
 	}
 	secrets, err := c.readSecrets(read)
 	if err != nil || known == nil || known.headers.Load().secrets == secrets {
-		return err
+		return
 	}
 	tok, err := c.provider.Exchange(c.life, nil)
 	if err != nil {
-		return err
+		return
 	}
 	r := known.record
 	r.AccessToken = tok.AccessToken
 	snap := c.snapshot(r)
-	if snap.headers.Load().Header == nil {
-		return errUnreadable
+	if snap.headers.Load().Header == nil { // a secret can no longer be read
+		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.token = snap
 	c.showLocked()
-	return nil
 }
 
 // staticRefused reports whether there is another token than tok, which resp refuses. The secrets are read again: by
@@ -64,7 +64,7 @@ func (s *Session) staticRefused(resp *http.Response, tok *oauth2.Token) bool {
 	}
 	start := time.Since(s.epoch)
 	if snap := s.current.Load(); s.follower != nil && snap != nil && int64(start) >= snap.unchangedUntil.Load() {
-		s.refusal.Store(true)
+		s.credentialsRefused.Store(true)
 		s.follower.Again(ctx) // also if tok is an older token: the call may have been sent with the newer headers
 	}
 	snap := s.current.Load()
@@ -96,7 +96,4 @@ func (s *Session) staticStatus() Status {
 	return Status{State: StateFresh, Failure: s.named(err)}
 }
 
-var (
-	errUnreadable = errors.New("the secrets can no longer be read")
-	errStatic     = errors.New("there is nothing to revoke: the credentials are in the settings, and the product has no token endpoint")
-)
+var errStatic = errors.New("there is nothing to revoke: the credentials are in the settings, and the product has no token endpoint")

@@ -98,9 +98,6 @@ func (s *Session) unconsented(r tokenRecord, now time.Time) bool {
 // a trial record to the store and removes it. Its error, an [*Error] that wraps [ErrStore], says why a
 // login could not be saved. If the provider is [Static], no store is used, and it is nil.
 func (s *Session) CheckStore(ctx context.Context) error {
-	if s.credentials != nil {
-		return nil
-	}
 	if _, err := s.Status(ctx); err != nil {
 		return err
 	}
