@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,14 @@ func (e *Errors) Add(key string, err error) {
 func (e *Errors) When(wrong bool, key, text string) {
 	if wrong {
 		e.Add(key, errors.New(text))
+	}
+}
+
+// AddSecret adds err, from reading the secret of the setting key, if the secret cannot be used. An error that only says
+// that it was not read may pass.
+func (e *Errors) AddSecret(key string, err error) {
+	if errors.Is(err, auth.ErrSecret) {
+		e.Add(key, err)
 	}
 }
 
@@ -74,6 +83,12 @@ func (e *Errors) check(v reflect.Value, prefix string) {
 		}
 	}
 }
+
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
+
+// IsHeaderName reports whether name can be the name of a header. Schemes of authentication and names of cookies have the
+// same characters.
+func IsHeaderName(name string) bool { return headerName.MatchString(name) }
 
 // Has reports whether there is an error for the setting key.
 func (e Errors) Has(key string) bool {

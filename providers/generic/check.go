@@ -31,7 +31,7 @@ func (c *Config) check() error {
 		errs.Add("then.url", CheckURL(c.Then.URL))
 	}
 	if c.Response.Cookie != "" {
-		errs.When(!headerName.MatchString(c.Response.Cookie), "response.cookie", "is not a cookie's name") // RFC 6265 section 4.1.1
+		errs.When(!settings.IsHeaderName(c.Response.Cookie), "response.cookie", "is not a cookie's name") // RFC 6265 section 4.1.1
 		errs.When(c.Response.AccessToken != "/access_token", "response.access_token", "not used with response.cookie")
 	}
 	c.checkGrant(&errs)
@@ -122,9 +122,7 @@ func (c *Config) checkClient(errs *settings.Errors) {
 		text, err := c.ClientAssertion.Value()
 		errs.When(c.ClientAssertion.IsZero(), "client_assertion", "required for credentials_in client_assertion")
 		errs.When(err == nil && text != "" && !jwt.Valid(text), "client_assertion", "is not a JWT")
-		if errors.Is(err, auth.ErrSecret) {
-			errs.Add("client_assertion", err)
-		}
+		errs.AddSecret("client_assertion", err)
 	}
 }
 
@@ -178,10 +176,7 @@ func (c *Config) checkParamNames(errs *settings.Errors) {
 	}
 }
 
-var (
-	placeholder = regexp.MustCompile(`\{[^{}]*\}`)
-	headerName  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
-)
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
 
 func (c *Config) checkHeaders(errs *settings.Errors) {
 	inHeaders := c.CredentialsIn == "headers"
@@ -209,11 +204,9 @@ func checkFixedHeaders(errs *settings.Errors, setting string, headers map[string
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
 		key, lower := setting+"."+name, strings.ToLower(name)
 		value, err := headers[name].Value()
-		if errors.Is(err, auth.ErrSecret) { // others may pass
-			errs.Add(key, err)
-		}
+		errs.AddSecret(key, err)
 		errs.When(strings.ContainsAny(value, "\r\n\x00"), key, "must not hold a line break")
-		errs.When(!headerName.MatchString(name), key, "is not a header name")
+		errs.When(!settings.IsHeaderName(name), key, "is not a header name")
 		for clash, others := range clashes {
 			errs.When(others[lower], key, clash)
 		}
@@ -235,7 +228,7 @@ func checkTemplates(errs *settings.Errors, key string, headers []Header, known .
 	for i, h := range headers {
 		key := fmt.Sprintf("%s.%d.", key, i)
 		lower := strings.ToLower(h.Name)
-		errs.When(!headerName.MatchString(h.Name), key+"name", "is not a header name")
+		errs.When(!settings.IsHeaderName(h.Name), key+"name", "is not a header name")
 		errs.When(names[lower], key+"name", "appears twice")
 		errs.When(strings.ContainsAny(h.Template, "\r\n\x00"), key+"template", "must not hold a line break")
 		for _, p := range placeholder.FindAllString(h.Template, -1) {

@@ -10,7 +10,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -335,8 +334,7 @@ func (c *Config) checkDPoP(errs *settings.Errors) {
 	}
 	errs.When(c.Response.Format == "text", "dpop", "needs response.format json: the token response has to say token_type DPoP")
 	if !c.DPoP.PrivateKey.IsZero() {
-		if _, err := newDPoP(c.DPoP).read(); errors.Is(err, auth.ErrSecret) { // else it was not read, which may pass
-			errs.Add("dpop.private_key", err)
-		}
+		_, err := newDPoP(c.DPoP).read()
+		errs.AddSecret("dpop.private_key", err)
 	}
 }

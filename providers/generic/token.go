@@ -16,6 +16,7 @@ import (
 	"github.com/itsmauth/itsmauth/internal/jsonbody"
 	"github.com/itsmauth/itsmauth/internal/jwt"
 	"github.com/itsmauth/itsmauth/internal/retryafter"
+	"github.com/itsmauth/itsmauth/internal/settings"
 )
 
 // parseToken reads the token from r's response (RFC 6749 section 5.1). Its lifetime counts from start,
@@ -60,7 +61,7 @@ func (p *Provider) parseToken(r *request, start time.Time) (*oauth2.Token, error
 		return nil, fmt.Errorf("%w: the token response has no access token%s%s", auth.ErrProtocol, where, keysOf(doc))
 	case !printable(tok.AccessToken) || isText && strings.Contains(tok.AccessToken, " "):
 		return nil, fmt.Errorf("%w: the access token has characters that cannot be sent in a header", auth.ErrProtocol)
-	case tok.TokenType != "" && !headerName.MatchString(tok.TokenType): // the characters of a scheme, too
+	case tok.TokenType != "" && !settings.IsHeaderName(tok.TokenType): // the characters of a scheme, too
 		return nil, fmt.Errorf("%w: the token type has characters that cannot be sent in a header", auth.ErrProtocol)
 	case p.dpop != nil && !strings.EqualFold(tok.TokenType, "DPoP"):
 		return nil, fmt.Errorf("%w: the token is not bound to the key: the token response has no token_type DPoP; turn on DPoP for this client in the product, or remove dpop", auth.ErrProtocol)

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -59,9 +58,8 @@ func New(c Config, env auth.Env) (auth.Provider, error) {
 	c.checkNames(&errs)
 	for _, setting := range c.settings() {
 		value, err := setting.Value()
-		if errors.Is(err, auth.ErrSecret) { // others may pass
-			errs.Add(setting.key, err)
-		} else if err == nil {
+		errs.AddSecret(setting.key, err)
+		if err == nil {
 			errs.Add(setting.key, setting.check(value))
 		}
 	}
@@ -109,8 +107,6 @@ func (s setting) check(value string) error {
 	return nil
 }
 
-var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110 section 5.6.2
-
 // ofMessage are headers that describe the message or the connection (RFC 9110 section 7.6.1), which net/http or the
 // caller sets.
 var ofMessage = []string{"Connection", "Content-Length", "Content-Type", "Expect", "Host", "Keep-Alive", "Proxy-Authenticate",
@@ -120,7 +116,7 @@ func (c *Config) checkNames(errs *settings.Errors) {
 	basic, names := !c.Username.IsZero() || !c.Password.IsZero(), map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
 		key, canonical := "headers."+name, http.CanonicalHeaderKey(name)
-		errs.When(!headerName.MatchString(name), key, "is not a header name")
+		errs.When(!settings.IsHeaderName(name), key, "is not a header name")
 		errs.When(names[canonical], key, "appears twice")
 		errs.When(basic && canonical == "Authorization", key, "is the header of username and password")
 		errs.When(slices.Contains(ofMessage, canonical), key, "cannot be set: it describes the message or the connection, not the caller")
@@ -222,9 +218,4 @@ func (p *provider) StaticCredentials() (keys []string) {
 }
 
 // Secrets lists the settings' secrets, for [auth.Options].
-func (p *provider) Secrets() (secrets []auth.Secret) {
-	for _, s := range p.c.settings() {
-		secrets = append(secrets, s.Secret)
-	}
-	return secrets
-}
+func (p *provider) Secrets() []auth.Secret { return settings.Secrets(p.c) }
