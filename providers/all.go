@@ -36,22 +36,19 @@ func All() []Definition {
 
 // preset is the definition of a file of package presets, whose first line is its engine.
 func preset(name string, data []byte) Definition {
-	engine, _, _ := bytes.Cut(data, []byte("\n"))
-	engines := map[string]func() Definition{
-		"engine: oauth2": func() Definition {
-			return Define(name, func(c generic.Config, env auth.Env) (auth.Provider, error) {
-				c.Provider = name
-				return generic.New(c, env)
-			})
-		},
-		"engine: static": func() Definition {
-			return Define(name, func(c static.Config, env auth.Env) (auth.Provider, error) {
-				c.Provider = name
-				return static.New(c, env)
-			})
-		},
+	var d Definition
+	switch engine, _, _ := bytes.Cut(data, []byte("\n")); string(engine) {
+	case "engine: oauth2":
+		d = Define(name, func(c generic.Config, env auth.Env) (auth.Provider, error) {
+			c.Provider = name
+			return generic.New(c, env)
+		})
+	case "engine: static":
+		d = Define(name, func(c static.Config, env auth.Env) (auth.Provider, error) {
+			c.Provider = name
+			return static.New(c, env)
+		})
 	}
-	d := engines[string(engine)]()
 	d.preset = data
 	return d
 }

@@ -2,6 +2,7 @@ package providers_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -364,6 +365,7 @@ func TestPresetsAreTested(t *testing.T) {
 const verifier = "verifier-of-at-least-forty-three-characters-x"
 
 func (v tokenVendor) test(t *testing.T, dir string) {
+	v.expired = cmp.Or(v.expired, "401 {}")
 	s := &tokenServer{tokenVendor: v, current: v.seed}
 	c := connectPreset(t, s, dir, v.preset, v.way, v.more)
 	session := c.Session()
@@ -403,7 +405,7 @@ func (v tokenVendor) test(t *testing.T, dir string) {
 		works("after the session ended", 3, 2)
 	}
 	s.refuse()
-	if status, body, err := call(t.Context(), c, "GET", c.Probe, ""); err != nil || status != s.expiredStatus() {
+	if status, body, err := call(t.Context(), c, "GET", c.Probe, ""); err != nil || fmt.Sprint(status) != v.expired[:3] {
 		t.Errorf("with dead credentials: %d %s %v", status, body, err)
 	}
 	if _, err := session.Token(t.Context()); !errors.Is(err, v.refused) {
@@ -420,9 +422,7 @@ func (v tokenVendor) test(t *testing.T, dir string) {
 
 // Without a token endpoint, a refusal is the caller's, and only a key that has changed is sent again.
 func (v keyVendor) test(t *testing.T, dir string) {
-	if v.refusal == "" {
-		v.refusal = "401 {}"
-	}
+	v.refusal = cmp.Or(v.refusal, "401 {}")
 	var mu sync.Mutex
 	want, calls, last := v.call, 0, ""
 	c := connectPreset(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -625,9 +625,6 @@ func (s *tokenServer) api(w http.ResponseWriter, r *http.Request) {
 		respond(w, "200 {}")
 	case s.live == "" || !time.Now().Before(s.until):
 		s.refusedCalls++
-		if s.expired == "" {
-			s.expired = "401 {}"
-		}
 		respond(w, s.expired)
 	default:
 		s.wrong += "\ngot  " + got + "\nwant " + want
@@ -654,11 +651,6 @@ func (s *tokenServer) refuse() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live, s.refuses = "", true
-}
-
-func (s *tokenServer) expiredStatus() int {
-	status, _ := strconv.Atoi(s.expired[:3])
-	return status
 }
 
 var expiresIn = regexp.MustCompile(`"expires_?[iI]n":([0-9]+)`)

@@ -171,7 +171,7 @@ func TestStaticDeadKey(t *testing.T) {
 	}
 	write("dead-key")
 	d.refused += strings.Repeat(" ", 100_000)
-	var log syncBuffer
+	var log lockedBuffer
 	conns := connectDesk(t, fmt.Sprintf("  desk: {provider: static, base_url: '%s', headers: {x-api-key: '${file:%s}'}, probe: /}\n", d.URL, file),
 		config.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	c := get(t, conns, "desk")
@@ -312,22 +312,4 @@ func TestStaticTransport(t *testing.T) {
 	if _, _, err := call(t.Context(), get(t, conns, "b"), "GET", "/", ""); !errors.Is(err, auth.ErrRateLimited) {
 		t.Errorf("the limit of both is used up: %v", err)
 	}
-}
-
-// syncBuffer is a log that handlers may write to concurrently.
-type syncBuffer struct {
-	mu sync.Mutex
-	strings.Builder
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Builder.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Builder.String()
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/cryptosigner"
 
 	"github.com/itsmauth/itsmauth/auth"
 	"github.com/itsmauth/itsmauth/internal/jwt"
@@ -152,25 +151,15 @@ func (a *Assertion) signing() (*signing, error) {
 	return s, nil
 }
 
-// sign returns the JWT of the claims (RFC 7515 section 7.1).
-func (s *signing) sign(claims map[string]any) (token string, err error) {
+// sign returns the JWT of the claims.
+func (s *signing) sign(claims map[string]any) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", &auth.KeyError{Key: "assertion.claims", Err: unusable("cannot be written as JSON")}
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: s.algorithm, Key: cryptosigner.Opaque(s.key)}, &jose.SignerOptions{ExtraHeaders: s.header})
-	var signed *jose.JSONWebSignature
-	if err == nil {
-		signed, err = signer.Sign(payload)
-	}
-	if err == nil {
-		_, err = signed.Verify(s.key.Public()) // a key in parts may not fit together, and an HSM may fail
-	}
-	if err == nil {
-		token, err = signed.CompactSerialize()
-	}
+	token, err := s.key.signJWT(s.algorithm, &jose.SignerOptions{ExtraHeaders: s.header}, payload)
 	if err != nil {
-		return "", &auth.KeyError{Key: s.at, Err: fmt.Errorf("%w: %w", unusable("cannot sign"), err)}
+		return "", &auth.KeyError{Key: s.at, Err: err}
 	}
 	return token, nil
 }

@@ -78,32 +78,20 @@ func newProofKey(text string, k privateKey) (*proofKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	public := jose.JSONWebKey{Key: k.Public()}
-	thumbprint, err := public.Thumbprint(crypto.SHA256)
+	thumbprint, err := (&jose.JSONWebKey{Key: k.Public()}).Thumbprint(crypto.SHA256)
 	if err != nil {
 		return nil, errKind
 	}
-	key := &proofKey{text: text, thumbprint: base64.RawURLEncoding.EncodeToString(thumbprint), signer: cryptosigner.Opaque(k), algorithm: fit[0]}
-	trial, err := jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: key.signer}, (&jose.SignerOptions{EmbedJWK: true}).WithType("dpop+jwt"))
-	var signed *jose.JSONWebSignature
-	if err == nil {
-		signed, err = trial.Sign([]byte("{}"))
-	}
-	if err == nil {
-		_, err = signed.Verify(public.Key) // a key in parts may not fit together
-	}
-	var token string
-	if err == nil {
-		token, err = signed.CompactSerialize()
-	}
+	trial, err := k.signJWT(fit[0], (&jose.SignerOptions{EmbedJWK: true}).WithType("dpop+jwt"), []byte("{}"))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", unusable("cannot sign"), err)
+		return nil, err
 	}
-	key.header, _, _ = strings.Cut(token, ".")
-	return key, nil
+	header, _, _ := strings.Cut(trial, ".")
+	return &proofKey{text, base64.RawURLEncoding.EncodeToString(thumbprint), cryptosigner.Opaque(k), fit[0], header}, nil
 }
 
-// sign returns the JWT of the claims (RFC 7515 section 7.1).
+// sign returns the JWT of the claims (RFC 7515 section 7.1). Unlike signJWT it neither encodes the key each time nor
+// verifies the signature: it signs each call.
 func (k *proofKey) sign(claims any) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil {

@@ -171,6 +171,26 @@ func (k privateKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) 
 	return signature, err
 }
 
+// signJWT returns the JWT of a payload (RFC 7515 section 7.1). It verifies the signature, because a key in parts may not
+// fit together, and an HSM may fail.
+func (k privateKey) signJWT(algorithm jose.SignatureAlgorithm, opts *jose.SignerOptions, payload []byte) (token string, err error) {
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: cryptosigner.Opaque(k)}, opts)
+	var signed *jose.JSONWebSignature
+	if err == nil {
+		signed, err = signer.Sign(payload)
+	}
+	if err == nil {
+		_, err = signed.Verify(k.Public())
+	}
+	if err == nil {
+		token, err = signed.CompactSerialize()
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", unusable("cannot sign"), err)
+	}
+	return token, nil
+}
+
 // thumbprint is the SHA-256 thumbprint of the certificate that is for the key, in base64url (RFC 7515 section
 // 4.1.8). The text may hold a chain of certificates.
 func (k privateKey) thumbprint(text string) (string, error) {

@@ -28,7 +28,7 @@ type request struct {
 	fields  url.Values
 	header  http.Header
 	refresh bool     // its grant is a refresh token
-	then    bool     // it is that of [Config.Then]
+	then    bool     // it is the request of [Config.Then]
 	secrets []string // sent, and must not appear in an error
 	err     error    // why it cannot be sent
 

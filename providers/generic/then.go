@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -33,12 +35,7 @@ func (p *Provider) then(ctx context.Context, tok *oauth2.Token) (*oauth2.Token, 
 	if own := cookieNamed(p.c.Response.Cookie, set); own != nil {
 		tok.AccessToken = cookieValue(own)
 	}
-	rest := set[:0]
-	for _, c := range set {
-		if c.Name != p.c.Response.Cookie {
-			rest = append(rest, c)
-		}
-	}
+	rest := slices.DeleteFunc(set, func(c *http.Cookie) bool { return c.Name == p.c.Response.Cookie })
 	if len(rest) > 0 {
 		tok = tokenextra.WithCookies(tok, cookieHeader(rest))
 	}
