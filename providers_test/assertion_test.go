@@ -177,10 +177,7 @@ func TestAssertionKeyRotates(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer conns.Close()
-				c, err := conns.Get("test")
-				if err != nil {
-					t.Fatal(err)
-				}
+				c := get(t, conns, "test")
 				call := func(want int) {
 					t.Helper()
 					req, err := c.NewRequest(t.Context(), "GET", "/api", nil)

@@ -31,25 +31,18 @@ import (
 // dpopConnector makes a connector to s, as a process does that starts.
 func dpopConnector(t *testing.T, s *dpoptest.Server, store string, settings ...string) (c *config.Connector, end func()) {
 	t.Helper()
-	yaml := "version: 1\n" + store + "connectors:\n  okta:\n    provider: oauth2\n    base_url: " + s.URL +
+	yaml := "  okta:\n    provider: oauth2\n    base_url: " + s.URL +
 		"\n    token_url: " + s.URL + "/oauth2/token\n    revoke_url: " + s.URL + "/oauth2/revoke\n    client_id: id\n"
 	for _, line := range append(settings, "transport: {retry: {min_backoff: 1ms}}") {
 		yaml += "    " + line + "\n"
 	}
-	conns, err := config.Parse("itsmauth.yaml", []byte(yaml))
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, yaml)
-	}
-	end = sync.OnceFunc(func() { conns.Close() })
-	t.Cleanup(end)
-	if c, err = conns.Get("okta"); err != nil {
-		t.Fatal(err)
-	}
-	return c, end
+	conns := parse(t, yaml+store)
+	return get(t, conns, "okta"), func() { conns.Close() }
 }
 
+// fileStore is the part of a configuration for a store of files.
 func fileStore(t *testing.T) string {
-	return "token_store: {type: file, path: " + filepath.Join(t.TempDir(), "tokens") + "}\n"
+	return "token_store: {type: file, path: '" + filepath.Join(t.TempDir(), "tokens") + "'}\n"
 }
 
 // same checks what s answered since the last time.
@@ -227,10 +220,9 @@ func TestDPoPLogin(t *testing.T) {
 	settings := []string{"grant: authorization_code", "auth_url: " + s.URL + "/authorize", "redirect_uri: http://127.0.0.1:8400/callback", "dpop: true"}
 	a, endA := dpopConnector(t, s, store, settings...)
 	b, _ := dpopConnector(t, s, store, settings...)
-	session := func(c *config.Connector) *auth.Session { return c.Authenticator().(*auth.Session) }
 	verifier := oauth2.GenerateVerifier()
-	code := s.Allow(session(a).CodeFlow().URL("state", verifier))
-	if err := session(b).Redeem(t.Context(), code, verifier); err != nil {
+	code := s.Allow(a.Session().CodeFlow().URL("state", verifier))
+	if err := b.Session().Redeem(t.Context(), code, verifier); err != nil {
 		t.Fatal(err)
 	}
 	fine(t, a, "GET", "/api", "")
@@ -245,15 +237,15 @@ func TestDPoPLogin(t *testing.T) {
 	if len(s.Keys()) != 1 {
 		t.Errorf("%d keys after one login", len(s.Keys()))
 	}
-	if err := session(b).Redeem(t.Context(), s.Allow(session(b).CodeFlow().URL("state", verifier)), oauth2.GenerateVerifier()); !errors.Is(err, auth.ErrConsentRequired) {
+	if err := b.Session().Redeem(t.Context(), s.Allow(b.Session().CodeFlow().URL("state", verifier)), oauth2.GenerateVerifier()); !errors.Is(err, auth.ErrConsentRequired) {
 		t.Errorf("a code for another key: %v", err)
 	}
 	verifier = oauth2.GenerateVerifier()
-	if err := session(b).Redeem(t.Context(), s.Allow(session(b).CodeFlow().URL("state", verifier)), verifier); err != nil {
+	if err := b.Session().Redeem(t.Context(), s.Allow(b.Session().CodeFlow().URL("state", verifier)), verifier); err != nil {
 		t.Fatal(err)
 	}
 	fine(t, b, "GET", "/api", "")
-	if err := session(b).Revoke(t.Context()); err != nil {
+	if err := b.Session().Revoke(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -326,7 +318,7 @@ func TestDPoPKeyChanges(t *testing.T) {
 			settings := append(settings, "dpop: {private_key: '${file:"+file+"}'}")
 			os.WriteFile(file, []byte(all["ES256"]), 0o600)
 			c, end := dpopConnector(t, s, store, settings...)
-			if session := c.Authenticator().(*auth.Session); session.CodeFlow() != nil {
+			if session := c.Session(); session.CodeFlow() != nil {
 				if err := session.Redeem(t.Context(), s.Allow(session.CodeFlow().URL("state", "verifier")), "verifier"); err != nil {
 					t.Fatal(err)
 				}

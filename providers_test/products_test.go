@@ -202,6 +202,15 @@ func parse(t *testing.T, yaml string, opts ...config.Option) *config.Connectors 
 	return conns
 }
 
+func get(t *testing.T, conns *config.Connectors, name string) *config.Connector {
+	t.Helper()
+	c, err := conns.Get(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // connect makes p's connector, and logs in if the grant needs it.
 func (p *product) connect(t *testing.T, more ...string) *config.Connector {
 	t.Helper()
@@ -210,11 +219,8 @@ func (p *product) connect(t *testing.T, more ...string) *config.Connector {
 
 func (p *product) get(t *testing.T, conns *config.Connectors, name string) *config.Connector {
 	t.Helper()
-	c, err := conns.Get(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s := c.Authenticator().(*auth.Session); s.CodeFlow() != nil {
+	c := get(t, conns, name)
+	if s := c.Session(); s.CodeFlow() != nil {
 		login(t, s, p.handler.(*remedytest.Server))
 	}
 	return c
@@ -223,11 +229,11 @@ func (p *product) get(t *testing.T, conns *config.Connectors, name string) *conf
 // login logs in as a person.
 func login(t *testing.T, s *auth.Session, sso *remedytest.Server) {
 	t.Helper()
-	back, err := sso.Consent(s.CodeFlow().URL("state", "verifier-of-at-least-forty-three-characters-x"))
+	back, err := sso.Consent(s.CodeFlow().URL("state", verifier))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Redeem(t.Context(), back.Query().Get("code"), "verifier-of-at-least-forty-three-characters-x"); err != nil {
+	if err := s.Redeem(t.Context(), back.Query().Get("code"), verifier); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -397,7 +403,7 @@ func TestWrongCredentials(t *testing.T) {
 				p.settings["password"] = "another"
 				c = p.connect(t)
 			}
-			session := c.Authenticator().(*auth.Session)
+			session := c.Session()
 			if tok, err := session.Token(t.Context()); err == nil {
 				session.Invalidate(tok)
 			}

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -203,18 +202,11 @@ func (s *shapeServer) kill() {
 	s.valid = 0
 }
 
-// connect makes a connector, as a process does that starts.
-func (s *shapeServer) connect(t *testing.T, base, yaml, store string) (c *config.Connector, end func()) {
+// connectShape makes a connector, as a process does that starts.
+func connectShape(t *testing.T, base, yaml, store string) (c *config.Connector, end func()) {
 	t.Helper()
-	yaml = fmt.Sprintf("version: 1\ntoken_store: {type: file, path: '%s'}\nconnectors:\n  shape:\n    provider: oauth2\n    base_url: %s%s\n", store, base, fmt.Sprintf(yaml, base))
-	conns, err := config.Parse("itsmauth.yaml", []byte(yaml))
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, yaml)
-	}
-	if c, err = conns.Get("shape"); err != nil {
-		t.Fatal(err)
-	}
-	return c, func() { conns.Close() }
+	conns := parse(t, "  shape:\n    provider: oauth2\n    base_url: "+base+fmt.Sprintf(yaml, base)+"\n"+store)
+	return get(t, conns, "shape"), func() { conns.Close() }
 }
 
 // TestShapes connects to products by YAML alone: calls share a token, a killed token is replaced in the call that
@@ -227,8 +219,8 @@ func TestShapes(t *testing.T) {
 			s := &shapeServer{shape: shape}
 			srv := httptest.NewServer(s)
 			t.Cleanup(srv.Close)
-			store := filepath.Join(t.TempDir(), "tokens")
-			c, end := s.connect(t, srv.URL, s.yaml, store)
+			store := fileStore(t)
+			c, end := connectShape(t, srv.URL, s.yaml, store)
 			works := func(requests int) {
 				t.Helper()
 				for range 2 {
@@ -246,13 +238,11 @@ func TestShapes(t *testing.T) {
 				t.Errorf("lives for %v, want %v; %v", left, s.life, err)
 			}
 			end()
-			c, end = s.connect(t, srv.URL, s.yaml, store)
+			c, _ = connectShape(t, srv.URL, s.yaml, store)
 			works(1)
 			s.kill()
 			works(2)
-			end()
-			c, end = s.connect(t, srv.URL, strings.ReplaceAll(s.yaml, ": right", ": wrong"), filepath.Join(t.TempDir(), "tokens"))
-			defer func() { end() }()
+			c, _ = connectShape(t, srv.URL, strings.ReplaceAll(s.yaml, ": right", ": wrong"), fileStore(t))
 			if _, _, err := call(t.Context(), c, "GET", "/api", ""); !errors.Is(err, auth.ErrCredentials) {
 				t.Error(err)
 			}
@@ -299,11 +289,8 @@ func TestShapeZoho(t *testing.T) {
     api_headers: {Accept: application/vnd.manageengine.sdp.v3+json}
     response: {errors: [{pointer: /error, equals: invalid_code, means: invalid_grant}, {pointer: /error, equals: Access Denied, means: temporarily_unavailable}]}
 `, srv.URL))
-	c, err := conns.Get("zoho")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := c.Authenticator().(*auth.Session)
+	c := get(t, conns, "zoho")
+	s := c.Session()
 	page, err := url.Parse(s.CodeFlow().URL("state", "verifier"))
 	if q := page.Query(); err != nil || q.Get("scope") != "SDPOnDemand.requests.ALL,SDPOnDemand.assets.READ" || q.Get("access_type") != "offline" {
 		t.Error(page, err)

@@ -94,15 +94,6 @@ func connectDesk(t *testing.T, connectors string, opts ...config.Option) *config
 	return conns
 }
 
-func get(t *testing.T, conns *config.Connectors, name string) *config.Connector {
-	t.Helper()
-	c, err := conns.Get(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
 // TestStaticRotation changes the key under load. The old one ends as soon as the new one is in the file. No call fails,
 // and each is sent twice at most.
 func TestStaticRotation(t *testing.T) {
@@ -175,7 +166,7 @@ func TestStaticDeadKey(t *testing.T) {
 	conns := connectDesk(t, fmt.Sprintf("  desk: {provider: static, base_url: '%s', headers: {x-api-key: '${file:%s}'}, probe: /}\n", d.URL, file),
 		config.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	c := get(t, conns, "desk")
-	session := c.Authenticator().(*auth.Session)
+	session := c.Session()
 	for i := range 20 {
 		status, body, err := call(t.Context(), c, "GET", "/tickets", "")
 		if err != nil || status != 401 || body != d.refused {
