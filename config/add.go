@@ -128,7 +128,7 @@ func (c *Connectors) member(name string, base *url.URL, impl auth.Provider, s Se
 	}
 	m.session = auth.Options{Connector: name, Provider: m.conn.Provider, Account: s.Account, EarlyRefresh: s.EarlyRefresh, Secrets: s.Secrets}
 	if p, ok := impl.(interface{ Secrets() []auth.Secret }); ok {
-		m.session.Secrets = append(p.Secrets(), s.Secrets...)
+		m.session.Secrets = slices.Concat(p.Secrets(), s.Secrets)
 	}
 	var own auth.Traffic
 	m.key, own = identityOf(impl, &m.session)
