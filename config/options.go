@@ -95,7 +95,11 @@ func WithOnly(names ...string) Option { return func(o *options) { o.only = names
 // or hangs, the last value is used. read is called once at a time for each reference, with a ctx of 10 s. Its errors
 // are shown, so they must not contain the secret. The schemes env and file are built in.
 func WithSecretSource(scheme string, read func(ctx context.Context, ref string) (string, error)) Option {
-	return func(o *options) { o.secretSources[scheme] = read }
+	return func(o *options) {
+		if scheme != "env" && scheme != "file" {
+			o.secretSources[scheme] = read
+		}
+	}
 }
 
 // WithLogger logs attempts and exchanges. The default logs nothing.

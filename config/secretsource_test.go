@@ -160,7 +160,7 @@ t.yaml:14:20: connectors.b.client_secret: fails:kv/x: no such path
 t.yaml:15:15: connectors.b.password: empty:x is empty
 t.yaml:16:25: connectors.b.static_headers.A: unusable secret: lines:x has several lines, which only a key or a certificate may have
 t.yaml:16:42: connectors.b.static_headers.B: ${good: } needs a reference
-t.yaml:16:57: connectors.b.static_headers.C: unknown reference; write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}, or $${ for a literal ${`
+t.yaml:16:57: connectors.b.static_headers.C: unknown reference; write ${env:NAME}, ${env:NAME:-default}, ${empty:REF}, ${fails:REF}, ${good:REF}, ${hung:REF}, ${lines:REF} or ${file:PATH}, or $${ for a literal ${`
 		if err == nil || err.Error() != want {
 			t.Errorf("%v", err)
 		}

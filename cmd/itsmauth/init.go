@@ -25,6 +25,7 @@ type setting struct {
 	value       string // the default
 	placeholder string // written if there is no value and no terminal
 	secret      bool   // written as a reference to an environment variable
+	reference   string // the one to write, if it is secret, or ""
 	literal     string // written as it is: the key with a list or a mapping
 }
 
@@ -83,7 +84,7 @@ func firstOf(provider string) (first firstConnector, ok bool) {
 		case !isText:
 			first.settings = append(first.settings, setting{key: k.Key, literal: k.Example})
 		case strings.Contains(text, "${"):
-			first.settings = append(first.settings, setting{key: k.Key, secret: true})
+			first.settings = append(first.settings, setting{key: k.Key, secret: true, reference: text})
 		case k.Key == redirectURI.key:
 			first.settings = append(first.settings, setting{key: k.Key, value: text})
 		default:
@@ -95,7 +96,7 @@ func firstOf(provider string) (first firstConnector, ok bool) {
 
 var (
 	notInVariable   = regexp.MustCompile(`[^A-Z0-9]+`)
-	secretReference = regexp.MustCompile(`\$\{env:ITSM_[A-Z0-9_]+\}`)
+	secretReference = regexp.MustCompile(`\$\{env:([A-Z0-9_]+)\}`)
 )
 
 func (a *app) init() *cobra.Command {
@@ -221,8 +222,7 @@ func (st *starter) write(providers string) error {
 	describe := descriptions(provider)
 	text := "# yaml-language-server: $schema=https://raw.githubusercontent.com/itsmauth/itsmauth/main/docs/itsmauth.schema.json\n" +
 		"# Every key: https://github.com/itsmauth/itsmauth/blob/main/docs/yaml.md\nversion: 1\n\n" +
-		"# By default, tokens are kept in files that only this user can read. To keep them elsewhere:\n" +
-		"# token_store: {type: file, path: /var/lib/itsmauth}\n\nconnectors:\n  " + scalar(name) + ":\n    provider: " + provider + "\n"
+		storeAfterCheck + "\nconnectors:\n  " + scalar(name) + ":\n    provider: " + provider + "\n"
 	exports := ""
 	for _, s := range connector.settings {
 		var value string
@@ -232,8 +232,10 @@ func (st *starter) write(providers string) error {
 			continue
 		}
 		if s.secret {
-			variable := variableOf(name, s.key)
-			value, exports = "${env:"+variable+"}", exports+"  export "+variable+"=...\n"
+			value = cmp.Or(s.reference, "${env:"+variableOf(name, s.key)+"}")
+			for _, ref := range secretReference.FindAllStringSubmatch(value, -1) {
+				exports += "  export " + ref[1] + "=...\n"
+			}
 		} else if value, err = st.value(s, describe(s.key)); err != nil {
 			return err
 		}
@@ -248,7 +250,7 @@ func (st *starter) write(providers string) error {
 	if err != nil {
 		return err
 	}
-	if err := st.create(text); errors.Is(err, fs.ErrExist) {
+	if err := st.create(strings.Replace(text, storeAfterCheck, tokenStore(needsLogin), 1)); errors.Is(err, fs.ErrExist) {
 		return st.exists()
 	} else if err != nil {
 		return err
@@ -266,6 +268,23 @@ func (st *starter) write(providers string) error {
 	}
 	_, err = fmt.Fprintf(st.stdout, "wrote %s%s; next:\n%s  itsmauth %s\n", st.path(), edit, exports, next)
 	return err
+}
+
+// storeAfterCheck is where the token store is written: checking one would make its directory.
+const storeAfterCheck = "# token_store\n"
+
+// tokenStore is the token store to write.
+func tokenStore(needsLogin bool) string {
+	path := cmp.Or(defaultPath(), "/var/lib/itsmauth")
+	home, err := os.UserHomeDir()
+	if below, ok := strings.CutPrefix(path, home+string(os.PathSeparator)); ok && err == nil {
+		path = "~/" + below
+	}
+	store := "token_store: {type: file, path: " + scalar(path) + "}\n"
+	if needsLogin {
+		return "# The login is kept here. A service finds it if it uses this file; without token_store, a service uses memory.\n" + store
+	}
+	return "# By default, the command line keeps tokens in files, and a service in memory. To keep both in files:\n# " + store
 }
 
 // variableOf is the environment variable for the secret key of the connector name.

@@ -100,6 +100,9 @@ func TestInitPresets(t *testing.T) {
 		if strings.Contains(stdout, "login "+p.Name) != needsLogin {
 			t.Errorf("%s: %s", p.Name, stdout)
 		}
+		if strings.Contains(string(text), "\ntoken_store: {type: file, path: ") != needsLogin || strings.Contains(string(text), "ITSM_") {
+			t.Errorf("another token store, or other variables than on the page:\n%s", text)
+		}
 	}
 }
 
@@ -120,7 +123,7 @@ func TestInitWritesExamples(t *testing.T) {
 		}
 		_, _, stderr = itsmauth(t.Context(), "--config", file, "check")
 		for line := range strings.Lines(stderr) {
-			if !regexp.MustCompile(`environment variable ITSM_[A-Z_]+ is not set\n$`).MatchString(line) {
+			if !regexp.MustCompile(`environment variable [A-Z_]+ is not set\n$`).MatchString(line) {
 				t.Errorf("%s: %s", flags, line)
 			}
 		}

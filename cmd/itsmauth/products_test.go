@@ -42,9 +42,9 @@ const productsIntro = "# Products\n\n" +
 	"keys win.\n\n" +
 	"[BeyondTrust](providers/beyondtrust.md), [Remedy](providers/remedy.md) and [WebCommander](providers/webcommander.md) are\n" +
 	"not presets: they have code and tests of their own. For any other product, describe its\n" +
-	"[token endpoint](providers/oauth2.md).\n\n" +
-	"A preset follows one page: the vendor's documentation, or the source of a working client. It was tested against a server\n" +
-	"of that shape, not against the product.\n\n" +
+	"[token endpoint](providers/oauth2.md), or [the header with its key](providers/static.md).\n\n" +
+	"A preset follows one page, which was read on the day in the table: the vendor's documentation, or the source of a working\n" +
+	"client. Our tests have a server that behaves as the page says. Nobody tried the product itself.\n\n" +
 	"| product | provider | engine | evidence | read |\n| --- | --- | --- | --- | --- |\n"
 
 // What providers NAME prints is right below connectors:, for each provider and each way to authenticate.

@@ -301,15 +301,15 @@ const referenceIntro = "# YAML reference\n\n" +
 	"| `${env:NAME}` | the environment variable without its last newline; it must not be empty |\n" +
 	"| `${env:NAME:-default}` | the environment variable, or `default` if it is not set or empty |\n" +
 	"| `${file:PATH}` | the file's content, in UTF-8, of at most 1 MiB, without a byte order mark and its last newline |\n" +
-	"| `${SCHEME:REF}` | in a secret: what the service's [`config.WithSecretSource`](https://pkg.go.dev/github.com/itsmauth/itsmauth/config#WithSecretSource) reads, such as `${vault:kv/itsm#secret}` |\n" +
+	"| `${SCHEME:REF}` | in a secret: what the service's [`config.WithSecretSource`](https://pkg.go.dev/github.com/itsmauth/itsmauth/config#WithSecretSource) reads, such as `${vault:kv/itsm#secret}`; the command line cannot read it |\n" +
 	"| `$${` | a literal `${` |\n\n" +
 	"A secret is used without a byte order mark and without newlines at its end, wherever it comes from. A secret in UTF-16\n" +
 	"(which PowerShell's `>` writes), with a control character, or with several lines is an error; keys and certificates (PEM,\n" +
-	"JSON Web Keys) may have several lines. What is made of secrets while calls are made (`static_headers`, the credentials of\n" +
-	"`provider: static`, `encryption_keys`, `proxy_url`) follows their files and variables within a second. If reading one\n" +
-	"hangs, its last value is used, and one call waits for 50 ms.\n\n" +
+	"JSON Web Keys) may have several lines. If the file or the variable of a secret changes, calls use the new value within a\n" +
+	"second (`static_headers`, the credentials of `provider: static`, `encryption_keys`, `proxy_url`), and token requests at\n" +
+	"once. If reading it hangs, the last value is used, and one call waits for 50 ms.\n\n" +
 	"The files of all references and of all `tls_config` are read at the same time when the configuration is loaded. A file\n" +
 	"that does not answer within 10 s, such as a pipe or a mount that is gone, is an error at its place.\n\n" +
 	"Relative paths are relative to the directory of the YAML file: in `${file:PATH}`, `ca_file`, `cert_file`, `key_file` and\n" +
-	"the store's `path`. `~/` at the beginning is the home directory. `~user`, `$NAME` and `%NAME%` are refused: write\n" +
-	"`${env:NAME}`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"
+	"the store's `path`. `~/` at the beginning is the home directory. In a path, `~user`, `$NAME` and `%NAME%` are\n" +
+	"refused: write `${env:NAME}`. Top-level keys that begin with `x-` are ignored; use them for anchors.\n"

@@ -3,6 +3,7 @@ package yamldoc
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -110,7 +111,11 @@ func (s sources) lookup(ref string) (string, error) {
 	case s.schemes[scheme] != nil:
 		return s.source(sourceRef{scheme, arg})
 	}
-	return "", Advise("unknown reference", "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}, or $${ for a literal ${")
+	known := "${env:NAME}, ${env:NAME:-default}"
+	for _, scheme := range slices.Sorted(maps.Keys(s.schemes)) {
+		known += ", ${" + scheme + ":REF}"
+	}
+	return "", Advise("unknown reference", "write "+known+" or ${file:PATH}, or $${ for a literal ${")
 }
 
 // shellSyntax is what a shell replaces in a path.
